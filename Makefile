@@ -1,0 +1,55 @@
+# Everything runs in .venv, made from requirements.lock: exact versions, held against their hashes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# Engines find `python` and `dvc` here; torch's threads are a parameter of the suite.
+export PATH := $(BIN):$(PATH)
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-all lint format deps lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.complete ## make the environment in .venv (a minute, 6 GB)
+
+$(VENV)/.complete: requirements.lock requirements-uv.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "backtrail needs Python 3.11, 3.12 or 3.13; `$(PYTHON) --version` was found: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: setup ## run the built-in suite: figures and tables of both papers in reports/
+	@python -m backtrail check
+	@snakemake --profile local
+
+test: setup lint ## check style and pass the tests
+	python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-all: setup lint ## the tests, with those that take longer than a minute each
+	python -m pytest -n 2 --dist loadgroup
+
+lint: setup ## check style
+	ruff check .
+	ruff format --check .
+	snakefmt --check workflow
+	python workflow/code_deps.py --check
+
+format: setup ## mend style
+	ruff check --fix .
+	ruff format .
+	snakefmt workflow
+
+deps: setup ## write each stage's code into dvc.yaml after a change of imports
+	python workflow/code_deps.py
+
+lock: setup ## renew requirements.lock from pyproject.toml, for Python 3.11 to 3.13
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --output-file requirements.lock
+	grep '^uv==' requirements.lock | cut -d' ' -f1 | uv pip compile - --universal --generate-hashes --no-emit-index-url --no-header --output-file requirements-uv.lock
+
+clean: ## drop the environment and the resume states; results and cache stay
+	rm -rf $(VENV) .scratch .snakemake

@@ -1,0 +1,83 @@
+"""The command line: one command a stage. Each lies in a module of its own, which is loaded only when it is called.
+
+So a stage's code is what its own module imports, and `backtrail --help` answers at once.
+"""
+
+import errno
+import importlib
+import logging
+import sys
+
+import click
+
+from backtrail import __version__
+from backtrail.errors import UserError
+
+COMMANDS = {
+    "fetch": "bring the data set's original files here, verified",
+    "dataset": "turn the originals into the array that the other stages read",
+    "classifier": "train the small classifier whose features the curves are measured in",
+    "reference": "feature statistics of the real images, and what the metric says of noised and blurred ones",
+    "teacher": "train the teacher",
+    "teacher-samples": "sample the teacher with its own solvers",
+    "trajectories": "compute the teacher's trajectories that students are taught",
+    "path": "record the degradation path of a student",
+    "score-distillation": "train a one-step student along a path (Diff-Instruct, DisBack)",
+    "trajectory-distillation": "train a few-step student on trajectories (Algorithm 1, SFD, SFD-v)",
+    "samples": "sample a student",
+    "metrics": "measure samples",
+    "mismatch": "measure the mismatch degree over a student's training",
+    "figure": "draw a figure",
+    "tables": "write the tables",
+    "report": "write the report page",
+    "check": "check params.yaml as a whole, and run nothing",
+    "scratch": "list the resume states of unfinished stages, or drop them",
+}
+
+
+class Commands(click.Group):
+    """Finds a command in `backtrail.cli.<name>` when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        # By name at run time and not by an import statement: an import would make every command part of every stage's code.
+        return importlib.import_module(f"backtrail.cli.{cmd_name.replace('-', '_')}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="backtrail")
+def backtrail() -> None:
+    """Distil diffusion models, stage by stage. Run in a suite's folder (where params.yaml lies); `dvc repro` calls these for you."""
+
+
+def main() -> None:
+    """Run a command; an error that the user can mend is one sentence and an exit code, without a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        backtrail(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _fail("interrupted", 130)
+    except UserError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        _fail(f"{error.filename or 'a file'} could not be written: {error.strerror}; what was there before is untouched", 4)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    print(f"backtrail: {message}", file=sys.stderr)
+    sys.exit(exit_code)

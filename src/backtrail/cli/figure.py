@@ -1,0 +1,17 @@
+"""`backtrail figure`: one figure of the report."""
+
+import click
+
+from backtrail.cli.stage import stage
+from backtrail.parameters.base import section
+from backtrail.parameters.report import Report
+from backtrail.report.figures import FIGURES, render_figure
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(FIGURES)))
+def command(name: str) -> None:
+    """Draw a figure as PNG, SVG and PDF, with the data that it shows as CSV, in reports/figures."""
+    outputs = [f"reports/figures/{name}.{kind}" for kind in ("png", "svg", "pdf", "csv")]
+    with stage(f"figure-{name}", __name__, {"report": section(Report, "report")}, [], outputs):
+        render_figure(name)

@@ -1,0 +1,36 @@
+"""The extractors and references that several commands measure with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from backtrail.data.dataset import to_uint8
+from backtrail.denoiser import EDMDenoiser
+from backtrail.metrics.evaluate import Measure
+from backtrail.metrics.features import extractor
+from backtrail.metrics.frechet import frechet_distance
+from backtrail.metrics.reference import load_reference
+from backtrail.sampling.sample import Sampler, sample
+
+CLASSIFIER = "results/classifier/classifier.safetensors"
+
+
+def reference_file(name: str) -> str:
+    """Where the reference statistics in the features of extractor `name` lie."""
+    return f"results/reference/{name}.safetensors"
+
+
+def load_measure(name: str) -> Measure:
+    """An extractor with the reference statistics in its features. Raises UserError if a file is absent or of another extractor."""
+    features = extractor(name, Path(CLASSIFIER))
+    return features, load_reference(reference_file(name), features)
+
+
+def curve_point(sampler: Sampler, n_images: int, shape: tuple[int, ...], n_classes: int) -> Callable[[EDMDenoiser], float]:
+    """A function from a student to its Frechet distance in the classifier's features, on the same `n_images` seeds at each call."""
+    features, reference = load_measure("classifier")
+
+    def distance(student: EDMDenoiser) -> float:
+        images = to_uint8(sample(student, sampler, range(n_images), shape, n_classes))
+        return frechet_distance(features.features(images), reference.mean, reference.factor)
+
+    return distance

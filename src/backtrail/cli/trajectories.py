@@ -1,0 +1,22 @@
+"""`backtrail trajectories`: what a trajectory student is taught."""
+
+import click
+
+from backtrail.cli.torch_stage import torch_stage
+from backtrail.data.dataset import load_dataset
+from backtrail.methods.trajectories import Pool
+from backtrail.nets.build import load_denoiser
+from backtrail.parameters.base import section
+from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
+
+DATASET, TEACHER = "data/dataset.safetensors", "results/teacher/teacher.safetensors"
+
+
+@click.command()
+@click.option("--method", required=True, help="Name of the method in trajectory_distillation of params.yaml.")
+def command(method: str) -> None:
+    """Compute the pool of teacher trajectories that all seeds of a method share (nothing, where the method has `cached: false`)."""
+    p = section(TrajectoryDistillation, f"trajectory_distillation.{method}")
+    out = f"results/trajectories/{method}.safetensors"
+    with torch_stage(f"trajectories@{method}", __name__, {"method": p}, [DATASET, TEACHER], [out]):
+        Pool(load_denoiser(TEACHER), p, load_dataset(DATASET).train_images).save(out, {"method": method})

@@ -1,0 +1,84 @@
+"""The one interface of the house: D(x, sigma, condition) -> x0, and the quantities that follow from it.
+
+Everything is written in the variance-exploding form x = x0 + sigma * noise (Karras et al. 2022, arXiv 2206.00364), with time t = sigma.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a denoiser may know beside x and sigma.
+
+    labels: int64 [B], class index; the value `n_classes` is the null label of classifier-free guidance.
+    steps: float32 [B], the number of time stamps of the sampler that calls (SFD-v's step condition).
+    """
+
+    labels: Tensor | None = None
+    steps: Tensor | None = None
+
+
+class Denoiser(Protocol):
+    """Estimates the clean image: x [B, C, H, W], sigma scalar or [B] -> x0 [B, C, H, W], all in the data's units."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor: ...
+
+
+def per_image(sigma: Tensor, x: Tensor) -> Tensor:
+    """sigma as a tensor that broadcasts over the images of x: scalar or [B] -> [B, 1, 1, 1]."""
+    return sigma.expand(x.shape[0]).reshape(-1, *[1] * (x.ndim - 1))
+
+
+class EDMDenoiser(nn.Module):
+    """EDM preconditioning (arXiv 2206.00364, Eq. 7 and Table 1): D = c_skip x + c_out F(c_in x, c_noise, condition).
+
+    The outer part stays in float32 (or wider) whatever the net computes in.
+    """
+
+    def __init__(self, net: nn.Module, sigma_data: float):
+        super().__init__()
+        self.net = net
+        self.sigma_data = sigma_data
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
+        s = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
+        variance = s**2 + self.sigma_data**2
+        c_skip = self.sigma_data**2 / variance
+        c_out = s * self.sigma_data / variance.sqrt()
+        c_in = variance.rsqrt()
+        c_noise = s.flatten().log() / 4
+        return c_skip * x + c_out * self.net(c_in * x, c_noise, condition).to(x.dtype)
+
+
+def score(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """The score of the diffused density (arXiv 2206.00364, Eq. 3): (D - x) / sigma^2."""
+    return (denoised - x) / per_image(sigma, x) ** 2
+
+
+def epsilon(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """The direction of the probability-flow ODE dx/dt at t = sigma: (x - D) / sigma."""
+    return (x - denoised) / per_image(sigma, x)
+
+
+class Guided:
+    """Classifier-free guidance as a denoiser (SFD, guidance equation): w D(x, c) + (1 - w) D(x, null).
+
+    `evaluations` is the number of network evaluations per call: w = 1 needs the conditional branch only.
+    """
+
+    def __init__(self, denoiser: Denoiser, scale: float, null_label: int):
+        self.denoiser, self.scale, self.null_label = denoiser, scale, null_label
+        self.evaluations = 1 if scale == 1 else 2
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
+        conditional = self.denoiser(x, sigma, condition)
+        if self.scale == 1:
+            return conditional
+        if condition is None or condition.labels is None:
+            raise ValueError("guidance needs class labels in the condition")
+        null = Condition(labels=torch.full_like(condition.labels, self.null_label), steps=condition.steps)
+        return self.scale * conditional + (1 - self.scale) * self.denoiser(x, sigma, null)

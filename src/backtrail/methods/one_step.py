@@ -1,0 +1,46 @@
+"""The one-step student of score distillation, and the fit of a score network to its samples."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from backtrail.denoiser import Condition, Denoiser, EDMDenoiser, per_image
+from backtrail.nets.build import build
+from backtrail.parameters.training import NoiseLaw
+from backtrail.randomness import integers, normal
+from backtrail.training.noise import draw_sigma, edm_loss
+
+
+def student_input(shape: tuple[int, ...], sigma_init: float, seed: int, purpose: str, step: int) -> Tensor:
+    """sigma_init * z, z ~ N(0, I), float32 `shape` = [B, C, H, W]."""
+    return sigma_init * normal(shape, seed, purpose, step)
+
+
+def generate(student: Denoiser, z: Tensor, sigma_init: float, labels: Tensor | None = None) -> Tensor:
+    """G(z) = D(z, sigma_init): the student's sample x0 for the input z (Diff-Instruct's generator on an EDM denoiser)."""
+    condition = Condition(labels=labels) if labels is not None else None
+    return student(z, torch.tensor(sigma_init, dtype=z.dtype, device=z.device), condition)
+
+
+def draw_labels(n_classes: int, n: int, seed: int, purpose: str, step: int) -> Tensor | None:
+    """Class labels, uniform, int64 [n]; None for an unconditional net."""
+    return integers(n_classes, (n,), seed, purpose, step) if n_classes else None
+
+
+def initial_student(teacher: EDMDenoiser, start: str, seed: int) -> EDMDenoiser:
+    """G^0: the teacher's weights, or weights drawn at random from (seed, "init")."""
+    return build(teacher.net.p, teacher.sigma_data, seed) if start == "random" else copy.deepcopy(teacher)
+
+
+def diffuse(x0: Tensor, law: NoiseLaw, seed: int, purpose: str, step: int) -> tuple[Tensor, Tensor]:
+    """x_t = x0 + sigma eps with sigma from `law`: (x_t, sigma [B])."""
+    sigma = draw_sigma(law, len(x0), seed, f"{purpose}-sigma", step).to(x0.device)
+    noise = normal(tuple(x0.shape), seed, f"{purpose}-noise", step).to(x0.device)
+    return x0 + per_image(sigma, x0) * noise, sigma
+
+
+def score_matching_loss(model: EDMDenoiser, x0: Tensor, law: NoiseLaw, labels: Tensor | None, seed: int, purpose: str, step: int) -> Tensor:
+    """Denoising score matching on samples x0 (DisBack, Eq. 5 and Eq. 7), in the teacher's own weighting."""
+    noisy, sigma = diffuse(x0, law, seed, purpose, step)
+    return edm_loss(model(noisy, sigma, Condition(labels=labels) if labels is not None else None), x0, sigma, model.sigma_data)

@@ -1,0 +1,246 @@
+"""Score distillation along a path of targets: Diff-Instruct (arXiv 2305.18455) and DisBack (arXiv 2408.15991, Algorithm 2).
+
+The student's gradient is E[w(sigma) (s_fake(x_t) - s_target(x_t)) dx_t/d eta] (DisBack, Eq. 8). The target walks the recorded path
+backwards,
+from the node before the last to the teacher; the fake score starts from the last node and is carried over at each switch. With a path of
+one node the target is the teacher throughout: that is Diff-Instruct.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from backtrail.denoiser import Condition, EDMDenoiser, per_image
+from backtrail.methods.one_step import diffuse, draw_labels, generate, initial_student, student_input
+from backtrail.methods.path import DegradationPath
+from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.training.loop import Losses, run
+from backtrail.training.noise import edm_loss
+from backtrail.training.scratch import Scratch
+from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
+
+Evaluate = Callable[[EDMDenoiser], float]
+
+
+def distil(
+    path: DegradationPath,
+    p: ScoreDistillation,
+    shape: tuple[int, ...],
+    seed: int,
+    evaluate: Evaluate,
+    scratch: Scratch | None = None,
+    start: EDMDenoiser | None = None,
+) -> TrainingState:
+    """Train a one-step student; returns the run: modules "student" and "fake", average "student", curve in `rows`, snapshots.
+
+    shape is one image's [C, H, W]. `evaluate` gets the averaged student and returns its distance to the data. `start` is the initial
+    student
+    where it is neither the teacher nor random.
+    """
+    state = initial_state(path, p, seed, start)
+    schedule = TargetSchedule(path, p)
+    evaluated = copy.deepcopy(state.modules["student"]).eval()
+
+    def log(losses: Losses) -> None:
+        evaluated.load_state_dict(state.averages["student"])
+        node = schedule.node(max(state.step - 1, 0), state)
+        # The row of update 0 is the initial student, which has cost the recording alone.
+        cost = path.cost + state.step * update_cost(p)
+        state.rows.append(
+            {"update": state.step, "total_updates": state.step + path.recorded_steps, "cost": cost, "node": node, "nfe": 1}
+            | {"fd_classifier": evaluate(evaluated), "loss_student": losses.get("student"), "loss_fake": losses.get("fake")}
+        )
+        if state.step % p.snapshot_every == 0 or state.step == p.updates:
+            for name in ("student", "fake"):
+                state.snapshots[f"{name}-{state.step:09d}"] = weights(state.modules[name])
+
+    for step, losses in run(state, lambda step: update(state, path, schedule, p, shape, seed, step), p.updates, scratch):
+        if step % p.evaluate_every == 0 or step == p.updates:
+            log(losses)
+    return state
+
+
+def initial_state(path: DegradationPath, p: ScoreDistillation, seed: int, start: EDMDenoiser | None = None) -> TrainingState:
+    """Student G^0 and fake score s'_N (DisBack, Algorithm 2, first line); for a path of one node the fake score is the teacher."""
+    student = copy.deepcopy(start) if start is not None else initial_student(path.teacher, p.student_start, seed)
+    fake = copy.deepcopy(path.nodes[-1] if p.fake_start == "last-node" else path.teacher)
+    modules = {"student": student.train().requires_grad_(True), "fake": fake.train().requires_grad_(True)}
+    return TrainingState(
+        modules,
+        {"student": adam(student, p.student), "fake": adam(fake, p.fake)},
+        averages={"student": weights(student)},
+        notes={"node": first_node(path, p), "node_start": 0, "mismatch": []},
+    )
+
+
+def first_node(path: DegradationPath, p: ScoreDistillation) -> int:
+    """The target of the first update: the node before the last, or the teacher."""
+    return max(len(path.nodes) - 2, 0) if p.target == "path" else 0
+
+
+class TargetSchedule:
+    """Which node is the target of an update: down from N - 1 to the teacher (node 0), which takes the rest of the budget."""
+
+    def __init__(self, path: DegradationPath, p: ScoreDistillation):
+        self.p, self.first = p, first_node(path, p)
+        self.ends = self._fixed_ends(path) if p.node_budget != "adaptive" else []
+
+    def node(self, step: int, state: TrainingState) -> int:
+        """The target's index for the update `step` (from 0)."""
+        if self.p.node_budget == "adaptive":
+            return state.notes["node"]
+        return self.first - sum(step >= end for end in self.ends)
+
+    def observe(self, mismatch: float, state: TrainingState) -> None:
+        """Adaptive budgets: move on when the mean mismatch of the last window is no lower than that of the window before."""
+        if self.p.node_budget != "adaptive" or state.notes["node"] == 0:
+            return
+        seen, window = state.notes["mismatch"], self.p.node_updates
+        seen.append(mismatch)
+        if len(seen) >= 2 * window and sum(seen[-window:]) >= sum(seen[-2 * window : -window]):
+            state.notes.update(node=state.notes["node"] - 1, mismatch=[])
+
+    def _fixed_ends(self, path: DegradationPath) -> list[int]:
+        """The update at which each intermediate node's budget ends, in the order in which they are visited."""
+        budgets = [float(self.p.node_updates)] * self.first
+        if self.p.node_budget == "proportional" and self.first:
+            losses = path.table["loss_student"].tolist()
+            falls = [max(losses[i] - losses[i + 1], 0.0) for i in range(self.first, 0, -1)]
+            share = sum(budgets) / sum(falls) if sum(falls) > 0 else 0.0
+            budgets = [max(1.0, fall * share) for fall in falls] if share else budgets
+        return [round(sum(budgets[: k + 1])) for k in range(len(budgets))]
+
+
+def update(
+    state: TrainingState,
+    path: DegradationPath,
+    schedule: TargetSchedule,
+    p: ScoreDistillation,
+    shape: tuple[int, ...],
+    seed: int,
+    step: int,
+) -> Losses:
+    """One iteration: the fake score follows the student's samples, the student follows the difference of the scores.
+
+    The student runs forward once for both losses (8 forwards; the released Diff-Instruct runs it twice, 9). No gradient reaches the target,
+    and none reaches the fake score through the student's loss.
+    """
+    target = path.nodes[schedule.node(step, state)]
+    labels = draw_labels(target.net.p.n_classes, p.batch, seed, "distil-label", step)
+    z = student_input((p.batch, *shape), p.sigma_init, seed, "distil-z", step)
+    x0 = generate(state.modules["student"], z, p.sigma_init, labels)
+    steps = _shared_steps if p.shared_noise else _separate_steps
+    losses, mismatch = steps(state, target, p, x0, labels, seed, step)
+    _average_student(state, p, step + 1)
+    schedule.observe(mismatch, state)
+    return losses
+
+
+def _separate_steps(
+    state: TrainingState, target: EDMDenoiser, p: ScoreDistillation, x0: Tensor, labels: Tensor | None, seed: int, step: int
+) -> tuple[Losses, float]:
+    """Both losses with their own noise, in the order that `p` names; returns the losses and the raw mismatch |D_target - x0|."""
+    losses: Losses = {}
+    mismatch = 0.0
+    for part in ("fake", "student") if p.order == "fake-first" else ("student", "fake"):
+        if part == "fake":
+            for draw in range(step * p.fake_per_student, (step + 1) * p.fake_per_student):
+                noisy, sigma = diffuse(x0.detach(), p.noise_fake, seed, "fake", draw)
+                losses["fake"] = _fit_fake(state, p, state.modules["fake"](noisy, sigma, _condition(labels)), x0.detach(), sigma, draw)
+        else:
+            noisy, sigma = diffuse(x0.detach(), p.noise_student, seed, "student", step)
+            with torch.no_grad():
+                denoised_fake = state.modules["fake"](noisy, sigma, _condition(labels))
+                denoised_target = target(noisy, sigma, _condition(labels))
+            losses["student"] = _move_student(state, p, denoised_fake, denoised_target, x0, sigma, step)
+            mismatch = _distance(denoised_target, x0)
+    return losses, mismatch
+
+
+def _shared_steps(
+    state: TrainingState, target: EDMDenoiser, p: ScoreDistillation, x0: Tensor, labels: Tensor | None, seed: int, step: int
+) -> tuple[Losses, float]:
+    """Both losses on the same noisy samples: the fake score's forward serves both, seven forwards in all.
+
+    The student then sees the fake score before its update of this iteration, and both losses share the student's noise law: another
+    estimator, faster and slightly staler.
+    """
+    noisy, sigma = diffuse(x0.detach(), p.noise_student, seed, "student", step)
+    denoised_fake = state.modules["fake"](noisy, sigma, _condition(labels))
+    with torch.no_grad():
+        denoised_target = target(noisy, sigma, _condition(labels))
+    losses = {"student": _move_student(state, p, denoised_fake.detach(), denoised_target, x0, sigma, step)}
+    losses["fake"] = _fit_fake(state, p, denoised_fake, x0.detach(), sigma, step)
+    return losses, _distance(denoised_target, x0)
+
+
+def _fit_fake(state: TrainingState, p: ScoreDistillation, denoised: Tensor, x0: Tensor, sigma: Tensor, draw: int) -> float:
+    """Denoising score matching of the fake score on the student's samples (DisBack, Eq. 5)."""
+    fake = state.modules["fake"]
+    loss = edm_loss(denoised, x0, sigma, fake.sigma_data)
+    loss.backward()
+    _repair(state, fake, p)
+    optimiser_step(state.optimisers["fake"], p.fake, draw)
+    return loss.item()
+
+
+def _move_student(
+    state: TrainingState, p: ScoreDistillation, denoised_fake: Tensor, denoised_target: Tensor, x0: Tensor, sigma: Tensor, step: int
+) -> float:
+    """The student's update (DisBack, Eq. 8); returns the mean absolute weighted score difference."""
+    gradient = score_gradient(denoised_fake, denoised_target, x0.detach(), sigma, p.weighting)
+    # The gradient of mean_B sum(g * x0) with g held fixed is g / B at x0: the score difference enters where dx_t / dx0 = 1.
+    x0.backward(gradient / len(x0))
+    _repair(state, state.modules["student"], p)
+    optimiser_step(state.optimisers["student"], p.student, step)
+    return gradient.abs().mean().item()
+
+
+def _distance(denoised: Tensor, x0: Tensor) -> float:
+    return (denoised - x0.detach()).flatten(1).norm(dim=1).mean().item()
+
+
+def score_gradient(fake: Tensor, target: Tensor, x0: Tensor, sigma: Tensor, weighting: str) -> Tensor:
+    """w(sigma) (s_fake - s_target) at x_t, from the denoised estimates of both, [B, C, H, W].
+
+    s_fake - s_target = (D_fake - D_target) / sigma^2, so w = 1 keeps the division, w = sigma^2 (Diff-Instruct's code) drops it, and DMD's
+    normalisation divides by the mean absolute error of the target per image instead (arXiv 2311.18828, Eq. 8).
+    """
+    difference = fake - target
+    if weighting == "constant":
+        return difference / per_image(sigma, x0) ** 2
+    if weighting == "dmd":
+        return difference / (x0 - target).flatten(1).abs().mean(dim=1).clamp_min(1e-8).reshape(-1, 1, 1, 1)
+    return difference
+
+
+def update_cost(p: ScoreDistillation) -> int:
+    """Forwards on one batch per update: student 3, target 1, fake score 3 each, and 1 for its value in the student's loss unless shared."""
+    return 7 if p.shared_noise else 3 + 1 + 3 * p.fake_per_student + 1
+
+
+def _average_student(state: TrainingState, p: ScoreDistillation, step: int) -> None:
+    """The average that is evaluated; without one, the student's weights themselves."""
+    student = state.modules["student"]
+    if p.average is None:
+        state.averages["student"] = weights(student)
+    else:
+        update_average(state.averages["student"], student, p.average, step, p.batch)
+
+
+def _condition(labels: Tensor | None) -> Condition | None:
+    return Condition(labels=labels) if labels is not None else None
+
+
+def _repair(state: TrainingState, module: torch.nn.Module, p: ScoreDistillation) -> None:
+    """The released code's silent repair of gradients, as an option whose use is counted."""
+    if not p.nan_to_num:
+        return
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            bad = int((~torch.isfinite(parameter.grad)).sum())
+            if bad:
+                state.notes["repaired"] = state.notes.get("repaired", 0) + bad
+                torch.nan_to_num_(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5)

@@ -1,0 +1,113 @@
+"""What a trajectory student is taught: pieces of the teacher's solver's path, from the cache or computed when they are needed.
+
+Batch b of the pool is a function of (the pool's seed, num_steps, b) alone and is always computed as one batch, so the cached bytes and
+those
+on the fly are equal to the bit.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from backtrail.artifacts import load_tensors, save_tensors
+from backtrail.data.dataset import to_float
+from backtrail.denoiser import Denoiser
+from backtrail.errors import UserError
+from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
+from backtrail.randomness import integers, normal
+from backtrail.sampling.schedules import schedule
+from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS
+
+POOL_SEED = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Teacher states [k + 1, B, C, H, W] at the student's times first, first + 1, ..., first + k; states[0] is where the student starts."""
+
+    num_steps: int
+    first: int
+    states: Tensor
+
+
+def student_times(p: TrajectoryDistillation, num_steps: int) -> Tensor:
+    """The student's time stamps, descending, float64 [num_steps]."""
+    return schedule(p.schedule.kind, num_steps, p.schedule.t_min, p.schedule.t_max, p.schedule.rho)
+
+
+def teacher_times(p: TrajectoryDistillation, num_steps: int) -> Tensor:
+    """The same schedule with K - 1 stamps more between each two of the student's: float64 [K (num_steps - 1) + 1]."""
+    return schedule(p.schedule.kind, p.substeps * (num_steps - 1) + 1, p.schedule.t_min, p.schedule.t_max, p.schedule.rho)
+
+
+@torch.no_grad()
+def trajectory_from_noise(teacher: Denoiser, p: TrajectoryDistillation, shape: tuple[int, ...], num_steps: int, batch: int) -> Piece:
+    """SFD's target (Algorithm 2): one run of the teacher's solver from x_N ~ N(0, t_N^2 I), read at every K-th state."""
+    times = teacher_times(p, num_steps)
+    noise = normal((p.batch, *shape), POOL_SEED, f"trajectory-{num_steps}", batch)
+    start = (times[0] * noise.double()).float()
+    states = [start, *SOLVERS[p.solver](teacher, start, times)]
+    return Piece(num_steps, 0, torch.stack(states[:: p.substeps]))
+
+
+@torch.no_grad()
+def step_from_data(teacher: Denoiser, p: TrajectoryDistillation, images: Tensor, num_steps: int, batch: int) -> Piece:
+    """Algorithm 1's target: x_{n+1} ~ N(x_0, t_{n+1}^2 I) around data, then K steps of the teacher's solver to t_n.
+
+    images: the training images, uint8 [N, C, H, W]. With AFS the first step is not learned, so it is not drawn.
+    """
+    first = p.afs + int(integers(num_steps - 1 - p.afs, (1,), POOL_SEED, f"data-step-{num_steps}", batch))
+    rows = integers(len(images), (p.batch,), POOL_SEED, f"data-rows-{num_steps}", batch)
+    times = teacher_times(p, num_steps)[first * p.substeps : (first + 1) * p.substeps + 1]
+    noise = normal((p.batch, *images.shape[1:]), POOL_SEED, f"data-noise-{num_steps}", batch)
+    start = (to_float(images[rows]).double() + times[0] * noise.double()).float()
+    *_, end = SOLVERS[p.solver](teacher, start, times)
+    return Piece(num_steps, first, torch.stack([start, end]))
+
+
+def teacher_evaluations(p: TrajectoryDistillation, num_steps: int) -> int:
+    """The teacher's forwards per batch of the pool."""
+    from_noise = p.substeps * (num_steps - 1)
+    steps = from_noise if p.inputs == "trajectory" else p.substeps
+    return steps * EVALUATIONS_PER_STEP[p.solver]
+
+
+class Pool:
+    """Batches of pieces: read from a cache file, or computed by the teacher at each request. images: training images, uint8 [N, C, H,
+    W]."""
+
+    def __init__(self, teacher: Denoiser, p: TrajectoryDistillation, images: Tensor, cache: dict[str, Tensor] | None = None):
+        self.teacher, self.p, self.images, self.cache = teacher, p, images, cache
+
+    def piece(self, num_steps: int, batch: int) -> Piece:
+        """Batch `batch` (0 ... pool - 1) for `num_steps`."""
+        if self.cache is not None:
+            first, states = self.cache[f"{num_steps}/{batch:05d}/first"], self.cache[f"{num_steps}/{batch:05d}/states"]
+            return Piece(num_steps, int(first), states)
+        if self.p.inputs == "data":
+            return step_from_data(self.teacher, self.p, self.images, num_steps, batch)
+        return trajectory_from_noise(self.teacher, self.p, tuple(self.images.shape[1:]), num_steps, batch)
+
+    def save(self, path: str | Path, metadata: dict) -> None:
+        """Compute the whole pool and write it; with `cached` off, a file that says that nothing is cached."""
+        tensors: dict[str, Tensor] = {}
+        if self.p.cached:
+            for num_steps in self.p.num_steps:
+                for batch in range(self.p.pool):
+                    piece = self.piece(num_steps, batch)
+                    tensors[f"{num_steps}/{batch:05d}/first"] = torch.tensor(piece.first)
+                    tensors[f"{num_steps}/{batch:05d}/states"] = piece.states
+        save_tensors(path, tensors or {"nothing": torch.zeros(0)}, {"cached": self.p.cached, **metadata})
+
+
+def load_pool(path: str | Path, teacher: Denoiser, p: TrajectoryDistillation, images: Tensor) -> Pool:
+    """The pool that the stage `trajectories` wrote. Raises UserError if it was made for another pool."""
+    tensors, metadata = load_tensors(path)
+    if not metadata.get("cached"):
+        return Pool(teacher, p, images)
+    wanted = {f"{n}/{b:05d}/{part}" for n in p.num_steps for b in range(p.pool) for part in ("first", "states")}
+    if missing := wanted - set(tensors):
+        raise UserError(f"{path} lacks {len(missing)} of {len(wanted)} entries (first: {min(missing)}): run the stage `trajectories` again")
+    return Pool(teacher, p, images, tensors)

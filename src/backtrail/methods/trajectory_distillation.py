@@ -1,0 +1,112 @@
+"""Trajectory distillation (arXiv 2409.19681): Algorithm 1, SFD (Algorithm 2) and SFD-v are one step, fed from different places.
+
+The student takes one Euler step where the teacher's solver takes K. It is updated once per step of its own walk; the state that it walks on
+from is detached, so gradients never cross steps.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from backtrail.denoiser import Condition, EDMDenoiser
+from backtrail.methods.trajectories import Piece, Pool, student_times, teacher_evaluations
+from backtrail.nets.build import with_step_condition
+from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
+from backtrail.randomness import derive_seed, integers, permutation
+from backtrail.sampling.solvers import AnalyticalFirstStep, euler
+from backtrail.training.loop import Losses, run
+from backtrail.training.scratch import Scratch
+from backtrail.training.state import TrainingState, adam, optimiser_step
+
+Evaluate = Callable[[EDMDenoiser], float]
+
+
+def distil(
+    teacher: EDMDenoiser, pool: Pool, p: TrajectoryDistillation, seed: int, evaluate: Evaluate, scratch: Scratch | None = None
+) -> TrainingState:
+    """Train a few-step student; returns the run: module "student", the curve in `rows`.
+
+    `evaluate` gets the student and returns its distance to the data at the first of `sample_num_steps`.
+    """
+    student = copy.deepcopy(teacher)
+    if p.step_condition != "none":
+        student = with_step_condition(teacher, seed, random_start=p.step_condition == "random")
+    # Dropout is the only part of the nets that train() turns on.
+    student = (student.train() if p.dropout else student.eval()).requires_grad_(True)
+    state = TrainingState({"student": student}, {"student": adam(student, p.optimiser)}, notes={"cost": 0, "updates": 0})
+    for step, losses in run(state, lambda step: distil_round(state, pool, p, seed, step), p.rounds, scratch):
+        if step % p.evaluate_every == 0 or step == p.rounds:
+            evaluated = copy.deepcopy(student).eval()
+            counts = {"update": state.notes["updates"], "total_updates": state.notes["updates"], "cost": state.notes["cost"], "node": 0}
+            quality = {"nfe": p.sample_num_steps[0] - 1 - p.afs, "fd_classifier": evaluate(evaluated)}
+            state.rows.append({**counts, **quality, "loss_student": losses.get("student"), "loss_fake": None})
+    return state
+
+
+def distil_round(state: TrainingState, pool: Pool, p: TrajectoryDistillation, seed: int, step: int) -> Losses:
+    """One pass over one batch of the pool: an update per step of the student (Algorithm 2; a single one in Algorithm 1)."""
+    student: EDMDenoiser = state.modules["student"]  # type: ignore[assignment]
+    num_steps, batch = plan(p, seed, step)
+    piece = pool.piece(num_steps, batch)
+    factor = 0.1 if step >= p.decay_at * p.rounds else 1.0
+    total, updates = 0.0, 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "dropout", step))
+        for predicted, target in walk(student, piece, p):
+            loss = DISTANCES[p.loss](predicted, target)
+            loss.backward()
+            optimiser_step(state.optimisers["student"], p.optimiser, state.notes["updates"], factor)
+            state.notes["updates"] += 1
+            total, updates = total + loss.item(), updates + 1
+    # Charged as if computed here, cached or not: the cache saves time, not cost.
+    state.notes["cost"] += teacher_evaluations(p, num_steps) + 3 * updates
+    return {"student": total / updates}
+
+
+def plan(p: TrajectoryDistillation, seed: int, step: int) -> tuple[int, int]:
+    """(num_steps, batch of the pool) of a round: num_steps uniform, batches in an order of the seed's own, again and again."""
+    num_steps = p.num_steps[int(integers(len(p.num_steps), (1,), seed, "num-steps", step))]
+    lap, place = divmod(step, p.pool)
+    return num_steps, int(permutation(p.pool, seed, f"pool-{num_steps}", lap)[place])
+
+
+def walk(student: EDMDenoiser, piece: Piece, p: TrajectoryDistillation) -> Iterator[tuple[Tensor, Tensor]]:
+    """The student's Euler steps along a piece: yields (x_n predicted, x_n of the teacher) for each step that is learned.
+
+    The next state is the detached prediction of the same forward, made before the update that the caller does between two yields.
+    """
+    times = student_times(p, piece.num_steps)
+    x = piece.states[0]
+    steps = torch.full((len(x),), float(piece.num_steps)) if p.step_condition != "none" else None
+    condition = Condition(steps=steps)
+    for offset, target in enumerate(piece.states[1:]):
+        index = piece.first + offset
+        pair = times[index : index + 2]
+        if p.afs and index == 0:
+            (x,) = euler(AnalyticalFirstStep(student), x, pair, condition)
+            continue
+        (predicted,) = euler(student, x, pair, condition)
+        yield predicted, target
+        x = predicted.detach()
+
+
+def _l1(x: Tensor, y: Tensor) -> Tensor:
+    """SFD's distance: the absolute error summed over an image."""
+    return (x - y).abs().flatten(1).sum(dim=1).mean()
+
+
+def _l2(x: Tensor, y: Tensor) -> Tensor:
+    """The squared error summed over an image."""
+    return (x - y).square().flatten(1).sum(dim=1).mean()
+
+
+def _huber(x: Tensor, y: Tensor) -> Tensor:
+    """Pseudo-Huber (arXiv 2310.14189, Eq. 10) with c = 0.00054 sqrt(d), d the number of values of an image."""
+    squared = (x - y).square().flatten(1).sum(dim=1)
+    c = 0.00054 * x[0].numel() ** 0.5
+    return ((squared + c**2).sqrt() - c).mean()
+
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": _l1, "l2": _l2, "huber": _huber}

@@ -1,0 +1,90 @@
+"""Training, testing, writing and reading the data set's small classifier."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backtrail.artifacts import load_tensors, save_tensors
+from backtrail.errors import UserError
+from backtrail.nets.classifier import Classifier
+from backtrail.parameters.classifier import ClassifierParameters
+from backtrail.randomness import derive_seed, generator
+
+
+def learning_rate_factor(step: int, n_steps: int) -> float:
+    """Linear warm-up over the first tenth, times a cosine from one to zero."""
+    return min(1.0, 10 * (step + 1) / n_steps) * (1 + math.cos(math.pi * step / n_steps)) / 2
+
+
+def epoch_order(n_images: int, seed: int, epoch: int) -> Tensor:
+    """The order of the images in one epoch, int64 [n_images]."""
+    return torch.randperm(n_images, generator=generator(seed, "classifier-order", epoch))
+
+
+def train_classifier(
+    images: Tensor,
+    labels: Tensor,
+    n_classes: int,
+    parameters: ClassifierParameters,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Classifier:
+    """The classifier after training, in eval mode; the same bytes for the same arguments on the same kind of machine.
+
+    images: uint8 [n, C, H, W]; labels: int64 [n] in [0, n_classes). `on_step(step, loss)` is called after each step. An epoch's last
+    images that do not fill a batch are left out. Raises UserError if there are fewer images than a batch holds or a label is out of range.
+    """
+    p = parameters
+    if n_classes < 2:
+        raise UserError(f"a classifier needs at least 2 classes; the data set has {n_classes}: take `classifier` out of metrics.extractors")
+    per_epoch = len(images) // p.batch_size
+    if not per_epoch:
+        raise UserError(f"classifier.batch_size = {p.batch_size}: the training set holds only {len(images)} images; choose at most that")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
+        raise UserError(f"labels of the training images should lie in 0..{n_classes - 1}; found {int(labels.min())}..{int(labels.max())}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(p.seed, "classifier-init"))
+        net = Classifier(images.shape[1], n_classes, p.width).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(net.parameters(), p.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, p.n_steps))
+    for step in range(p.n_steps):
+        if (place := step % per_epoch) == 0:
+            order = epoch_order(len(images), p.seed, step // per_epoch)
+        batch = order[place * p.batch_size : (place + 1) * p.batch_size]
+        loss = functional.cross_entropy(net.logits(images[batch]), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if on_step:
+            on_step(step, loss.item())
+    return net.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def accuracy(net: Classifier, images: Tensor, labels: Tensor, batch_size: int = 256) -> float:
+    """The fraction of `images` uint8 [n, C, H, W] that `net` gives its label, between 0 and 1."""
+    hits = [net.logits(x).argmax(1).eq(y).sum().item() for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)]
+    return sum(hits) / len(images)
+
+
+def save_classifier(path: str | Path, net: Classifier, **extra: Any) -> None:
+    """Write the weights with the architecture and `extra` (accuracy, data set, ...) as metadata."""
+    save_tensors(path, net.state_dict(), {"classifier": net.architecture, **extra})
+
+
+def load_classifier(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier in eval mode, and its file's metadata. Raises UserError if the file is absent, broken, or holds something else."""
+    weights, metadata = load_tensors(path)
+    if "classifier" not in metadata:
+        raise UserError(f"{path} holds no classifier: its header names none; run the stage `classifier` again")
+    net = Classifier(**metadata["classifier"])
+    try:
+        net.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the classifier that its header describes: {str(error).splitlines()[-1].strip()}") from None
+    return net.to(memory_format=torch.channels_last).eval().requires_grad_(False), metadata

@@ -1,0 +1,96 @@
+"""Values with their protocol: a set of images measured in every extractor's features."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from backtrail.errors import UserError
+from backtrail.metrics.features import Extractor
+from backtrail.metrics.frechet import frechet_distance
+from backtrail.metrics.kernel import kernel_distance
+from backtrail.metrics.neighbours import Neighbours
+from backtrail.metrics.reference import Reference
+from backtrail.parameters.metrics import Metrics
+
+Measure = tuple[Extractor, Reference]
+
+
+class Sets:
+    """The features of one set of samples beside the reference's, with the distances that several metrics share."""
+
+    def __init__(self, features: Tensor, reference: Reference, p: Metrics):
+        self.features, self.reference, self.p = features, reference, p
+        self.pairs = features[: p.n_pairwise], reference.features[: min(p.n_pairwise, len(features))]
+        self._neighbours: Neighbours | None = None
+
+    @property
+    def neighbours(self) -> Neighbours:
+        if self._neighbours is None:
+            self._neighbours = Neighbours(*self.pairs)
+        return self._neighbours
+
+
+METRICS: dict[str, Callable[[Sets], float]] = {
+    "fd": lambda sets: frechet_distance(sets.features, sets.reference.mean, sets.reference.factor),
+    "kid": lambda sets: kernel_distance(*sets.pairs),
+    "precision": lambda sets: sets.neighbours.precision(sets.p.k_precision),
+    "recall": lambda sets: sets.neighbours.recall(sets.p.k_precision),
+    "density": lambda sets: sets.neighbours.density(sets.p.k_density),
+    "coverage": lambda sets: sets.neighbours.coverage(sets.p.k_density),
+}
+SETTINGS: dict[str, Callable[[Metrics], dict[str, Any]]] = {
+    "fd": lambda p: {},
+    "kid": lambda p: {"kernel": "(x . y / d + 1)^3", "estimator": "unbiased, all pairs"},
+    "precision": lambda p: {"k": p.k_precision},
+    "recall": lambda p: {"k": p.k_precision},
+    "density": lambda p: {"k": p.k_density},
+    "coverage": lambda p: {"k": p.k_density},
+}
+
+
+def evaluate(images: Tensor, measures: Mapping[str, Measure], p: Metrics) -> dict[str, float]:
+    """The values of `p.metrics` in the features of `p.extractors`, named metric_extractor, for example `fd_efficientnet_lite0`.
+
+    images: uint8 [n, C, H, W]. measures: extractor and reference by the extractor's name. Raises UserError if an extractor that `p` names
+    is not among them, or if there are not exactly `p.n_samples` images (Frechet distances at other counts cannot be compared).
+    """
+    if len(images) != p.n_samples:
+        raise UserError(f"metrics.n_samples = {p.n_samples}: found {len(images)} images; make the samples again with this number")
+    values = {}
+    for name in p.extractors:
+        extractor, reference = _measure(measures, name)
+        sets = Sets(extractor.features(images, p.batch_size), reference, p)
+        values.update({f"{metric}_{extractor.key}": METRICS[metric](sets) for metric in p.metrics})
+    return values
+
+
+def protocol(measures: Mapping[str, Measure], p: Metrics, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """What stands beside the values of `evaluate`: one entry per metric. `seeds`: first image seed and the one after the last."""
+    entries = []
+    for name in p.extractors:
+        extractor, reference = _measure(measures, name)
+        pairs = min(p.n_pairwise, p.n_samples), min(p.n_pairwise, p.n_samples, len(reference.features))
+        for metric in p.metrics:
+            n_images, n_reference = (p.n_samples, reference.n_images) if metric == "fd" else pairs
+            entries.append(
+                {
+                    "metric": f"{metric}_{extractor.key}",
+                    "extractor": extractor.name,
+                    "extractor_sha256": extractor.digest,
+                    "resize": extractor.resize,
+                    "dtype": extractor.dtype,
+                    "n_images": n_images,
+                    "n_reference": n_reference,
+                    "reference_sha256": reference.sha256,
+                    "seeds": list(seeds),
+                    "settings": {"batch_size": p.batch_size, **SETTINGS[metric](p)},
+                }
+            )
+    return entries
+
+
+def _measure(measures: Mapping[str, Measure], name: str) -> Measure:
+    if name not in measures:
+        raise UserError(f"metrics.extractors names {name}, and no reference of it was given; given: {', '.join(measures) or 'none'}")
+    return measures[name]

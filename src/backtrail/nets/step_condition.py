@@ -1,0 +1,62 @@
+"""The step condition of SFD-v (arXiv 2409.19681): a network that knows how many time stamps its sampler has."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backtrail.nets.edm_layers import waves
+from backtrail.randomness import generator
+
+
+class StepEmbedding(nn.Module):
+    """The number of time stamps, raw (4 to 7 in the paper) [B] -> embedding [B, n_embedding].
+
+    `endpoint` and `sine_first` follow the network's own embedding of the noise level.
+    """
+
+    def __init__(self, n_channels: int, n_embedding: int, endpoint: bool, sine_first: bool):
+        super().__init__()
+        self.n_channels, self.endpoint, self.sine_first = n_channels, endpoint, sine_first
+        self.layer0 = nn.Linear(n_channels, n_embedding)
+        self.layer1 = nn.Linear(n_embedding, n_embedding)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        cosine, sine = waves(steps.float(), self.n_channels, self.endpoint)
+        code = torch.cat([sine, cosine] if self.sine_first else [cosine, sine], dim=1).to(self.layer0.weight.dtype)
+        return functional.silu(self.layer1(functional.silu(self.layer0(code))))
+
+
+def is_step_parameter(name: str) -> bool:
+    """Whether a parameter of a network belongs to its step condition."""
+    return "map_step." in name or "affine_step." in name
+
+
+def add_step_condition(net: nn.Module, init: Literal["zero", "released"] = "zero", seed: int = 0) -> nn.Module:
+    """A copy of `net` (SongUNet or DhariwalUNet, without a step condition) that can take one.
+
+    zero      the blocks' new maps are zero: the copy equals `net` whatever the condition, until it is trained
+    released  the random maps of the authors' code, with which the student does not start equal to its teacher:
+              Xavier weights and zero biases in SongUNet, U(-1, 1) / sqrt(fan in) in DhariwalUNet
+
+    The new random weights are a function of `seed` alone.
+    """
+    device = next(net.parameters()).device
+    student = type(net)(net.configuration.model_copy(update={"step_condition": True})).to(device).train(net.training)
+    own = {name: value for name, value in student.state_dict().items() if is_step_parameter(name)}
+    student.load_state_dict({**net.state_dict(), **own}, strict=True)
+    xavier = net.configuration.kind == "songunet"
+    for index, (name, layer) in enumerate(student.named_modules()):
+        if isinstance(layer, nn.Linear) and is_step_parameter(f"{name}.") and (init == "released" or "map_step." in name):
+            _randomise(layer, xavier, seed, index)
+    return student
+
+
+@torch.no_grad()
+def _randomise(layer: nn.Linear, xavier: bool, seed: int, index: int) -> None:
+    random = generator(seed, "step-condition", index=index)
+    bound = math.sqrt(6 / (layer.in_features + layer.out_features)) if xavier else 1 / math.sqrt(layer.in_features)
+    layer.weight.copy_(torch.empty(layer.weight.shape).uniform_(-bound, bound, generator=random))
+    layer.bias.copy_(torch.zeros(layer.bias.shape) if xavier else torch.empty(layer.bias.shape).uniform_(-bound, bound, generator=random))

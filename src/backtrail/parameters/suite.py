@@ -1,0 +1,65 @@
+"""The whole of `params.yaml`: what a suite is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from backtrail.parameters.base import PARAMS_FILE, Section, read, validate
+from backtrail.parameters.classifier import ClassifierParameters
+from backtrail.parameters.data import Data
+from backtrail.parameters.metrics import Metrics
+from backtrail.parameters.report import Report
+from backtrail.parameters.runtime import Resources, Runtime
+from backtrail.parameters.sampling import TeacherSamples
+from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.parameters.teacher import Teacher
+from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
+
+
+class Suite(Section):
+    """A suite: one data set, one teacher, the methods that are distilled from it, and how they are measured."""
+
+    suite: str = Field(description="Name of the suite.")
+    code: str = Field(
+        description="Folder of the package, relative to the suite's folder; dvc.yaml lists the code that a stage depends on by it."
+    )
+    seeds: list[int] = Field(min_length=1, description="Seeds of the students; each method is trained once for each.")
+    resources: dict[str, Resources] = Field(description="What stages ask a scheduler for, by the names that dvc.yaml uses (train, light).")
+    runtime: Runtime
+    data: Data
+    classifier: ClassifierParameters
+    teacher: Teacher
+    teacher_samples: TeacherSamples
+    score_distillation: dict[str, ScoreDistillation]
+    trajectory_distillation: dict[str, TrajectoryDistillation]
+    metrics: Metrics
+    report: Report
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ValueError("seeds must be different and not negative")
+        return seeds
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "Suite":
+        if self.teacher.net.resolution != self.data.resolution:
+            raise ValueError(f"teacher.net.resolution = {self.teacher.net.resolution} must be data.resolution = {self.data.resolution}")
+        return self
+
+    @model_validator(mode="after")
+    def _names(self) -> "Suite":
+        if both := set(self.score_distillation) & set(self.trajectory_distillation):
+            raise ValueError(f"a method has one name in one section; {sorted(both)} stand in two")
+        for name in (*self.score_distillation, *self.trajectory_distillation):
+            if not name.replace("-", "").isalnum() or not name.isascii() or name == "teacher":
+                raise ValueError(f"a method's name is letters, digits and '-', and not 'teacher'; found {name!r}")
+        return self
+
+
+def read_suite(path: str | Path = PARAMS_FILE) -> Suite:
+    """The checked parameters. Raises UserError that names each key that is not allowed, its value and what is allowed."""
+    values: Mapping[str, object] = read(path)
+    return validate(Suite, values, "", path)

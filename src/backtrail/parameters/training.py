@@ -1,0 +1,68 @@
+"""Parameters that every stage with an optimiser shares."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from backtrail.parameters.base import Section
+
+
+class LogNormal(Section):
+    """ln sigma ~ N(mean, std^2) (EDM's training distribution)."""
+
+    kind: Literal["lognormal"] = "lognormal"
+    mean: float = Field(-1.2, description="Mean of ln sigma.")
+    std: float = Field(1.2, gt=0, description="Standard deviation of ln sigma.")
+
+
+class KarrasGrid(Section):
+    """sigma drawn uniformly from the time stamps of EDM's grid (SiD, DMD2)."""
+
+    kind: Literal["karras"] = "karras"
+    n: int = Field(1000, ge=2, description="Time stamps of the grid.")
+    first: int = Field(0, ge=0, description="Smallest index drawn; 0 is sigma_max.")
+    last: int = Field(999, ge=0, description="Largest index drawn; n - 1 is sigma_min.")
+    sigma_min: float = Field(0.002, gt=0, description="Smallest noise level of the grid.")
+    sigma_max: float = Field(80.0, gt=0, description="Largest noise level of the grid.")
+    rho: float = Field(7.0, gt=0, description="Exponent of the grid.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "KarrasGrid":
+        if not self.first <= self.last < self.n:
+            raise ValueError(f"0 <= first <= last < n is needed; found first = {self.first}, last = {self.last}, n = {self.n}")
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min = {self.sigma_min} must be below sigma_max = {self.sigma_max}")
+        return self
+
+
+class UniformTime(Section):
+    """sigma of the VP-linear process at a time drawn uniformly (DDPM-like)."""
+
+    kind: Literal["uniform-t"] = "uniform-t"
+    low: float = Field(0.02, gt=0, lt=1, description="Smallest time, as a fraction of the process.")
+    high: float = Field(0.98, gt=0, le=1, description="Largest time, as a fraction of the process.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "UniformTime":
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low} must be below high = {self.high}")
+        return self
+
+
+NoiseLaw = LogNormal | KarrasGrid | UniformTime
+
+
+class Adam(Section):
+    """Adam, with an optional linear warm-up."""
+
+    lr: float = Field(gt=0, description="Learning rate.")
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="Decay of the running mean and of the running square.")
+    warmup: int = Field(0, ge=0, description="Updates over which the learning rate rises linearly from 0.")
+    clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null does not clip.")
+
+
+class Average(Section):
+    """Exponential moving average of the weights (EDM's rule)."""
+
+    half_life: float = Field(gt=0, description="Images after which a weight's share has halved.")
+    ramp: float | None = Field(0.05, gt=0, description="The half-life is at most this fraction of the images seen so far; null: no ramp.")

@@ -1,0 +1,49 @@
+"""Parameters of trajectory distillation: Algorithm 1 and SFD, SFD-v (arXiv 2409.19681)."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from backtrail.parameters.base import Section
+from backtrail.parameters.sampling import Schedule
+from backtrail.parameters.training import Adam
+
+
+class TrajectoryDistillation(Section):
+    """A few-step student that imitates the teacher's solver at its own, coarser time stamps."""
+
+    inputs: Literal["trajectory", "data"] = Field(
+        "trajectory",
+        description="Where the student's input comes from: its own walk from noise (SFD, Algorithm 2) or noisy data (Algorithm 1).",
+    )
+    num_steps: list[int] = Field([4], min_length=1, description="Time stamps of the student; one is drawn per round (SFD-v has several).")
+    step_condition: Literal["none", "zero", "random"] = Field(
+        "none",
+        description="Tell the student num_steps (SFD-v): no; yes, new layers started at zero; or at random as the released code does.",
+    )
+    substeps: int = Field(4, ge=1, description="Steps K of the teacher's solver per step of the student.")
+    solver: str = Field("dpmpp-3m", description="The teacher's solver (`sampling/solvers.py`).")
+    schedule: Schedule = Field(Schedule(), description="Time stamps of student and teacher.")
+    afs: bool = Field(True, description="The student's first step is the analytical one: no evaluation, no update.")
+    loss: Literal["l1", "l2", "huber"] = Field(
+        "l1", description="Distance between student and teacher, summed over an image, mean over images."
+    )
+    rounds: int = Field(ge=1, description="Passes over a batch of trajectories; a pass makes one update per step of the student.")
+    batch: int = Field(64, ge=1, description="Trajectories per round.")
+    pool: int = Field(ge=1, description="Batches of teacher trajectories per num_steps; each seed goes through them in its own order.")
+    cached: bool = Field(True, description="Compute the pool once, in the stage `trajectories`; false computes each batch when it is used.")
+    optimiser: Adam
+    decay_at: float = Field(0.5, gt=0, le=1, description="Share of the rounds after which the learning rate is divided by ten.")
+    dropout: bool = Field(False, description="Dropout of the net is on while the student trains, as in the released code.")
+    evaluate_every: int = Field(20, ge=1, description="Rounds between two evaluations.")
+    sample_num_steps: list[int] = Field([4], min_length=1, description="Time stamps at which the student is sampled and measured.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrajectoryDistillation":
+        smallest = 3 if self.afs else 2
+        for name in ("num_steps", "sample_num_steps"):
+            if bad := [n for n in getattr(self, name) if n < smallest]:
+                raise ValueError(f"{name} {bad}: at least {smallest} time stamps are needed, or no network evaluation is left")
+        if len(self.num_steps) > 1 and self.step_condition == "none":
+            raise ValueError("several num_steps need a step_condition (zero or random): the student must know which one is asked of it")
+        return self

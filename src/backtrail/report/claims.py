@@ -1,0 +1,262 @@
+"""The papers' claims, each judged from the suite's own numbers by one stated rule.
+
+A claim is a function that returns margins: one row per condition (an NFE, an update, ...) and training seed, with the two values that are
+compared and `margin`, positive where that seed speaks for the claim.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pandas as pd
+
+from backtrail.report.collect import MEASURES, Suite, curves, of_metric, paths, quality
+from backtrail.report.over_training import CURVE_METRIC, mismatch_per_seed
+from backtrail.report.style import metric_label
+
+HELD, NOT_HELD, UNDECIDED, NOT_RUN = "held", "not held", "undecided at this size", "not run"
+MIN_SEEDS = 3
+WINDOW = 3  # evaluations that are averaged at the end of a curve, because single ones jump
+COLUMNS = ["condition", "seed", "ours", "other", "margin"]
+RULE = (
+    f"A claim is held if, under every condition that it names, all seeds (at least {MIN_SEEDS}) have a margin of the claimed sign; not "
+    "held if under some condition all seeds have the opposite sign; undecided at this size otherwise. The margin is the other's value "
+    "less ours, so that it is positive where the claim's subject is better (lower)."
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: what is said, where, in which quantity, and the margins that decide it."""
+
+    key: str
+    text: str
+    source: str
+    quantity: Callable[[Suite], str]
+    margins: Callable[[Suite], pd.DataFrame]
+
+
+def rows(condition: str, ours: "pd.Series[float]", other: "pd.Series[float]") -> pd.DataFrame:
+    """Margins of one condition from two series over seeds; a series of one seed (the teacher) stands against every seed of the other."""
+    if len(other) == 1 and len(ours) > 1:
+        other = pd.Series(other.iloc[0], index=ours.index)
+    pair = pd.DataFrame({"ours": ours, "other": other}).dropna()
+    pair.index.name = "seed"
+    pair = pair.reset_index().assign(condition=condition)
+    return pair.assign(margin=pair["other"] - pair["ours"])[COLUMNS]
+
+
+def joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Conditions under one another; an empty table where there are none."""
+    parts = list(parts)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def table_metric(suite: Suite, method: str, trained: bool = True) -> dict[int, "pd.Series[float]"]:
+    """The table metric of a method or solver: NFE -> series over seeds, at the NFE that it was trained for."""
+    values = of_metric(quality(suite), suite.report.metric)
+    values = values[(values["method"] == method) & values["trained"]]
+    return {int(nfe): of.set_index("seed")["value"] for nfe, of in values.groupby("nfe")}
+
+
+def better_at_shared_nfe(ours: str, other: str, among: Iterable[int] | None = None) -> Callable[[Suite], pd.DataFrame]:
+    """Margins of `ours` against `other` at every NFE that both have (and that stands in `among`)."""
+
+    def margins(suite: Suite) -> pd.DataFrame:
+        a, b = table_metric(suite, ours), table_metric(suite, other)
+        shared = sorted(a.keys() & b.keys() & (set(among) if among is not None else a.keys()))
+        return joined(rows(f"NFE {nfe}", a[nfe], b[nfe]) for nfe in shared)
+
+    return margins
+
+
+def improves_with_nfe(method: str) -> Callable[[Suite], pd.DataFrame]:
+    """Margins of each trained NFE against the next smaller one."""
+
+    def margins(suite: Suite) -> pd.DataFrame:
+        by_nfe = table_metric(suite, method)
+        order = sorted(by_nfe)
+        return joined(rows(f"NFE {few} to {more}", by_nfe[more], by_nfe[few]) for few, more in pairwise(order))
+
+    return margins
+
+
+def better_at_equal_cost(ours: str, other: str) -> Callable[[Suite], pd.DataFrame]:
+    """Margins at the largest cost that every curve reaches, each curve's value being the mean of its last evaluations up to there."""
+
+    def margins(suite: Suite) -> pd.DataFrame:
+        if not {ours, other} <= set(suite.methods()):
+            return joined([])
+        evaluated = curves(suite, [ours, other]).dropna(subset=[CURVE_METRIC])
+        common = evaluated.groupby(["method", "seed"])["cost"].max().min()
+        last = evaluated[evaluated["cost"] <= common].sort_values("cost").groupby(["method", "seed"]).tail(WINDOW)
+        ends = last.groupby(["method", "seed"])[CURVE_METRIC].mean()
+        return rows(f"cost {common:,.0f} F", ends[ours], ends[other])
+
+    return margins
+
+
+def lower_mismatch(ours: str, other: str, measure: str) -> Callable[[Suite], pd.DataFrame]:
+    """Margins of one mismatch measure at every student update that both were measured at."""
+
+    def margins(suite: Suite) -> pd.DataFrame:
+        if not {ours, other} <= set(suite.methods("score")):
+            return joined([])
+        values = mismatch_per_seed(suite, [ours, other])
+        table = values[values["measure"] == measure].pivot(index=["update", "seed"], columns="method", values="value").dropna()
+        return joined(rows(f"update {update}", of.loc[update, ours], of.loc[update, other]) for update, of in table.groupby(level="update"))
+
+    return margins
+
+
+def along_path(method: str, loss: str, falls: bool) -> Callable[[Suite], pd.DataFrame]:
+    """Margins of each node of a recorded path against the node before it: positive where the loss moves as it should."""
+
+    def margins(suite: Suite) -> pd.DataFrame:
+        if method not in suite.recorded:
+            return joined([])
+        recorded = paths(suite)
+        recorded = recorded[recorded["method"] == method]
+        by_node = {int(node): of.set_index("seed")[loss] for node, of in recorded.groupby("node")}
+        pairs = [(before, after) if falls else (after, before) for before, after in pairwise(sorted(by_node))]
+        return joined(
+            rows(f"node {ours} after {other}" if falls else f"node {ours} before {other}", by_node[ours], by_node[other])
+            for other, ours in pairs
+        )
+
+    return margins
+
+
+def _table(suite: Suite) -> str:
+    return metric_label(suite.report.metric)
+
+
+def _fixed(name: str) -> Callable[[Suite], str]:
+    return lambda suite: name
+
+
+SFD_TABLES, DISBACK_PATH = "SFD, Tables 2 and 3", "DisBack, Algorithm 1"
+
+
+def _mismatch_claim(measure: str) -> Claim:
+    text = "DisBack's mismatch is lower than Diff-Instruct's throughout training"
+    margins = lower_mismatch("disback", "diff-instruct", measure)
+    return Claim(f"disback-lower-mismatch-{measure}", text, "DisBack, Fig. 4", _fixed(f"mismatch, {measure}"), margins)
+
+
+CLAIMS = (
+    Claim(
+        "sfd-v-beats-dpmpp",
+        "SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5",
+        SFD_TABLES,
+        _table,
+        better_at_shared_nfe("sfd-v", "dpmpp-3m", range(2, 6)),
+    ),
+    Claim(
+        "sfd-beats-dpmpp",
+        "SFD beats DPM-Solver++(3M) at the NFE it is trained for",
+        SFD_TABLES,
+        _table,
+        better_at_shared_nfe("sfd", "dpmpp-3m"),
+    ),
+    Claim(
+        "sfd-v-beats-sfd",
+        "SFD-v beats SFD at every NFE that both are trained for",
+        SFD_TABLES,
+        _table,
+        better_at_shared_nfe("sfd-v", "sfd"),
+    ),
+    Claim(
+        "quality-rises-with-nfe",
+        "SFD-v improves with every further NFE it is trained for",
+        SFD_TABLES,
+        _table,
+        improves_with_nfe("sfd-v"),
+    ),
+    Claim(
+        "sfd-beats-algorithm-1",
+        "SFD beats trajectory distillation (Algorithm 1)",
+        "SFD, Algorithm 1",
+        _table,
+        better_at_shared_nfe("sfd", "trajectory"),
+    ),
+    Claim(
+        "disback-beats-diff-instruct-curve",
+        "DisBack beats Diff-Instruct at equal total cost, recording included",
+        "DisBack, Fig. 1",
+        _fixed(f"{metric_label(CURVE_METRIC)}, mean of the last {WINDOW} evaluations"),
+        better_at_equal_cost("disback", "diff-instruct"),
+    ),
+    Claim(
+        "disback-beats-diff-instruct",
+        "DisBack's finished student beats Diff-Instruct's",
+        "DisBack, Fig. 1",
+        _table,
+        better_at_shared_nfe("disback", "diff-instruct"),
+    ),
+    *map(_mismatch_claim, MEASURES),
+    Claim(
+        "path-fits-student",
+        "Along DisBack's recorded path the loss on the initial student's samples falls at every node",
+        DISBACK_PATH,
+        _fixed("denoising loss"),
+        along_path("disback", "loss_student", falls=True),
+    ),
+    Claim(
+        "path-leaves-data",
+        "Along DisBack's recorded path the loss on data rises at every node",
+        DISBACK_PATH,
+        _fixed("denoising loss"),
+        along_path("disback", "loss_data", falls=False),
+    ),
+)
+
+
+def sides(margins: pd.DataFrame) -> pd.Series:
+    """Per condition: +1 where all seeds speak for the claim, -1 where all speak against it, 0 otherwise or with too few seeds."""
+
+    def side(values: pd.Series) -> int:
+        if len(values) < MIN_SEEDS:
+            return 0
+        return int((values > 0).all()) - int((values < 0).all())
+
+    return margins.groupby("condition", sort=False)["margin"].agg(side)
+
+
+def verdict(margins: pd.DataFrame) -> str:
+    """The verdict on a claim by the rule in `RULE`."""
+    if margins.empty:
+        return NOT_RUN
+    by_condition = sides(margins)
+    if (by_condition < 0).any():
+        return NOT_HELD
+    return HELD if (by_condition > 0).all() else UNDECIDED
+
+
+def judge(claim: Claim, suite: Suite) -> dict[str, object]:
+    """One row of the table of claims. The weakest condition is the one with the smallest mean margin."""
+    margins = claim.margins(suite)
+    head = {"claim": claim.key, "text": claim.text, "source": claim.source, "quantity": claim.quantity(suite), "verdict": verdict(margins)}
+    if margins.empty:
+        return head
+    by_condition = margins.groupby("condition", sort=False)[["ours", "other", "margin"]]
+    means, spread, decided = by_condition.mean(), by_condition.std(), sides(margins)
+    weakest = means["margin"].idxmin()
+    return {
+        **head,
+        "n_seeds": margins["seed"].nunique(),
+        "n_conditions": len(decided),
+        "n_for": int((decided > 0).sum()),
+        "n_against": int((decided < 0).sum()),
+        "weakest_condition": weakest,
+        **{f"weakest_{name}": float(means.loc[weakest, name]) for name in ("ours", "other", "margin")},
+        "weakest_margin_std": float(spread.loc[weakest, "margin"]),
+        "mean_margin": float(means["margin"].mean()),
+    }
+
+
+def judge_all(suite: Suite) -> pd.DataFrame:
+    """The table of claims."""
+    columns = ["claim", "text", "source", "quantity", "verdict", "n_seeds", "n_conditions", "n_for", "n_against", "weakest_condition"]
+    columns += ["weakest_ours", "weakest_other", "weakest_margin", "weakest_margin_std", "mean_margin"]
+    return pd.DataFrame([judge(claim, suite) for claim in CLAIMS], columns=columns)

@@ -1,0 +1,1 @@
+"""Noise schedules and the solvers of the probability-flow ODE."""

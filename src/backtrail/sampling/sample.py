@@ -1,0 +1,95 @@
+"""Images from a denoiser: image i depends on seed i alone, whatever range of images is asked for."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from backtrail.denoiser import Condition, Denoiser, Guided
+from backtrail.errors import UserError
+from backtrail.parameters.sampling import Schedule
+from backtrail.randomness import generator, image_noise
+from backtrail.sampling.schedules import schedule
+from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS, AnalyticalFirstStep
+
+CHUNK = 64  # images per forward; part of the protocol, since convolutions round differently for other batch sizes
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to turn noise into an image: a solver on a grid of `num_steps` time stamps, or one evaluation at `sigma_init` (num_steps None).
+
+    afs: the first step is the analytical one and costs nothing. step_condition: the denoiser is told num_steps (SFD-v).
+    guidance: weight w of the conditional branch (`Guided`); other than 1, every evaluation costs two.
+    """
+
+    solver: str = "euler"
+    num_steps: int | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+    afs: bool = False
+    step_condition: bool = False
+    sigma_init: float = 80.0
+    guidance: float = 1.0
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per image, both branches of guidance counted."""
+        branches = 1 if self.guidance == 1 else 2
+        if self.num_steps is None:
+            return branches
+        return ((self.num_steps - 1) * EVALUATIONS_PER_STEP[self.solver] - self.afs) * branches
+
+    def times(self) -> Tensor:
+        """The grid as float64 [num_steps]. Raises UserError if no network evaluation would be left."""
+        if self.num_steps is None or self.nfe < 1:
+            raise UserError(
+                f"{self.num_steps} time stamps{' with the analytical first step' if self.afs else ''} leave no network evaluation"
+            )
+        return schedule(self.schedule.kind, self.num_steps, self.schedule.t_min, self.schedule.t_max, self.schedule.rho)
+
+    def __call__(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Unit noise [B, C, H, W] -> x0 [B, C, H, W] in the model's range; guidance is the denoiser's part (`sample` puts it around)."""
+        if self.num_steps is None:
+            sigma = torch.tensor(self.sigma_init, dtype=noise.dtype, device=noise.device)
+            return denoiser(self.sigma_init * noise, sigma, Condition(labels=labels))
+        times = self.times()
+        steps = torch.full((len(noise),), float(self.num_steps), device=noise.device) if self.step_condition else None
+        condition = Condition(labels=labels, steps=steps)
+        start = (times[0] * noise.double()).to(noise.dtype)
+        x = start
+        for x in SOLVERS[self.solver](AnalyticalFirstStep(denoiser) if self.afs else denoiser, start, times, condition):  # noqa: B007
+            pass
+        return x
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    indices: range,
+    shape: tuple[int, ...],
+    n_classes: int = 0,
+    purpose: str = "image",
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Images `indices` as float32 [len(indices), *shape] on the CPU, in the model's range.
+
+    Image i is always computed at the same place of the same chunk of 64, so it is the same to the bit for every range that holds it.
+    With classes, image i's label is drawn from seed i too. Raises UserError for guidance without classes.
+    """
+    if sampler.guidance != 1:
+        if not n_classes:
+            raise UserError(f"guidance {sampler.guidance} needs a class-conditional denoiser: set n_classes of its net and label_dropout")
+        denoiser = Guided(denoiser, sampler.guidance, null_label=n_classes)
+    images = []
+    for first in range(indices.start - indices.start % CHUNK, indices.stop, CHUNK):
+        chunk = range(first, first + CHUNK)
+        labels = image_labels(chunk, n_classes).to(device) if n_classes else None
+        x = sampler(denoiser, image_noise(chunk, shape, purpose).to(device), labels).float().cpu()
+        images.append(x[max(indices.start - first, 0) : indices.stop - first])
+    return torch.cat(images)
+
+
+def image_labels(indices: range, n_classes: int) -> Tensor:
+    """The class of each image, int64 [len(indices)], uniform, a function of the image's own seed."""
+    return torch.cat([torch.randint(n_classes, (1,), generator=generator(i, "label")) for i in indices])

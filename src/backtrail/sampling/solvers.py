@@ -1,0 +1,200 @@
+"""Solvers of the probability-flow ODE dx/dt = (x - D(x, t)) / t, one generator per published algorithm.
+
+Each takes x at times[0] and yields x at times[1], times[2], ...: the caller sees the whole trajectory. `times` is float64; coefficients are
+computed in double precision and applied in x's own. Multistep solvers keep their history over the whole run.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backtrail.denoiser import Condition, Denoiser
+from backtrail.sampling.schedules import vp_betas, vp_sigma, vp_tau
+
+Trajectory = Iterator[Tensor]
+
+
+def euler(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | None = None) -> Trajectory:
+    """Euler's method, which is DDIM in this parametrisation (arXiv 2010.02502). 1 evaluation per step."""
+    for t, t_next in pairs(times):
+        x = x + (t_next - t) * _epsilon(denoiser, x, t, condition)
+        yield x
+
+
+def heun(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | None = None) -> Trajectory:
+    """Heun's second-order method (arXiv 2206.00364, Algorithm 1), corrected in the last step too. 2 evaluations per step."""
+    for t, t_next in pairs(times):
+        d = _epsilon(denoiser, x, t, condition)
+        d_next = _epsilon(denoiser, x + (t_next - t) * d, t_next, condition)
+        x = x + (t_next - t) * (d + d_next) / 2
+        yield x
+
+
+def dpm_solver_2(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | None = None) -> Trajectory:
+    """DPM-Solver-2 (arXiv 2206.00927, Algorithm 1 with r = 1/2): the midpoint rule in ln t. 2 evaluations per step."""
+    for t, t_next in pairs(times):
+        t_middle = math.sqrt(t * t_next)
+        x_middle = x + (t_middle - t) * _epsilon(denoiser, x, t, condition)
+        x = x + (t_next - t) * _epsilon(denoiser, x_middle, t_middle, condition)
+        yield x
+
+
+def dpm_solver_pp(
+    denoiser: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    condition: Condition | None = None,
+    order: int = 3,
+    predict_x0: bool = True,
+    lower_order_final: bool = True,
+    whole_curvature: bool = False,
+) -> Trajectory:
+    """DPM-Solver++ multistep (arXiv 2211.01095, Section 4) in the variance-exploding form. 1 evaluation per step.
+
+    `predict_x0=False` is the noise-prediction form, DPM-Solver multistep (arXiv 2206.00927). `lower_order_final` ends with order 2, then 1.
+    The released order 3 takes the second divided difference for the second derivative, which is twice that: its errors are small, but they
+    fall with the square of the step and not with the cube. `whole_curvature` puts the factor 2 in, and the method is of third order.
+    No dynamic thresholding: the SFD code calls it, but with its fp16 networks it silently does nothing.
+    """
+    steps = list(pairs(times))
+    model: list[Tensor] = []  # D or epsilon at the last times, newest first
+    lambdas = [-math.log(t) for t in times.tolist()]
+    for i, (t, t_next) in enumerate(steps):
+        denoised = denoiser(x, _as_sigma(t, x), condition)
+        model = [denoised if predict_x0 else (x - denoised) / t, *model[: order - 1]]
+        o = min(order, i + 1, len(steps) - i if lower_order_final else order)
+        h = lambdas[i + 1] - lambdas[i]
+        # Scaled first and second differences of the model's output in lambda (Eq. 2.4 of arXiv 2211.01095's appendix).
+        first = second = torch.zeros((), dtype=x.dtype, device=x.device)
+        if o >= 2:
+            r0 = (lambdas[i] - lambdas[i - 1]) / h
+            first = (model[0] - model[1]) / r0
+        if o == 3:
+            r1 = (lambdas[i - 1] - lambdas[i - 2]) / h
+            earlier = (model[1] - model[2]) / r1
+            second = (first - earlier) / (r0 + r1)
+            first = first + r0 * second
+        if predict_x0:
+            phi1 = math.expm1(-h)
+            phi2 = phi1 / h + 1
+            base, scale, signs = t_next / t * x, 1.0, (-1, 1, -1)
+        else:
+            phi1 = math.expm1(h)
+            phi2 = phi1 / h - 1
+            base, scale, signs = x, t_next, (-1, -1, -1)
+        phi3 = phi2 / h - 0.5
+        # Order 2 as published takes phi1 / 2 for the first difference where order 3 takes phi2: both are right to their order.
+        weight1 = signs[0] * phi1 / 2 if o == 2 else signs[1] * phi2
+        weight2 = signs[2] * phi3 * (2 if whole_curvature else 1)
+        x = base + scale * (signs[0] * phi1 * model[0] + weight1 * first + weight2 * second)
+        yield x
+
+
+ADAMS_BASHFORTH = {  # constant-step coefficients, newest derivative first
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+
+
+def ipndm(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | None = None, order: int = 4) -> Trajectory:
+    """iPNDM (arXiv 2204.13902): Adams-Bashforth with constant-step coefficients, used on the given grid whatever its spacing. 1 evaluation.
+
+    So it has its full order on a grid uniform in t alone. Where the steps change smoothly (polynomial, logSNR) the coefficients are wrong
+    by
+    the change of a step, and any order from 2 up converges with order 2; where they jump, with order 1.
+    """
+    history: list[Tensor] = []
+    for t, t_next in pairs(times):
+        history = [_epsilon(denoiser, x, t, condition), *history[: order - 1]]
+        x = x + (t_next - t) * _combine(ADAMS_BASHFORTH[len(history)], history)
+        yield x
+
+
+def deis(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | None = None, order: int = 4) -> Trajectory:
+    """DEIS tAB (arXiv 2204.13902, Eq. 14): the integral of the Lagrange polynomial through past epsilons in VP-linear time. 1 evaluation.
+
+    tAB3 of the tables is order 4. The integral is done by 64-point Gauss-Legendre; the released code sums 10,000 rectangles.
+    """
+    # The VP process is EDM's own, sigma from 0.002 to 80, whatever part of it `times` covers.
+    betas = vp_betas(0.002, 80.0)
+    tau = vp_tau(times, *betas).numpy()
+    nodes, node_weights = np.polynomial.legendre.leggauss(64)
+    history: list[Tensor] = []
+    for i, (t, t_next) in enumerate(pairs(times)):
+        history = [_epsilon(denoiser, x, t, condition), *history[: order - 1]]
+        start, end = tau[i], tau[i + 1]
+        points = (start + end) / 2 + (end - start) / 2 * nodes
+        sigma = vp_sigma(torch.from_numpy(points), *betas).numpy()
+        # d sigma / d tau, because dx = epsilon d sigma in the variance-exploding form.
+        rate = (betas[0] * points + betas[1]) * (sigma**2 + 1) / (2 * sigma)
+        past = tau[i::-1][: len(history)]
+        older = [float((node_weights * rate * _lagrange(points, past, k)).sum() * (end - start) / 2) for k in range(1, len(history))]
+        # The basis sums to one, so the weights sum to the step: that leaves no error of the integral in the largest of them.
+        x = x + _combine([t_next - t - sum(older), *older], history)
+        yield x
+
+
+Solver = Callable[..., Trajectory]
+SOLVERS: dict[str, Solver] = {
+    "euler": euler,
+    "heun": heun,
+    "dpm-2": dpm_solver_2,
+    **{f"dpmpp-{k}m": partial(dpm_solver_pp, order=k) for k in (1, 2, 3)},
+    **{f"dpmpp-{k}m-eps": partial(dpm_solver_pp, order=k, predict_x0=False) for k in (1, 2, 3)},
+    # Without the lower orders at the end.
+    **{f"dpmpp-{k}m-full": partial(dpm_solver_pp, order=k, lower_order_final=False) for k in (2, 3)},
+    "dpmpp-3m-whole": partial(dpm_solver_pp, order=3, lower_order_final=False, whole_curvature=True),
+    **{f"ipndm-{k}": partial(ipndm, order=k) for k in (1, 2, 3, 4)},
+    **{f"deis-{k}": partial(deis, order=k) for k in (1, 2, 3, 4)},
+}
+EVALUATIONS_PER_STEP = {name: 2 if name in ("heun", "dpm-2") else 1 for name in SOLVERS}
+
+
+class AnalyticalFirstStep:
+    """A denoiser whose first call costs nothing (AFS, arXiv 2210.05475): epsilon = x / sqrt(1 + t^2), so D = x (1 - t / sqrt(1 + t^2)).
+
+    Far from the data x is nearly all noise, and that direction is nearly right. Wrap anew for each trajectory.
+    """
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser, self.used = denoiser, False
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
+        if self.used:
+            return self.denoiser(x, sigma, condition)
+        self.used = True
+        t = sigma.double()
+        return x * (1 - t / (1 + t**2).sqrt()).to(x.dtype)
+
+
+def pairs(times: Tensor) -> Iterator[tuple[float, float]]:
+    """Consecutive times as Python floats, so that step sizes are computed in double precision."""
+    return pairwise(times.tolist())
+
+
+def _as_sigma(t: float, x: Tensor) -> Tensor:
+    return torch.tensor(t, dtype=x.dtype, device=x.device)
+
+
+def _epsilon(denoiser: Denoiser, x: Tensor, t: float, condition: Condition | None) -> Tensor:
+    return (x - denoiser(x, _as_sigma(t, x), condition)) / t
+
+
+def _combine(weights: tuple[float, ...] | list[float], tensors: list[Tensor]) -> Tensor:
+    total = weights[0] * tensors[0]
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+        total = total + weight * tensor
+    return total
+
+
+def _lagrange(points: np.ndarray, past: np.ndarray, j: int) -> np.ndarray:
+    """The j-th Lagrange basis polynomial on the nodes `past`, at `points`."""
+    others = np.delete(past, j)
+    return np.prod([(points - other) / (past[j] - other) for other in others], axis=0) if len(others) else np.ones_like(points)

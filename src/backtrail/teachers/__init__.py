@@ -1,0 +1,1 @@
+"""Where a denoiser comes from: trained here, or imported from a released checkpoint."""

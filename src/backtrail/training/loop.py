@@ -1,0 +1,87 @@
+"""The loop of every stage with an optimiser: a generator that yields after each step, so that logging and evaluation stay outside."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from backtrail.errors import UserError
+from backtrail.training.progress import progress
+from backtrail.training.scratch import Scratch
+from backtrail.training.state import TrainingState
+
+Losses = dict[str, float]
+
+
+class Interrupted(UserError):
+    """The stage was told to stop and has saved its state; a scheduler that retries on this exit code continues the run."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Diverged(UserError):
+    """A loss is not a finite number; the last good state is kept in scratch."""
+
+    exit_code = 3
+
+
+def run(
+    state: TrainingState,
+    update: Callable[[int], Losses],
+    n_steps: int,
+    scratch: Scratch | None = None,
+    save_every_s: float = 60.0,
+) -> Iterator[tuple[int, Losses]]:
+    """Call `update(step)` for step = state.step ... n_steps - 1 and yield (steps made, its losses) after each.
+
+    A run that starts anew yields (0, {}) before the first update, so that the initial state is logged by the same code as the others.
+
+    What the caller does between two yields (log rows, evaluations, snapshots) is part of the state that the next save writes, so a resumed
+    run neither repeats nor loses it. `update` must not leave the state half changed when it raises.
+
+    Raises Diverged if a loss is not finite, and Interrupted after SIGTERM, SIGINT or SIGUSR1, with the state saved.
+    """
+    if scratch is not None:
+        scratch.restore(state)
+    saved = time.monotonic()
+    with _stop_signals() as stop, progress(n_steps, state.step) as tick:
+        if state.step == 0:
+            yield 0, {}
+        while state.step < n_steps:
+            losses = update(state.step)
+            if bad := [name for name, value in losses.items() if not math.isfinite(value)]:
+                raise Diverged(f"{bad[0]} is {losses[bad[0]]} at step {state.step}: try a smaller learning rate or gradient clipping")
+            state.step += 1
+            tick(state.step)
+            yield state.step, losses
+            if stop and scratch is not None:
+                scratch.save(state, wait=True)
+                raise Interrupted(f"stopped by {signal.Signals(stop[0]).name} after step {state.step}; the next run continues from there")
+            if stop:
+                raise Interrupted(
+                    f"stopped by {signal.Signals(stop[0]).name} after step {state.step}; there is no scratch folder to save to"
+                )
+            if scratch is not None and time.monotonic() - saved >= save_every_s:
+                scratch.save(state)
+                saved = time.monotonic()
+    if scratch is not None:
+        scratch.finish()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that holds the signal once one of the stopping signals has come; the handlers before are put back at the end."""
+    received: list[int] = []
+    try:
+        before = {
+            s: signal.signal(s, lambda number, frame: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        }
+    except ValueError:  # not in the main thread: whoever started the thread decides about signals
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,81 @@
+"""Resume state on disk: a folder named by the recipe's key, files that are whole or passed over, never an output of a stage.
+
+The key is a digest of everything that decides the result (stage, parameters, inputs, code), so that another parameter never finds another's
+state. DVC's `persist` outputs are not keyed, which is why the state does not live in an output.
+"""
+
+import json
+import logging
+import re
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from backtrail.artifacts import load_tensors, save_tensors, tensors_digest
+from backtrail.errors import UserError
+from backtrail.training.state import TrainingState
+
+logger = logging.getLogger(__name__)
+KEPT = 2  # states kept: the newest, and the one before in case the newest is torn
+
+
+class Scratch:
+    """Writes and reads a run's state in `folder`; saving copies the tensors and writes them in another thread."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[None] | None = None
+        self.resumed_from: int | None = None
+
+    def save(self, state: TrainingState, wait: bool = False) -> None:
+        """Write the state as it is now. A save still under way is waited for first; an error of it is raised here."""
+        self.finish()
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors().items()}
+        facts = json.loads(json.dumps(state.facts()))
+        self._pending = self._writer.submit(self._write, tensors, facts)
+        if wait:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the save under way, if there is one. Raises UserError if the disk did not take it."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            try:
+                pending.result()
+            except OSError as error:
+                raise UserError(
+                    f"the resume state could not be written to {self.folder} ({error.strerror}): free some space there"
+                ) from None
+
+    def restore(self, state: TrainingState) -> bool:
+        """Bring `state` to the newest whole state in the folder; False if there is none. Torn files are named in the log and passed
+        over."""
+        for path in sorted(self.folder.glob("step-*.safetensors"), reverse=True):
+            try:
+                tensors, metadata = load_tensors(path)
+                if metadata.get("digest") != tensors_digest(tensors):
+                    raise UserError(f"{path} does not have the digest that its header names")
+                state.restore(tensors, metadata["facts"])
+            except (UserError, KeyError, RuntimeError) as error:
+                logger.warning("resume state passed over: %s", str(error).splitlines()[0])
+                continue
+            self.resumed_from = state.step
+            logger.info("resumed from step %d", state.step)
+            return True
+        return False
+
+    def clear(self) -> None:
+        """Drop the folder: the stage has its result."""
+        self.finish()
+        self._writer.shutdown()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, tensors: dict, facts: dict) -> None:
+        path = self.folder / f"step-{facts['step']:09d}.safetensors"
+        save_tensors(path, tensors, {"facts": facts, "digest": tensors_digest(tensors)})
+        for old in sorted(self.folder.glob("step-*.safetensors"))[:-KEPT]:
+            old.unlink()
+        for torn in self.folder.glob(".step-*.tmp"):  # left by a kill in the middle of a save
+            if re.fullmatch(r"\.step-\d+\.safetensors\.\d+\.tmp", torn.name):
+                torn.unlink()

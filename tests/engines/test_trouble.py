@@ -1,0 +1,113 @@
+"""Stages that are deleted, fail, are killed or run at once, and what Snakemake and DVC make of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from .conftest import NAMES, Project
+
+PATH_AND_AFTER = NAMES - {"data", "classifier", "reference", "teacher"}
+RERUN = sorted(PATH_AND_AFTER - {"figure"})  # the figure needs the metrics' JSON alone, which comes out as it was
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    """Wait until `condition()` holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+
+
+def has_run(project: Project, name: str) -> bool:
+    return project.runs.exists() and name in project.runs.read_text().split()
+
+
+def test_a_deleted_output_and_a_parameter_turned_back_are_restored(project):
+    (project.root / "results/teacher.txt").unlink()
+    (project.root / "results/metrics/disback.json").unlink()  # not cached as an output: in git, and in the run cache
+    assert project.planned() == NAMES - {"data", "classifier", "reference"}
+    project.run_snakemake()
+    assert project.executed() == []
+    project.assert_settled()
+
+    before = (project.root / "dvc.lock").read_text()
+    project.edit("sfd-v_lr: 1", "sfd-v_lr: 2")
+    project.run_snakemake()
+    assert len(project.executed()) == 4
+    project.edit("sfd-v_lr: 2", "sfd-v_lr: 1")
+    project.run_snakemake()
+    assert project.executed() == []
+    assert (project.root / "dvc.lock").read_text() == before
+    assert project.git("status", "--short") == ""
+
+
+def test_failing_stages_count_as_nothing_and_are_taken_up(project):
+    project.edit("disback_lr: 1", "disback_lr: 2")
+    project.edit("n_images: 3", "n_images: 4")
+    printed = project.run_snakemake(code=1, FAIL="classifier", KILL="path")
+    assert "failed to reproduce 'classifier'" in printed and "failed to reproduce 'path'" in printed  # the logs are shown
+    assert project.executed() == ["classifier", "data", "path", "teacher"]
+    left = NAMES - {"data", "teacher"}
+    assert project.planned() == left
+    assert {"classifier", "path"} <= project.changed()
+    project.run_snakemake()
+    assert project.executed() == sorted(left)
+    project.assert_settled()
+
+
+def test_a_killed_run_is_taken_up(project):
+    project.edit("disback_lr: 1", "disback_lr: 2")
+    run = project.start_snakemake(HANG="path")
+    wait_for(lambda: has_run(project, "path"))
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert project.executed() == ["path"]
+    assert (project.root / "results/path/node-0.txt").read_text() == "half\n"
+
+    assert project.planned() == PATH_AND_AFTER
+    # Snakemake's own lock stays behind a killed run, and names its cure. DVC's do not: the kernel frees them, or DVC sees a dead process.
+    assert "--unlock" in project.snakemake("--profile", "local", code=1)
+    project.snakemake("--unlock")
+    project.run_snakemake()
+    assert project.executed() == RERUN
+    assert project.changed() == set()
+
+
+def test_a_killed_dvc_does_not_block(project):
+    project.edit("disback_lr: 1", "disback_lr: 2")
+    environment = project.environment(HANG="path")
+    command = [sys.executable, "-m", "dvc", "repro"]
+    run = subprocess.Popen(command, cwd=project.root, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    wait_for(lambda: has_run(project, "path"))
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    project.executed()
+    project.run_snakemake()
+    assert project.executed() == RERUN
+    assert project.changed() == set()
+
+
+def test_eight_at_once(project):
+    project.edit("seeds: [0, 1]", "seeds: [0, 1, 2, 3]")
+    project.edit("# The code", "# New code", "tools/student.py")
+    students = [f"student@{method}-{seed}" for method in ("disback", "sfd-v") for seed in range(4)]
+    # Every student waits for the seven others; one that cannot start ends the test by its time limit.
+    project.run_snakemake("--cores", "8", MEET="8")
+    assert set(students) <= set(project.executed())
+    lock = (project.root / "dvc.lock").read_text()
+    assert all(f"  {name}:\n" in lock for name in NAMES | set(students))
+    project.assert_settled()
+
+
+def test_looking_at_a_run_does_not_disturb_it(project):
+    project.edit("disback_lr: 1", "disback_lr: 2")
+    run = project.start_snakemake(HANG="path")
+    wait_for(lambda: has_run(project, "path"))
+    assert project.planned() == PATH_AND_AFTER
+    assert "Directory cannot be locked" in project.snakemake("--profile", "local", code=1)
+    project.runs.with_name(project.runs.name + ".go").touch()
+    assert run.wait(timeout=120) == 0
+    assert project.executed() == RERUN
+    assert project.changed() == set()

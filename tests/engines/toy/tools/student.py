@@ -1,0 +1,1 @@
+# The code of the students: a dependency of theirs alone.

@@ -1,0 +1,83 @@
+"""The small classifier learns, gives the same bytes twice, and comes back from its file."""
+
+import hashlib
+
+import pytest
+import torch
+
+from backtrail.artifacts import save_tensors
+from backtrail.errors import UserError
+from backtrail.metrics.classifier import accuracy, epoch_order, learning_rate_factor, load_classifier, save_classifier, train_classifier
+from backtrail.metrics.features import extractor
+from backtrail.parameters.classifier import ClassifierParameters
+
+SMALL = ClassifierParameters(width=8, n_steps=60, batch_size=32)
+
+
+def bars(n, seed):
+    """Images with a horizontal (0) or vertical (1) bar under noise, and these labels."""
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (n,), generator=g)
+    images = torch.randint(0, 120, (n, 1, 8, 8), generator=g, dtype=torch.uint8)
+    for image, label, place in zip(images, labels, torch.randint(8, (n,), generator=g), strict=True):
+        (image[0] if label else image[0].T)[:, place] += 100
+    return images, labels
+
+
+def test_it_learns_a_task_that_can_be_learned():
+    images, labels = bars(600, 0)
+    losses = []
+    net = train_classifier(images, labels, 2, SMALL, lambda step, loss: losses.append((step, loss)))
+    assert accuracy(net, *bars(300, 1)) > 0.97
+    assert [step for step, _ in losses] == list(range(60)) and losses[-1][1] < losses[0][1] / 3
+
+
+def test_the_same_bytes_twice_whatever_torchs_own_generator(tmp_path):
+    images, labels = bars(200, 2)
+    digests = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        save_classifier(tmp_path / f"{seed}", train_classifier(images, labels, 2, SMALL), accuracy=0.5)
+        digests.append(hashlib.sha256((tmp_path / f"{seed}").read_bytes()).hexdigest())
+    assert digests[0] == digests[1]
+    other = train_classifier(images, labels, 2, SMALL.model_copy(update={"seed": 1}))
+    assert not torch.equal(other.classify.weight, load_classifier(tmp_path / "1")[0].classify.weight)
+
+
+def test_an_epoch_sees_each_image_once_and_the_next_in_another_order():
+    first, second = epoch_order(50, 0, 0), epoch_order(50, 0, 1)
+    assert sorted(first.tolist()) == list(range(50)) and not torch.equal(first, second) and torch.equal(first, epoch_order(50, 0, 0))
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    factors = [learning_rate_factor(step, 100) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and max(factors) == factors[9] > 0.97 and factors[100] == 0
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+
+
+def test_it_comes_back_from_its_file_as_an_extractor(tmp_path):
+    images, labels = bars(100, 3)
+    net = train_classifier(images, labels, 2, SMALL)
+    save_classifier(tmp_path / "c.safetensors", net, accuracy=0.9)
+    again, metadata = load_classifier(tmp_path / "c.safetensors")
+    assert metadata["accuracy"] == 0.9 and metadata["classifier"] == {"channels": 1, "n_classes": 2, "width": 8}
+    e = extractor("classifier", tmp_path / "c.safetensors")
+    assert torch.allclose(e.features(images), net(images), rtol=1e-5, atol=1e-6)
+    assert e.dimension == e.features(images).shape[1] == 64 and torch.equal(again(images), net(images))
+    assert e.digest == hashlib.sha256((tmp_path / "c.safetensors").read_bytes()).hexdigest()
+
+
+def test_what_cannot_be_trained_or_read_is_refused(tmp_path):
+    images, labels = bars(20, 4)
+    with pytest.raises(UserError, match="batch_size = 32: the training set holds only 20"):
+        train_classifier(images, labels, 2, SMALL)
+    with pytest.raises(UserError, match="has 0: take `classifier` out"):
+        train_classifier(images, labels, 0, SMALL)
+    with pytest.raises(UserError, match=r"lie in 0\.\.1; found"):
+        train_classifier(images.repeat(2, 1, 1, 1), labels.repeat(2) + 1, 2, SMALL)
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)})
+    with pytest.raises(UserError, match="holds no classifier"):
+        load_classifier(tmp_path / "x.safetensors")
+    save_tensors(tmp_path / "y.safetensors", {"a": torch.zeros(1)}, {"classifier": {"channels": 1, "n_classes": 2, "width": 8}})
+    with pytest.raises(UserError, match="does not fit the classifier"):
+        load_classifier(tmp_path / "y.safetensors")

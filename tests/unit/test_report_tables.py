@@ -1,0 +1,145 @@
+"""The tables: values equal to the metric files, the papers' numbers with their sources, and text that stands for itself in every format."""
+
+import csv
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from synthetic_suite import METRIC, SEEDS, STUDENTS, parameters, write_parameters, write_suite
+
+from backtrail.errors import UserError
+from backtrail.report.collect import open_suite
+from backtrail.report.paper import FILE, paper_numbers
+from backtrail.report.tables import (
+    Table,
+    against_paper,
+    latex,
+    load_results,
+    markdown,
+    plus_minus,
+    render_table,
+    results,
+    results_for_readers,
+)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return open_suite(write_suite(tmp_path_factory.mktemp("suite")))
+
+
+def test_results_are_the_metric_files_numbers(suite):
+    table = results(suite).set_index(["method", "nfe"])
+    for method, (trained, untrained) in STUDENTS.items():
+        files = [json.loads((suite.folder / f"results/metrics/{method}/seed{seed}.json").read_text()) for seed in SEEDS]
+        for nfe in (*trained, *untrained):
+            row = table.loc[(method, nfe)]
+            assert row["n_seeds"] == 3 and row["trained"] == (nfe in trained)
+            for metric in files[0]["values"]["student"][f"nfe{nfe}"]:
+                values = pd.Series([file["values"]["student"][f"nfe{nfe}"][metric] for file in files])
+                assert row[f"{metric}_mean"] == pytest.approx(values.mean(), rel=1e-12)
+                assert row[f"{metric}_std"] == pytest.approx(values.std(), rel=1e-9)
+                assert row[f"{metric}_min"] == values.min()
+    assert table.loc[("dpmpp-3m", 5), f"{METRIC}_mean"] == 55.0
+    assert pd.isna(table.loc[("dpmpp-3m", 5), f"{METRIC}_std"])
+    assert table["cost_F"].xs("sfd-v").unique().tolist() == [270 * 18.0]
+
+
+def test_paper_numbers_stand_beside_the_same_method_nfe_and_training_alone(suite):
+    table = results(suite).set_index(["method", "nfe"])
+    assert table.loc[("sfd-v", 2), ["paper_fid50k_cifar10", "paper_source_cifar10"]].tolist() == ["4.28", "SFD-T2"]
+    assert table.loc[("sfd-v", 3), "paper_fid50k_cifar10"] == "3.50"
+    assert table.loc[("disback", 1), ["paper_fid50k_imagenet64", "paper_source_imagenet64"]].tolist() == ["1.38", "DISBACK"]
+    assert table.loc[("disback", 1), ["paper_fid50k_cifar10", "paper_source_cifar10"]].tolist() == ["unknown", ""]
+    # The paper's SFD at NFE 3 was trained for NFE 3; ours at NFE 3 was not.
+    assert table.loc[("sfd", 3), "paper_fid50k_cifar10"] == ""
+    assert set(table["verdict"]) == {"no paper number for this data set"}
+    assert "NOT comparable" in " ".join(results_for_readers(suite, results(suite)).notes)
+
+
+def test_every_quoted_number_has_a_source():
+    quoted = paper_numbers()
+    assert all((number.source == "NONE") == (number.fid == "unknown") for number in quoted.numbers)
+
+
+def test_a_number_without_a_source_is_refused(tmp_path):
+    content = yaml.safe_load(FILE.read_text())
+    content["numbers"][0]["source"] = "memory"
+    (tmp_path / "numbers.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="memory"):
+        paper_numbers(tmp_path / "numbers.yaml")
+
+
+@pytest.mark.parametrize(
+    ("fid", "std", "seeds", "expected"),
+    [(4.30, 0.02, 3, "within spread (+0.02)"), (4.33, 0.02, 3, "differs by +0.05"), (4.30, None, 1, "differs by +0.02, one seed")],
+)
+def test_fid_on_the_papers_data_set_is_judged_by_its_spread(fid, std, seeds, expected):
+    number = paper_numbers().find("sfd-v", 2, "cifar10")
+    assert against_paper(number, pd.Series({"fid_inception_mean": fid, "fid_inception_std": std, "n_seeds": seeds})) == expected
+
+
+def test_another_metric_is_not_comparable_even_on_the_papers_data_set(tmp_path):
+    folder = write_suite(tmp_path)
+    write_parameters(folder, parameters() | {"data": {"name": "cifar10"}})
+    suite = open_suite(folder)
+    table = results(suite)
+    assert table.set_index(["method", "nfe"]).loc[("sfd-v", 2), "verdict"] == "not comparable: another metric"
+    text = results_for_readers(suite, table)
+    assert "Against the paper" in text.headings
+    assert {len(row) for row in text.rows} == {len(text.headings)}
+
+
+def test_written_tables_read_back_and_are_rendered_alike_twice(suite):
+    files = [suite.folder / f"reports/tables/{name}.{kind}" for name in ("results", "claims") for kind in ("csv", "md", "tex")]
+    seen = []
+    for _ in range(2):
+        for name in ("results", "claims"):
+            render_table(name, suite.folder)
+        seen.append([file.read_bytes() for file in files])
+    assert seen[0] == seen[1]
+    pd.testing.assert_frame_equal(load_results(files[0]), results(suite), rtol=1e-8, check_dtype=False)
+    with open(files[3], newline="") as file:
+        assert {row["verdict"] for row in csv.DictReader(file)} == {"held", "not held"}
+
+
+def test_every_row_of_the_readers_tables_has_every_column(suite):
+    render_table("results", suite.folder)
+    lines = (suite.folder / "reports/tables/results.md").read_text().splitlines()
+    widths = {line.count("|") for line in lines if line.startswith("|")}
+    assert len(widths) == 1
+    body = (suite.folder / "reports/tables/results.tex").read_text().split(r"\midrule")[1].split(r"\bottomrule")[0]
+    assert {line.count("&") for line in body.strip().splitlines()} == {widths.pop() - 2}
+    assert "| SFD-v | 5 | 3 | 52.0 ± 1.3 |" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "text"),
+    [
+        (13.912, 0.358, "13.91 ± 0.36"),
+        (115.0, 2.99, "115.0 ± 3.0"),
+        (0.0505, 0.00131, "0.0505 ± 0.0013"),
+        (1234.6, 123.4, "1,235 ± 123"),
+        (34.1, float("nan"), "34.1"),
+        (34.1, 0.0, "34.1"),
+    ],
+)
+def test_rounding_follows_the_spread(mean, std, text):
+    assert plus_minus(mean, std) == text
+
+
+HOSTILE = r"a|b_c*<script>&$x^2$\{50%} #1 [n](u)" + "\nnext"
+
+
+def test_hostile_text_stands_for_itself_in_markdown_and_latex():
+    table = Table("t", ["h"], [[HOSTILE]], [])
+    row = next(line for line in markdown(table).splitlines() if "script" in line)
+    assert row == r"| a\|b\_c\*\<script\>&$x^2$\\{50%} #1 \[n\](u) next |"
+    body = latex(table).split(r"\midrule")[1].split(r"\bottomrule")[0].strip()
+    assert body == (r"a|b\_c*\textless{}script\textgreater{}\&\$x\textasciicircum{}2\$\textbackslash{}\{50\%\} \#1 {[}n{]}(u) next \\")
+
+
+def test_an_unknown_table_is_one_sentence(suite):
+    with pytest.raises(UserError, match="there is no table banana; known: results, claims"):
+        render_table("banana", suite.folder)

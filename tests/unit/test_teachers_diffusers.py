@@ -1,0 +1,177 @@
+"""diffusers U-Nets as denoisers: exact against the library's own schedulers, read only when every weight fits, nothing executed."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
+
+from backtrail.denoiser import Condition
+from backtrail.errors import UserError
+from backtrail.teachers.diffusers import DiffusersTeacher, DiscreteTimeDenoiser, build, import_diffusers, noise_levels
+from backtrail.teachers.store import load_teacher, save_teacher
+
+torch.set_num_threads(1)
+
+UNET = {
+    "sample_size": 8,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}
+SCHEDULES = {"linear": {}, "scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012}, "squaredcos_cap_v2": {}}
+
+
+def unet(**changes) -> UNet2DModel:
+    torch.manual_seed(0)
+    return UNet2DModel.from_config({**UNET, **changes}).eval().requires_grad_(False)
+
+
+def pair(prediction: str, schedule: str, kind=DDPMScheduler) -> tuple[DiscreteTimeDenoiser, DDPMScheduler]:
+    settings = {"beta_schedule": schedule, "prediction_type": prediction, **SCHEDULES[schedule]}
+    configuration = DiffusersTeacher(unet=UNET, **settings)
+    denoiser = DiscreteTimeDenoiser(unet(), noise_levels(configuration), prediction)
+    return denoiser, kind(**settings, clip_sample=False)
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_estimate_is_the_schedulers_own(prediction, schedule, kind):
+    denoiser, scheduler = pair(prediction, schedule, kind)
+    scheduler.set_timesteps(1000)
+    for t in (0, 1, 37, 500, 998, 999):
+        x_t = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(t))
+        with torch.no_grad():
+            expected = scheduler.step(denoiser.net(x_t, t).sample, t, x_t).pred_original_sample
+        ours = denoiser(x_t / scheduler.alphas_cumprod[t].sqrt(), denoiser.sigmas[t])
+        assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_level_has_exactly_its_time_step_in_any_precision(schedule):
+    denoiser, _ = pair("epsilon", schedule)
+    steps = torch.arange(1000)
+    assert torch.equal(denoiser.time(denoiser.sigmas), steps.float())
+    exact = DiffusersTeacher(unet=UNET, beta_schedule=schedule, **SCHEDULES[schedule])
+    assert torch.equal(denoiser.time(noise_levels(exact).double() * (1 + 3e-8)), steps.float())
+
+
+def test_between_the_levels_time_is_the_librarys_interpolation():
+    denoiser, _ = pair("epsilon", "scaled_linear")
+    scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    levels = (((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5).numpy()
+    sigma = np.geomspace(levels[0] * 0.5, levels[-1] * 2, 301)
+    expected = scheduler._sigma_to_t(sigma, np.log(levels))
+    assert np.abs(denoiser.time(torch.tensor(sigma)).numpy() - expected).max() < 2e-3  # half of it is the snap to whole steps
+    assert denoiser.time(torch.tensor([1e-4, 1e4])).tolist() == [0.0, 999.0]
+
+
+def test_each_image_has_its_own_noise_level():
+    denoiser, _ = pair("v_prediction", "linear")
+    x, sigma = torch.randn(3, 3, 8, 8), torch.tensor([0.1, 2.0, 60.0])
+    together = denoiser(x, sigma)
+    alone = torch.cat([denoiser(x[i : i + 1], sigma[i]) for i in range(3)])
+    assert torch.allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_reach_a_network_with_classes_and_learned_variance_is_left_out():
+    levels = noise_levels(DiffusersTeacher(unet=UNET))
+    denoiser = DiscreteTimeDenoiser(unet(num_class_embeds=4, out_channels=6), levels, "epsilon")
+    x = torch.randn(2, 3, 8, 8)
+    first, second = (denoiser(x, torch.tensor(1.0), Condition(labels=torch.tensor(labels))) for labels in ([0, 1], [0, 2]))
+    assert first.shape == x.shape
+    assert torch.allclose(first[0], second[0]) and not torch.allclose(first[1], second[1], rtol=1e-4)
+
+
+def save(folder: Path, nested: bool = True, safe: bool = True, **scheduler) -> UNet2DModel:
+    net = unet()
+    net.save_pretrained(folder / "unet" if nested else folder, safe_serialization=safe)
+    DDPMScheduler(**scheduler).save_pretrained(folder / "scheduler" if nested else folder)
+    return net
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_saved_pipeline_arrives_bit_for_bit(tmp_path, nested, safe):
+    net = save(tmp_path / "ddpm", nested, safe, prediction_type="v_prediction", beta_end=0.03)
+    denoiser, configuration = import_diffusers(tmp_path / "ddpm")
+    assert configuration.prediction_type == "v_prediction" and configuration.beta_end == 0.03
+    for name, value in net.state_dict().items():
+        assert torch.equal(denoiser.net.state_dict()[name], value)
+    save_teacher(tmp_path / "teacher.safetensors", denoiser, configuration)
+    again, found = load_teacher(tmp_path / "teacher.safetensors")
+    x = torch.randn(2, 3, 8, 8)
+    assert found == configuration
+    assert torch.equal(again(x, torch.tensor(3.3)), denoiser(x, torch.tensor(3.3)))
+
+
+def test_building_on_the_meta_device_keeps_the_schedule():
+    with torch.device("meta"):
+        denoiser = build(DiffusersTeacher(unet=UNET))
+    assert denoiser.sigmas.device.type == "cpu" and next(denoiser.net.parameters()).device.type == "meta"
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as error:
+        import_diffusers(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path):
+    assert "config.json is missing" in refusal(tmp_path / "none")
+    save(tmp_path / "a")
+    edit(tmp_path / "a/unet/config.json", layers_per_block=2)
+    assert "size mismatch" in refusal(tmp_path / "a")
+    for change in ({"conv_out.bias": None}, {"conv_extra.bias": torch.zeros(1)}):
+        save(tmp_path / "g")
+        weights = tmp_path / "g/unet/diffusion_pytorch_model.safetensors"
+        kept = {name: value for name, value in {**load_file(weights), **change}.items() if value is not None}
+        save_file(kept, weights, metadata={"format": "pt"})
+        kind = "missing" if "conv_out.bias" in change else "unexpected"
+        assert f"does not fit its config.json ({kind} keys: {next(iter(change))})" in refusal(tmp_path / "g")
+    save(tmp_path / "b")
+    edit(tmp_path / "b/unet/config.json", _class_name="UNet2DConditionModel")
+    assert "describes no UNet2DModel" in refusal(tmp_path / "b")
+    save(tmp_path / "c", prediction_type="epsilon")
+    edit(tmp_path / "c/scheduler/scheduler_config.json", prediction_type="flow")
+    assert "'flow'" in refusal(tmp_path / "c")
+    save(tmp_path / "d", rescale_betas_zero_snr=True)
+    assert "infinite noise" in refusal(tmp_path / "d")
+    save(tmp_path / "e")
+    os.truncate(tmp_path / "e/unet/diffusion_pytorch_model.safetensors", 5000)
+    assert "cannot be read by diffusers" in refusal(tmp_path / "e")
+    save(tmp_path / "f")
+    (tmp_path / "f/unet/diffusion_pytorch_model.safetensors").unlink()
+    assert "cannot be read by diffusers" in refusal(tmp_path / "f")
+
+
+class Call:
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))])
+def test_a_hostile_weight_file_is_refused_and_not_executed(tmp_path, write):
+    save(tmp_path / "ddpm")
+    (tmp_path / "ddpm/unet/diffusion_pytorch_model.safetensors").unlink()
+    write({"conv_in.weight": Call(f"touch {tmp_path / 'canary'}")}, tmp_path / "ddpm/unet/diffusion_pytorch_model.bin")
+    assert "cannot be read by diffusers" in refusal(tmp_path / "ddpm")
+    assert not (tmp_path / "canary").exists()

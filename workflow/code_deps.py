@@ -1,0 +1,61 @@
+"""Write each stage's code into dvc.yaml: `make deps`. The lines under `deps:` that begin with ${code} are replaced, nothing else is
+touched.
+
+A stage's code is what its command imports, so a changed line reruns the stages that stand on it and no others. Suites get a copy of the
+file.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from backtrail.provenance.closure import PACKAGE_FOLDER, closure, source_files
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def code_lines(command: str) -> list[str]:
+    """The deps of a stage that runs `python -m backtrail COMMAND`: its module's imports and the entry point's."""
+    modules = {*closure("backtrail.__main__"), *closure(f"backtrail.cli.{command.replace('-', '_')}")}
+    return [f"      - ${{code}}/{path.as_posix()}\n" for path in folded(set(source_files(modules)))]
+
+
+def folded(files: set[Path]) -> list[Path]:
+    """The files, sorted, a folder standing for its files where all of them are there."""
+    for folder in sorted({file.parent for file in files} - {Path()}, reverse=True):
+        inside = {f.relative_to(PACKAGE_FOLDER) for f in (PACKAGE_FOLDER / folder).rglob("*") if f.is_file() and f.suffix != ".pyc"}
+        if len(inside) > 1 and inside <= files:
+            files = (files - inside) | {folder}
+    return sorted(files)
+
+
+def rewrite(text: str) -> str:
+    """dvc.yaml with the code of every stage as it is now."""
+    out: list[str] = []
+    command = None
+    for line in text.splitlines(keepends=True):
+        if line.startswith("      - ${code}/"):
+            continue
+        out.append(line)
+        if found := re.match(r"    cmd: python -m backtrail (\S+)", line):
+            command = found[1]
+        if line == "    deps:\n" and command:
+            out += code_lines(command)
+    return "".join(out)
+
+
+def main(check: bool) -> int:
+    """Rewrite the files, or with `check` say which are not as they should be. Returns the exit code."""
+    source = ROOT / "dvc.yaml"
+    wanted, stale = rewrite(source.read_text()), []
+    for path in [source, *sorted(ROOT.glob("suites/*/dvc.yaml"))]:
+        if path.read_text() != wanted:
+            stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                path.write_text(wanted)
+    print(f"{'stale' if check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

@@ -1,0 +1,230 @@
+"""What DVC knows of the stages, as a plan that Snakemake can schedule.
+
+DVC decides by content what is out of date; Snakemake, which decides by time stamps and missing files, is told so through
+one empty stamp per stage that is up to date. Snakemake reads, touches and deletes stamps only: every file that a stage makes
+stays DVC's. The main process asks DVC once and writes the plan; the processes of jobs read it and never import DVC.
+Everything in `FOLDER` is derived and safe to delete while nothing runs.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from snakemake.exceptions import WorkflowError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+DVC_VERSION = "3.67.1"  # the version whose Python interface `read_stages` was written for
+FOLDER = Path(".snakemake/dvc")
+PLAN = FOLDER / "plan.json"
+STAMPS = FOLDER / "stamps"
+BENCHMARKS = FOLDER / "benchmarks"
+RESOURCES = {"gpus", "mem_mb", "runtime", "threads", "retries"}  # runtime in minutes
+REPORT_KEYS = {"category", "caption", "patterns"}
+
+
+def load_plan(is_main_process: bool) -> dict[str, Any]:
+    """Return the plan of the project in the current folder; the main process makes it anew first.
+
+    A plan holds `stages`, a list of {name, parents, resources, reports}, and `stale`, {name: reason}.
+    """
+    return make_plan() if is_main_process else json.loads(PLAN.read_text())
+
+
+def stamp(name: str) -> str:
+    """Return the path of a stage's stamp: there if and only if the stage is up to date."""
+    return str(STAMPS / quote(name, safe="@=,"))
+
+
+def benchmark(name: str) -> str:
+    """Return the path of a stage's benchmark; empty for a stage that DVC has and Snakemake did not run here."""
+    return f"{BENCHMARKS / quote(name, safe='@=,')}.tsv"
+
+
+def describe_job(plan: dict[str, Any], name: str) -> str:
+    """Return the line that Snakemake prints for a job: the stage and why DVC would run it."""
+    line = f"{name}: {plan['stale'].get(name, 'up to date')}"
+    return line.replace("{", "{{").replace("}", "}}")
+
+
+def make_plan() -> dict[str, Any]:
+    """Ask DVC for the stages and what is stale, bring the stamps into line, and write the plan.
+
+    A stamp that is younger than the question is left alone: a job of another Snakemake made it while DVC was answering.
+    """
+    for folder in (STAMPS, BENCHMARKS):
+        folder.mkdir(parents=True, exist_ok=True)
+    draft = PLAN.with_suffix(f".{os.getpid()}")
+    draft.touch()
+    try:
+        asked_ns = draft.stat().st_mtime_ns
+        plan = ask_dvc()
+        fresh = {stage["name"] for stage in plan["stages"]} - set(plan["stale"])
+        for path in (Path(made(name)) for name in fresh for made in (stamp, benchmark)):
+            if not path.exists():
+                path.touch()
+        for path in set(STAMPS.iterdir()) - {Path(stamp(name)) for name in fresh}:
+            if path.stat().st_mtime_ns < asked_ns:
+                path.unlink()
+        draft.write_text(json.dumps(plan, indent=1))
+        draft.replace(PLAN)  # at once: a job never reads half a plan
+    finally:
+        draft.unlink(missing_ok=True)
+    return plan
+
+
+def ask_dvc() -> dict[str, Any]:
+    """Return the plan as DVC sees the current folder; one sentence if it cannot be read."""
+    try:
+        from dvc import __version__ as version
+        from dvc.exceptions import DvcException
+    except ImportError as error:
+        raise WorkflowError(f"DVC cannot be imported ({error}): install it with `pip install dvc=={DVC_VERSION}`") from error
+    try:
+        return read_stages()
+    except DvcException as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise WorkflowError(f"DVC cannot read the stages of this folder: {error}{cause}") from error
+    except (ImportError, AttributeError, TypeError) as error:
+        raise WorkflowError(
+            f"The Python interface of DVC has moved: the Snakefile was written for version {DVC_VERSION}, found {version} "
+            f"({type(error).__name__}: {error}): install the pinned version with `pip install dvc=={DVC_VERSION}`"
+        ) from error
+
+
+def read_stages() -> dict[str, Any]:
+    """Load DVC's index, its graph and its status under one lock, so that the three agree."""
+    from dvc.repo import Repo, lock_repo
+
+    # As `dvc --wait-for-lock`: jobs of another run hold the lock for moments only, never while their commands run.
+    repo = Repo(_wait_for_lock=True)
+    if Path(repo.root_dir) != Path.cwd():
+        raise WorkflowError(
+            f"{Path.cwd()} is no DVC project of its own, found one in {repo.root_dir}: give the folder a `.dvc/config`, as suites/ have"
+        )
+    with lock_repo(repo):
+        graph = repo.index.graph
+        stages = sorted((stage for stage in repo.index.stages if stage.cmd), key=lambda stage: stage.addressing)
+        parents = {stage.addressing: sorted(p.addressing for p in graph.successors(stage) if p.cmd) for stage in stages}
+        changed = find_changed(repo, stages)
+    frozen = {stage.addressing for stage in stages if stage.frozen}
+    return {
+        "stages": [
+            {
+                "name": stage.addressing,
+                "parents": parents[stage.addressing],
+                "resources": read_resources(stage),
+                "reports": read_reports(stage),
+            }
+            for stage in stages
+        ],
+        "stale": add_downstream(changed, parents, frozen),
+    }
+
+
+def find_changed(repo: "Repo", stages: "Iterable[Stage]") -> dict[str, str]:
+    """Return {name: reason} of the stages that DVC finds changed, or that another process is writing at this moment.
+
+    A stage that is being written is not asked for: DVC would take the entry of a process on another node for that of a dead one,
+    drop it from its lock file, and so break the running job.
+    """
+    written = locked_paths(repo)
+    changed = {}
+    for stage in stages:
+        if any(overlaps(item.fs_path, path) for item in [*stage.outs, *stage.deps] for path in written):
+            changed[stage.addressing] = "being written by another process"
+        elif status := stage.status(check_updates=False):
+            changed[stage.addressing] = describe(status[stage.addressing])
+    return changed
+
+
+def locked_paths(repo: "Repo") -> list[str]:
+    """Return the paths that running (or killed) stages hold for writing, from DVC's lock file."""
+    try:
+        return list(json.loads((Path(repo.tmp_dir) / "rwlock").read_text()).get("write", {}))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise WorkflowError(f"{repo.tmp_dir}/rwlock is damaged ({error}): remove it when no other DVC process runs") from error
+
+
+def overlaps(one: str, other: str) -> bool:
+    """Return whether two paths are the same or one lies inside the other."""
+    first, second = sorted((Path(one).parts, Path(other).parts), key=len)
+    return second[: len(first)] == first
+
+
+def describe(entries: list[Any]) -> str:
+    """Return DVC's status of one stage as a line: `changed deps: params.yaml (train.lr modified)`."""
+    lines = []
+    for entry in entries:
+        if isinstance(entry, str):
+            lines.append(entry)
+            continue
+        for what, items in entry.items():
+            details = [
+                f"{path} ({how if isinstance(how, str) else list_some([f'{k} {v}' for k, v in how.items()])})"
+                for path, how in items.items()
+            ]
+            lines.append(f"{what}: {list_some(details)}")
+    return "; ".join(lines)
+
+
+def list_some(items: list[str]) -> str:
+    """Return the first three items as a line, and how many more there are."""
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def add_downstream(changed: dict[str, str], parents: dict[str, list[str]], frozen: set[str]) -> dict[str, str]:
+    """Return `changed` with everything downstream of it; a frozen stage does not follow its parents, as in `dvc repro`."""
+    stale = dict(changed)
+    grown = True
+    while grown:
+        grown = False
+        for name, above in parents.items():
+            reason = next((parent for parent in above if parent in stale), None)
+            if name not in stale and name not in frozen and reason is not None:
+                stale[name] = f"downstream of {reason}"
+                grown = True
+    return stale
+
+
+def read_resources(stage: "Stage") -> dict[str, int]:
+    """Return `meta: resources:` of a stage, checked: whole numbers under known names."""
+    resources = (stage.meta or {}).get("resources", {})
+    for key, value in resources.items():
+        if key not in RESOURCES:
+            raise WorkflowError(f"{stage.addressing}: unknown resource {key!r} in meta, expected one of {', '.join(sorted(RESOURCES))}")
+        if type(value) is not int or value < 0:
+            raise WorkflowError(f"{stage.addressing}: resource {key!r} in meta must be a whole number, found {value!r}")
+    return resources
+
+
+def read_reports(stage: "Stage") -> list[dict[str, Any]]:
+    """Return the outputs that carry `meta: report:` and exist, as {path, category, caption, patterns}."""
+    reports = []
+    for out in stage.outs:
+        report = (out.annot.meta or {}).get("report")
+        if report is None:
+            continue
+        if not isinstance(report, dict) or not {"category", "caption"} <= set(report) <= REPORT_KEYS:
+            raise WorkflowError(
+                f"{stage.addressing}: meta: report: of {out} must hold category and caption (and patterns), found {report!r}"
+            )
+        if out.exists:
+            reports.append({"path": os.path.relpath(out.fs_path), "patterns": None, **report})
+    return reports
+
+
+def scheduler_resources(resources: dict[str, int]) -> dict[str, int]:
+    """Return a stage's resources under the names that Snakemake and its Slurm plugin know.
+
+    `tasks_per_gpu=0`: with two GPUs the plugin would otherwise start the script twice, once per GPU.
+    """
+    known = {key: resources[key] for key in ("mem_mb", "runtime") if key in resources}
+    return {**known, "gpu": resources["gpus"], "tasks_per_gpu": 0} if resources.get("gpus") else known
