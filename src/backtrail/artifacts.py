@@ -1,21 +1,17 @@
 """Reading and writing what stages make: whole or not at all, the same bytes for the same content, and nothing executed.
 
-Tensors are safetensors with a JSON header, tables are CSV, values are JSON. Each writer goes through a temporary name in the same
+Tables are CSV, values are JSON; tensors have a module of their own (`tensors.py`). Each writer goes through a temporary name in the same
 folder and a rename, so a stage that is killed leaves no file that looks finished.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from backtrail.errors import UserError
 
@@ -32,28 +28,6 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write tensors and a JSON-able `metadata` mapping as one safetensors file."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"backtrail": json.dumps(metadata or {}, sort_keys=True)}
-    atomic_write(path, lambda file: safetensors.torch.save_file(contiguous, file, metadata=header))
-
-
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read back what `save_tensors` wrote: the tensors (on the CPU) and the metadata.
-
-    Raises UserError if the file is absent or is no whole safetensors file.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("backtrail", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): delete it and run the stage again") from None
 
 
 def save_json(path: str | Path, value: Any) -> None:
@@ -85,15 +59,6 @@ def load_csv(path: str | Path) -> pd.DataFrame:
         raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a table ({error}): delete it and run the stage again") from None
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and bytes: equal digests are equal tensors, whatever file they lie in."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return sha.hexdigest()
 
 
 def file_digest(path: str | Path) -> str:

@@ -58,8 +58,12 @@ def reference_ode(denoiser, x: Tensor, t: float, t_end: float) -> Tensor:
 
 
 def tiny_denoiser(seed: int = 0, image_channels: int = 1, n_classes: int = 0, dropout: float = 0.0, scale: float = 0.05) -> EDMDenoiser:
-    """A U-Net of 8 channels with weights moved off their zeros, so that every part of it acts."""
-    p = UNetParameters(image_channels=image_channels, channels=[8], attention_levels=[0], n_classes=n_classes, dropout=dropout)
+    """A U-Net for 4x4 pixels with weights moved off their zeros, so that every part of it acts.
+
+    Sixteen channels, since group normalisation with one channel to a group would take out what the step condition adds.
+    """
+    shape = {"image_channels": image_channels, "resolution": 4, "channels": [16], "attention_levels": [0]}
+    p = UNetParameters(n_classes=n_classes, dropout=dropout, **shape)
     denoiser = build(p, 0.5, seed)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -9,7 +9,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from backtrail.artifacts import load_tensors
 from backtrail.data import dataset, sources
 from backtrail.data.dataset import batch, load_dataset, to_float, to_uint8
 from backtrail.data.fashion_mnist import fashion_mnist, read_idx
@@ -21,6 +20,7 @@ from backtrail.data.sources import SOURCES
 from backtrail.errors import UserError
 from backtrail.parameters.base import validate
 from backtrail.parameters.data import Data, DataSet
+from backtrail.tensors import load_tensors
 
 
 def idx(array):

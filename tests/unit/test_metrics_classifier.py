@@ -5,11 +5,11 @@ import hashlib
 import pytest
 import torch
 
-from backtrail.artifacts import save_tensors
 from backtrail.errors import UserError
 from backtrail.metrics.classifier import accuracy, epoch_order, learning_rate_factor, load_classifier, save_classifier, train_classifier
 from backtrail.metrics.features import extractor
 from backtrail.parameters.classifier import ClassifierParameters
+from backtrail.tensors import save_tensors
 
 SMALL = ClassifierParameters(width=8, n_steps=60, batch_size=32)
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from edm_pickles import foreign_ema, randomised, write_checkpoint
 
-from backtrail.artifacts import save_tensors
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
 from backtrail.nets.dhariwal import DhariwalConfiguration
@@ -21,6 +20,7 @@ from backtrail.teachers.edm import EDM, IDDPM, VE, VP, EDMTeacher, build, import
 from backtrail.teachers.pickled_tensors import read_pickle
 from backtrail.teachers.published import PUBLISHED
 from backtrail.teachers.store import load_teacher, save_teacher
+from backtrail.tensors import save_tensors
 
 torch.set_num_threads(1)
 

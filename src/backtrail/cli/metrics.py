@@ -2,7 +2,7 @@
 
 import click
 
-from backtrail.artifacts import load_tensors, save_json
+from backtrail.artifacts import save_json
 from backtrail.cli.measures import CLASSIFIER, load_measure, reference_file
 from backtrail.cli.student import method_parameters
 from backtrail.cli.torch_stage import torch_stage
@@ -10,6 +10,7 @@ from backtrail.metrics.evaluate import evaluate, protocol
 from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.tensors import load_tensors
 from backtrail.training.progress import progress
 
 

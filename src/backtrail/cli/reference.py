@@ -25,5 +25,5 @@ def command(name: str) -> None:
     out, values = reference_file(name), f"results/reference/{name}.json"
     with torch_stage(f"reference@{name}", __name__, {"metrics": p}, [DATASET, CLASSIFIER], [out, values]):
         dataset = load_dataset(DATASET)
-        save_reference(out, extractor(name, Path(CLASSIFIER)), dataset.train_images, p.n_reference, p.n_pairwise, p.batch_size)
+        save_reference(out, extractor(name, Path(CLASSIFIER)), dataset.train_images, p)
         save_json(values, {"extractor": name, **real_images(dataset.test_images, load_measure(name), p)})

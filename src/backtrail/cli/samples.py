@@ -2,7 +2,6 @@
 
 import click
 
-from backtrail.artifacts import save_tensors
 from backtrail.cli.student import method_parameters, samplers
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.data.dataset import to_uint8
@@ -11,6 +10,7 @@ from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.sampling.sample import sample
+from backtrail.tensors import save_tensors
 
 
 @click.command()

@@ -13,7 +13,11 @@ def command() -> None:
     """Write each table as CSV, LaTeX and Markdown in reports/tables."""
     outputs = [f"reports/tables/{name}.{kind}" for name in TABLES for kind in ("csv", "tex", "md")]
     with stage(
-        "tables", __name__, {"report": section(Report, "report")}, ["results/metrics", "results/curves", "results/mismatch"], outputs
+        "tables",
+        __name__,
+        {"report": section(Report, "report")},
+        ["results/metrics", "results/curves", "results/mismatch", "results/paths"],
+        outputs,
     ):
         for name in TABLES:
             render_table(name)

@@ -2,7 +2,6 @@
 
 import click
 
-from backtrail.artifacts import save_tensors
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.data.dataset import to_uint8
 from backtrail.nets.build import load_denoiser
@@ -10,6 +9,7 @@ from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.sampling.sample import Sampler, sample
+from backtrail.tensors import save_tensors
 from backtrail.training.progress import progress
 
 TEACHER, SAMPLES = "results/teacher/teacher.safetensors", "results/samples/teacher.safetensors"

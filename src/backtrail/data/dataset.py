@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from backtrail import randomness
-from backtrail.artifacts import load_tensors
 from backtrail.errors import UserError
+from backtrail.tensors import load_tensors
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 VALUES = ("n_classes", "sigma_data", "name", "digest")

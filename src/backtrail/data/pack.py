@@ -1,7 +1,7 @@
 """From images to `dataset.safetensors`, in constant memory: pooled, measured and written row by row.
 
 The header is written last, into space left for it, because it holds what is only known at the end (sigma_data, digest). The file is a
-plain safetensors file: `artifacts.load_tensors` reads it.
+plain safetensors file: `tensors.load_tensors` reads it.
 """
 
 import hashlib

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, EDMDenoiser
-from backtrail.methods.one_step import diffuse, draw_labels, generate, initial_student, score_matching_loss, student_input
+from backtrail.denoiser import EDMDenoiser
+from backtrail.methods.one_step import diffuse, draw_labels, generate, given, initial_student, score_matching_loss, student_input
 from backtrail.parameters.score_distillation import Recording, ScoreDistillation
 from backtrail.parameters.training import NoiseLaw
 from backtrail.training.loop import Losses, run
@@ -22,15 +22,23 @@ from backtrail.training.state import TrainingState, adam, optimiser_step, weight
 
 
 def record(
-    teacher: EDMDenoiser, p: ScoreDistillation, shape: tuple[int, ...], data: Tensor, seed: int, scratch: Scratch | None = None
+    teacher: EDMDenoiser,
+    p: ScoreDistillation,
+    shape: tuple[int, ...],
+    data: Tensor,
+    seed: int,
+    scratch: Scratch | None = None,
+    start: EDMDenoiser | None = None,
+    data_labels: Tensor | None = None,
 ) -> tuple[list[EDMDenoiser], list[dict], dict]:
     """The path for the student that `p` starts from.
 
-    shape is one image's [C, H, W]; data [N, C, H, W] in the model's range is what the path's loss on data is measured on.
+    shape is one image's [C, H, W]; data [N, C, H, W] in the model's range (with labels [N] for a conditional teacher) is what the path's
+    loss on data is measured on. `start` is the initial student where it is neither the teacher nor random.
     Returns the nodes (teacher first), a row {step, loss_student, loss_data} for each, and {stopped_by, steps}.
     """
-    student = initial_student(teacher, p.student_start, seed).eval().requires_grad_(False)
-    measure = PathLoss(student, p, shape, data, seed)
+    student = initial_student(teacher, p.student_start, seed, start).eval().requires_grad_(False)
+    measure = PathLoss(student, p, shape, data, seed, data_labels)
     if p.recording is None:
         return [teacher], [{"step": 0, **measure(teacher)}], {"stopped_by": "path of one node", "steps": 0}
     node = copy.deepcopy(teacher).eval().requires_grad_(True)
@@ -51,19 +59,26 @@ def record(
 class PathLoss:
     """The EDM loss of a denoiser on the initial student's samples and on data, with fixed samples, noise and noise levels."""
 
-    def __init__(self, student: EDMDenoiser, p: ScoreDistillation, shape: tuple[int, ...], data: Tensor, seed: int):
+    def __init__(
+        self, student: EDMDenoiser, p: ScoreDistillation, shape: tuple[int, ...], data: Tensor, seed: int, data_labels: Tensor | None = None
+    ):
         n = p.recording.evaluation_batch if p.recording else 256
         labels = draw_labels(student.net.p.n_classes, n, seed, "path-loss-label", 0)
-        self.condition = Condition(labels=labels) if labels is not None else None
+        if labels is not None and data_labels is None:
+            raise ValueError("the loss of a conditional denoiser on data needs the data's labels")
         with torch.no_grad():
             x0 = generate(student, student_input((n, *shape), p.sigma_init, seed, "path-loss-z", 0), p.sigma_init, labels)
-        self.sets = {"loss_student": self._diffused(x0, p.noise_fake, seed), "loss_data": self._diffused(data[:n], p.noise_fake, seed)}
+        of_data = given(data_labels[:n]) if labels is not None and data_labels is not None else None
+        self.sets = {
+            "loss_student": (*self._diffused(x0, p.noise_fake, seed), given(labels)),
+            "loss_data": (*self._diffused(data[:n], p.noise_fake, seed), of_data),
+        }
 
     @torch.no_grad()
     def __call__(self, denoiser: EDMDenoiser) -> Losses:
         return {
-            name: edm_loss(denoiser(noisy, sigma, self.condition), x0, sigma, denoiser.sigma_data).item()
-            for name, (x0, noisy, sigma) in self.sets.items()
+            name: edm_loss(denoiser(noisy, sigma, condition), x0, sigma, denoiser.sigma_data).item()
+            for name, (x0, noisy, sigma, condition) in self.sets.items()
         }
 
     @staticmethod

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from backtrail.denoiser import Condition, Denoiser, EDMDenoiser, per_image
+from backtrail.errors import UserError
 from backtrail.nets.build import build
 from backtrail.parameters.training import NoiseLaw
 from backtrail.randomness import integers, normal
@@ -19,8 +20,12 @@ def student_input(shape: tuple[int, ...], sigma_init: float, seed: int, purpose:
 
 def generate(student: Denoiser, z: Tensor, sigma_init: float, labels: Tensor | None = None) -> Tensor:
     """G(z) = D(z, sigma_init): the student's sample x0 for the input z (Diff-Instruct's generator on an EDM denoiser)."""
-    condition = Condition(labels=labels) if labels is not None else None
-    return student(z, torch.tensor(sigma_init, dtype=z.dtype, device=z.device), condition)
+    return student(z, torch.tensor(sigma_init, dtype=z.dtype, device=z.device), given(labels))
+
+
+def given(labels: Tensor | None) -> Condition | None:
+    """The condition of a denoiser that is told labels, or nothing."""
+    return Condition(labels=labels) if labels is not None else None
 
 
 def draw_labels(n_classes: int, n: int, seed: int, purpose: str, step: int) -> Tensor | None:
@@ -28,9 +33,16 @@ def draw_labels(n_classes: int, n: int, seed: int, purpose: str, step: int) -> T
     return integers(n_classes, (n,), seed, purpose, step) if n_classes else None
 
 
-def initial_student(teacher: EDMDenoiser, start: str, seed: int) -> EDMDenoiser:
-    """G^0: the teacher's weights, or weights drawn at random from (seed, "init")."""
-    return build(teacher.net.p, teacher.sigma_data, seed) if start == "random" else copy.deepcopy(teacher)
+def initial_student(teacher: EDMDenoiser, kind: str, seed: int, start: EDMDenoiser | None = None) -> EDMDenoiser:
+    """G^0: a copy of `start` if there is one, else the teacher's weights, or weights drawn at random from (seed, "init").
+
+    Raises UserError if `start` has another architecture than the teacher: the path's nodes have to be able to fit its samples.
+    """
+    if start is not None:
+        if (start.net.p, start.sigma_data) != (teacher.net.p, teacher.sigma_data):
+            raise UserError(f"the student to start from ({start.net.p!r}) is another architecture than the teacher ({teacher.net.p!r})")
+        return copy.deepcopy(start)
+    return build(teacher.net.p, teacher.sigma_data, seed) if kind == "random" else copy.deepcopy(teacher)
 
 
 def diffuse(x0: Tensor, law: NoiseLaw, seed: int, purpose: str, step: int) -> tuple[Tensor, Tensor]:
@@ -43,4 +55,4 @@ def diffuse(x0: Tensor, law: NoiseLaw, seed: int, purpose: str, step: int) -> tu
 def score_matching_loss(model: EDMDenoiser, x0: Tensor, law: NoiseLaw, labels: Tensor | None, seed: int, purpose: str, step: int) -> Tensor:
     """Denoising score matching on samples x0 (DisBack, Eq. 5 and Eq. 7), in the teacher's own weighting."""
     noisy, sigma = diffuse(x0, law, seed, purpose, step)
-    return edm_loss(model(noisy, sigma, Condition(labels=labels) if labels is not None else None), x0, sigma, model.sigma_data)
+    return edm_loss(model(noisy, sigma, given(labels)), x0, sigma, model.sigma_data)

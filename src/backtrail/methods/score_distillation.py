@@ -12,10 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, EDMDenoiser, per_image
-from backtrail.methods.one_step import diffuse, draw_labels, generate, initial_student, student_input
+from backtrail.denoiser import EDMDenoiser, per_image
+from backtrail.methods.one_step import diffuse, draw_labels, generate, given, initial_student, student_input
 from backtrail.methods.path import DegradationPath
 from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.randomness import derive_seed
 from backtrail.training.loop import Losses, run
 from backtrail.training.noise import edm_loss
 from backtrail.training.scratch import Scratch
@@ -45,33 +46,33 @@ def distil(
 
     def log(losses: Losses) -> None:
         evaluated.load_state_dict(state.averages["student"])
-        node = schedule.node(max(state.step - 1, 0), state)
         # The row of update 0 is the initial student, which has cost the recording alone.
         cost = path.cost + state.step * update_cost(p)
         state.rows.append(
-            {"update": state.step, "total_updates": state.step + path.recorded_steps, "cost": cost, "node": node, "nfe": 1}
+            {"update": state.step, "total_updates": state.step + path.recorded_steps, "cost": cost, "node": state.notes["target"], "nfe": 1}
             | {"fd_classifier": evaluate(evaluated), "loss_student": losses.get("student"), "loss_fake": losses.get("fake")}
         )
-        if state.step % p.snapshot_every == 0 or state.step == p.updates:
+        if state.step in p.snapshots or state.step == p.updates:
             for name in ("student", "fake"):
                 state.snapshots[f"{name}-{state.step:09d}"] = weights(state.modules[name])
 
     for step, losses in run(state, lambda step: update(state, path, schedule, p, shape, seed, step), p.updates, scratch):
-        if step % p.evaluate_every == 0 or step == p.updates:
+        if step % p.evaluate_every == 0 or step in p.snapshots or step == p.updates:
             log(losses)
     return state
 
 
 def initial_state(path: DegradationPath, p: ScoreDistillation, seed: int, start: EDMDenoiser | None = None) -> TrainingState:
     """Student G^0 and fake score s'_N (DisBack, Algorithm 2, first line); for a path of one node the fake score is the teacher."""
-    student = copy.deepcopy(start) if start is not None else initial_student(path.teacher, p.student_start, seed)
+    student = initial_student(path.teacher, p.student_start, seed, start)
     fake = copy.deepcopy(path.nodes[-1] if p.fake_start == "last-node" else path.teacher)
-    modules = {"student": student.train().requires_grad_(True), "fake": fake.train().requires_grad_(True)}
+    modules = {"student": student.train(p.dropout).requires_grad_(True), "fake": fake.eval().requires_grad_(True)}
     return TrainingState(
         modules,
         {"student": adam(student, p.student), "fake": adam(fake, p.fake)},
         averages={"student": weights(student)},
-        notes={"node": first_node(path, p), "node_start": 0, "mismatch": []},
+        # node: the target to come, target: the one of the last update.
+        notes={"node": first_node(path, p), "target": first_node(path, p), "mismatch": []},
     )
 
 
@@ -108,8 +109,9 @@ class TargetSchedule:
         if self.p.node_budget == "proportional" and self.first:
             losses = path.table["loss_student"].tolist()
             falls = [max(losses[i] - losses[i + 1], 0.0) for i in range(self.first, 0, -1)]
-            share = sum(budgets) / sum(falls) if sum(falls) > 0 else 0.0
-            budgets = [max(1.0, fall * share) for fall in falls] if share else budgets
+            # One update each, the others in proportion: the sum stays what the parameters were checked for.
+            share = (sum(budgets) - len(budgets)) / sum(falls) if sum(falls) > 0 else 0.0
+            budgets = [1.0 + fall * share for fall in falls] if share else budgets
         return [round(sum(budgets[: k + 1])) for k in range(len(budgets))]
 
 
@@ -127,12 +129,15 @@ def update(
     The student runs forward once for both losses (8 forwards; the released Diff-Instruct runs it twice, 9). No gradient reaches the target,
     and none reaches the fake score through the student's loss.
     """
-    target = path.nodes[schedule.node(step, state)]
+    state.notes["target"] = schedule.node(step, state)
+    target = path.nodes[state.notes["target"]]
     labels = draw_labels(target.net.p.n_classes, p.batch, seed, "distil-label", step)
     z = student_input((p.batch, *shape), p.sigma_init, seed, "distil-z", step)
-    x0 = generate(state.modules["student"], z, p.sigma_init, labels)
     steps = _shared_steps if p.shared_noise else _separate_steps
-    losses, mismatch = steps(state, target, p, x0, labels, seed, step)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "dropout", step))
+        x0 = generate(state.modules["student"], z, p.sigma_init, labels)
+        losses, mismatch = steps(state, target, p, x0, labels, seed, step)
     _average_student(state, p, step + 1)
     schedule.observe(mismatch, state)
     return losses
@@ -148,12 +153,14 @@ def _separate_steps(
         if part == "fake":
             for draw in range(step * p.fake_per_student, (step + 1) * p.fake_per_student):
                 noisy, sigma = diffuse(x0.detach(), p.noise_fake, seed, "fake", draw)
-                losses["fake"] = _fit_fake(state, p, state.modules["fake"](noisy, sigma, _condition(labels)), x0.detach(), sigma, draw)
+                denoised = state.modules["fake"].train(p.dropout)(noisy, sigma, given(labels))
+                losses["fake"] = _fit_fake(state, p, denoised, x0.detach(), sigma, draw)
         else:
             noisy, sigma = diffuse(x0.detach(), p.noise_student, seed, "student", step)
             with torch.no_grad():
-                denoised_fake = state.modules["fake"](noisy, sigma, _condition(labels))
-                denoised_target = target(noisy, sigma, _condition(labels))
+                # Without dropout, so that equal scores differ by nothing; the released code replays one mask for both nets.
+                denoised_fake = state.modules["fake"].eval()(noisy, sigma, given(labels))
+                denoised_target = target(noisy, sigma, given(labels))
             losses["student"] = _move_student(state, p, denoised_fake, denoised_target, x0, sigma, step)
             mismatch = _distance(denoised_target, x0)
     return losses, mismatch
@@ -168,9 +175,9 @@ def _shared_steps(
     estimator, faster and slightly staler.
     """
     noisy, sigma = diffuse(x0.detach(), p.noise_student, seed, "student", step)
-    denoised_fake = state.modules["fake"](noisy, sigma, _condition(labels))
+    denoised_fake = state.modules["fake"].train(p.dropout)(noisy, sigma, given(labels))
     with torch.no_grad():
-        denoised_target = target(noisy, sigma, _condition(labels))
+        denoised_target = target(noisy, sigma, given(labels))
     losses = {"student": _move_student(state, p, denoised_fake.detach(), denoised_target, x0, sigma, step)}
     losses["fake"] = _fit_fake(state, p, denoised_fake, x0.detach(), sigma, step)
     return losses, _distance(denoised_target, x0)
@@ -228,10 +235,6 @@ def _average_student(state: TrainingState, p: ScoreDistillation, step: int) -> N
         state.averages["student"] = weights(student)
     else:
         update_average(state.averages["student"], student, p.average, step, p.batch)
-
-
-def _condition(labels: Tensor | None) -> Condition | None:
-    return Condition(labels=labels) if labels is not None else None
 
 
 def _repair(state: TrainingState, module: torch.nn.Module, p: ScoreDistillation) -> None:

@@ -11,25 +11,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backtrail.artifacts import load_tensors, save_tensors
 from backtrail.data.dataset import to_float
-from backtrail.denoiser import Denoiser
+from backtrail.denoiser import Condition, EDMDenoiser
 from backtrail.errors import UserError
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.randomness import integers, normal
 from backtrail.sampling.schedules import schedule
-from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS
+from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS, AnalyticalFirstStep
+from backtrail.tensors import load_tensors, save_tensors
 
 POOL_SEED = 0
+RECIPE = {"inputs", "num_steps", "substeps", "solver", "schedule", "afs", "teacher_afs", "batch", "pool"}  # what a pool's bytes depend on
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Teacher states [k + 1, B, C, H, W] at the student's times first, first + 1, ..., first + k; states[0] is where the student starts."""
+    """Teacher states [k + 1, B, C, H, W] at the student's times first, first + 1, ..., first + k; states[0] is where the student starts.
+
+    labels: int64 [B], or None for an unconditional teacher.
+    """
 
     num_steps: int
     first: int
     states: Tensor
+    labels: Tensor | None = None
 
 
 def student_times(p: TrajectoryDistillation, num_steps: int) -> Tensor:
@@ -43,51 +48,73 @@ def teacher_times(p: TrajectoryDistillation, num_steps: int) -> Tensor:
 
 
 @torch.no_grad()
-def trajectory_from_noise(teacher: Denoiser, p: TrajectoryDistillation, shape: tuple[int, ...], num_steps: int, batch: int) -> Piece:
-    """SFD's target (Algorithm 2): one run of the teacher's solver from x_N ~ N(0, t_N^2 I), read at every K-th state."""
+def trajectory_from_noise(teacher: EDMDenoiser, p: TrajectoryDistillation, shape: tuple[int, ...], num_steps: int, batch: int) -> Piece:
+    """SFD's target (Algorithm 2): one run of the teacher's solver from x_N ~ N(0, t_N^2 I), read at every K-th state.
+
+    In the second stage the teacher is a few-step student: it may take its first step analytically, and is told its own time stamps.
+    """
     times = teacher_times(p, num_steps)
+    n_classes = teacher.net.p.n_classes
+    labels = integers(n_classes, (p.batch,), POOL_SEED, f"trajectory-label-{num_steps}", batch) if n_classes else None
+    told = torch.full((p.batch,), float(len(times))) if teacher.net.p.step_condition else None
     noise = normal((p.batch, *shape), POOL_SEED, f"trajectory-{num_steps}", batch)
     start = (times[0] * noise.double()).float()
-    states = [start, *SOLVERS[p.solver](teacher, start, times)]
-    return Piece(num_steps, 0, torch.stack(states[:: p.substeps]))
+    denoiser = AnalyticalFirstStep(teacher) if p.teacher_afs else teacher
+    states = [start, *SOLVERS[p.solver](denoiser, start, times, Condition(labels, told))]
+    return Piece(num_steps, 0, torch.stack(states[:: p.substeps]), labels)
 
 
 @torch.no_grad()
-def step_from_data(teacher: Denoiser, p: TrajectoryDistillation, images: Tensor, num_steps: int, batch: int) -> Piece:
+def step_from_data(
+    teacher: EDMDenoiser, p: TrajectoryDistillation, images: Tensor, num_steps: int, batch: int, image_labels: Tensor | None = None
+) -> Piece:
     """Algorithm 1's target: x_{n+1} ~ N(x_0, t_{n+1}^2 I) around data, then K steps of the teacher's solver to t_n.
 
-    images: the training images, uint8 [N, C, H, W]. With AFS the first step is not learned, so it is not drawn.
+    images: the training images, uint8 [N, C, H, W]; image_labels: theirs, int64 [N], for a conditional teacher. With AFS the first step is
+    not learned, so it is not drawn.
     """
+    if teacher.net.p.n_classes and image_labels is None:
+        raise ValueError("a conditional teacher needs the images' labels")
     first = p.afs + int(integers(num_steps - 1 - p.afs, (1,), POOL_SEED, f"data-step-{num_steps}", batch))
     rows = integers(len(images), (p.batch,), POOL_SEED, f"data-rows-{num_steps}", batch)
     times = teacher_times(p, num_steps)[first * p.substeps : (first + 1) * p.substeps + 1]
     noise = normal((p.batch, *images.shape[1:]), POOL_SEED, f"data-noise-{num_steps}", batch)
     start = (to_float(images[rows]).double() + times[0] * noise.double()).float()
-    *_, end = SOLVERS[p.solver](teacher, start, times)
-    return Piece(num_steps, first, torch.stack([start, end]))
+    labels = image_labels[rows] if teacher.net.p.n_classes and image_labels is not None else None
+    *_, end = SOLVERS[p.solver](teacher, start, times, Condition(labels))
+    return Piece(num_steps, first, torch.stack([start, end]), labels)
 
 
 def teacher_evaluations(p: TrajectoryDistillation, num_steps: int) -> int:
     """The teacher's forwards per batch of the pool."""
     from_noise = p.substeps * (num_steps - 1)
     steps = from_noise if p.inputs == "trajectory" else p.substeps
-    return steps * EVALUATIONS_PER_STEP[p.solver]
+    return steps * EVALUATIONS_PER_STEP[p.solver] - p.teacher_afs
 
 
 class Pool:
-    """Batches of pieces: read from a cache file, or computed by the teacher at each request. images: training images, uint8 [N, C, H,
-    W]."""
+    """Batches of pieces: read from a cache, or computed by the teacher at each request.
 
-    def __init__(self, teacher: Denoiser, p: TrajectoryDistillation, images: Tensor, cache: dict[str, Tensor] | None = None):
-        self.teacher, self.p, self.images, self.cache = teacher, p, images, cache
+    images: training images, uint8 [N, C, H, W]; labels: theirs, int64 [N], used where the teacher is conditional and inputs are data.
+    """
+
+    def __init__(
+        self,
+        teacher: EDMDenoiser,
+        p: TrajectoryDistillation,
+        images: Tensor,
+        cache: dict[str, Tensor] | None = None,
+        labels: Tensor | None = None,
+    ):
+        self.teacher, self.p, self.images, self.cache, self.labels = teacher, p, images, cache, labels
 
     def piece(self, num_steps: int, batch: int) -> Piece:
         """Batch `batch` (0 ... pool - 1) for `num_steps`."""
         if self.cache is not None:
-            first, states = self.cache[f"{num_steps}/{batch:05d}/first"], self.cache[f"{num_steps}/{batch:05d}/states"]
-            return Piece(num_steps, int(first), states)
+            key = f"{num_steps}/{batch:05d}"
+            return Piece(num_steps, int(self.cache[f"{key}/first"]), self.cache[f"{key}/states"], self.cache.get(f"{key}/labels"))
         if self.p.inputs == "data":
-            return step_from_data(self.teacher, self.p, self.images, num_steps, batch)
+            return step_from_data(self.teacher, self.p, self.images, num_steps, batch, self.labels)
         return trajectory_from_noise(self.teacher, self.p, tuple(self.images.shape[1:]), num_steps, batch)
 
     def save(self, path: str | Path, metadata: dict) -> None:
@@ -96,18 +123,27 @@ class Pool:
         if self.p.cached:
             for num_steps in self.p.num_steps:
                 for batch in range(self.p.pool):
-                    piece = self.piece(num_steps, batch)
-                    tensors[f"{num_steps}/{batch:05d}/first"] = torch.tensor(piece.first)
-                    tensors[f"{num_steps}/{batch:05d}/states"] = piece.states
-        save_tensors(path, tensors or {"nothing": torch.zeros(0)}, {"cached": self.p.cached, **metadata})
+                    piece, key = self.piece(num_steps, batch), f"{num_steps}/{batch:05d}"
+                    tensors |= {f"{key}/first": torch.tensor(piece.first), f"{key}/states": piece.states}
+                    if piece.labels is not None:
+                        tensors[f"{key}/labels"] = piece.labels
+        save_tensors(path, tensors or {"nothing": torch.zeros(0)}, {"cached": self.p.cached, "recipe": recipe(self.p), **metadata})
 
 
-def load_pool(path: str | Path, teacher: Denoiser, p: TrajectoryDistillation, images: Tensor) -> Pool:
+def recipe(p: TrajectoryDistillation) -> dict:
+    """The parameters that decide a pool, JSON-able."""
+    return p.model_dump(mode="json", include=RECIPE)
+
+
+def load_pool(path: str | Path, teacher: EDMDenoiser, p: TrajectoryDistillation, images: Tensor, labels: Tensor | None = None) -> Pool:
     """The pool that the stage `trajectories` wrote. Raises UserError if it was made for another pool."""
     tensors, metadata = load_tensors(path)
     if not metadata.get("cached"):
-        return Pool(teacher, p, images)
+        return Pool(teacher, p, images, labels=labels)
+    if (made_for := metadata.get("recipe")) != recipe(p):
+        differing = sorted(key for key in RECIPE if (made_for or {}).get(key) != recipe(p)[key])
+        raise UserError(f"{path} was made with another {', '.join(differing)}: run the stage `trajectories` again")
     wanted = {f"{n}/{b:05d}/{part}" for n in p.num_steps for b in range(p.pool) for part in ("first", "states")}
     if missing := wanted - set(tensors):
         raise UserError(f"{path} lacks {len(missing)} of {len(wanted)} entries (first: {min(missing)}): run the stage `trajectories` again")
-    return Pool(teacher, p, images, tensors)
+    return Pool(teacher, p, images, tensors, labels)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backtrail.denoiser import Condition, EDMDenoiser
+from backtrail.methods.lpips import LPIPS, load_lpips
 from backtrail.methods.trajectories import Piece, Pool, student_times, teacher_evaluations
 from backtrail.nets.build import with_step_condition
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
@@ -28,15 +29,17 @@ def distil(
 ) -> TrainingState:
     """Train a few-step student; returns the run: module "student", the curve in `rows`.
 
-    `evaluate` gets the student and returns its distance to the data at the first of `sample_num_steps`.
+    The student starts as a copy of `teacher`, which in the second stage is the first stage's student. `evaluate` gets the student and
+    returns its distance to the data at the first of `sample_num_steps`. Raises UserError if LPIPS is asked for and has no weights.
     """
+    perceptual = load_lpips(p.lpips.file, p.lpips.sha256) if p.lpips is not None else None
     student = copy.deepcopy(teacher)
     if p.step_condition != "none":
         student = with_step_condition(teacher, seed, random_start=p.step_condition == "random")
     # Dropout is the only part of the nets that train() turns on.
     student = (student.train() if p.dropout else student.eval()).requires_grad_(True)
     state = TrainingState({"student": student}, {"student": adam(student, p.optimiser)}, notes={"cost": 0, "updates": 0})
-    for step, losses in run(state, lambda step: distil_round(state, pool, p, seed, step), p.rounds, scratch):
+    for step, losses in run(state, lambda step: distil_round(state, pool, p, seed, step, perceptual), p.rounds, scratch):
         if step % p.evaluate_every == 0 or step == p.rounds:
             evaluated = copy.deepcopy(student).eval()
             counts = {"update": state.notes["updates"], "total_updates": state.notes["updates"], "cost": state.notes["cost"], "node": 0}
@@ -45,7 +48,9 @@ def distil(
     return state
 
 
-def distil_round(state: TrainingState, pool: Pool, p: TrajectoryDistillation, seed: int, step: int) -> Losses:
+def distil_round(
+    state: TrainingState, pool: Pool, p: TrajectoryDistillation, seed: int, step: int, perceptual: LPIPS | None = None
+) -> Losses:
     """One pass over one batch of the pool: an update per step of the student (Algorithm 2; a single one in Algorithm 1)."""
     student: EDMDenoiser = state.modules["student"]  # type: ignore[assignment]
     num_steps, batch = plan(p, seed, step)
@@ -54,8 +59,10 @@ def distil_round(state: TrainingState, pool: Pool, p: TrajectoryDistillation, se
     total, updates = 0.0, 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "dropout", step))
-        for predicted, target in walk(student, piece, p):
+        for index, predicted, target in walk(student, piece, p):
             loss = DISTANCES[p.loss](predicted, target)
+            if perceptual is not None and index == num_steps - 2:
+                loss = loss + predicted[0].numel() * perceptual(predicted, target).mean()
             loss.backward()
             optimiser_step(state.optimisers["student"], p.optimiser, state.notes["updates"], factor)
             state.notes["updates"] += 1
@@ -72,15 +79,15 @@ def plan(p: TrajectoryDistillation, seed: int, step: int) -> tuple[int, int]:
     return num_steps, int(permutation(p.pool, seed, f"pool-{num_steps}", lap)[place])
 
 
-def walk(student: EDMDenoiser, piece: Piece, p: TrajectoryDistillation) -> Iterator[tuple[Tensor, Tensor]]:
-    """The student's Euler steps along a piece: yields (x_n predicted, x_n of the teacher) for each step that is learned.
+def walk(student: EDMDenoiser, piece: Piece, p: TrajectoryDistillation) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The student's Euler steps along a piece: yields (index of the step, x_n predicted, x_n of the teacher) for each that is learned.
 
     The next state is the detached prediction of the same forward, made before the update that the caller does between two yields.
     """
     times = student_times(p, piece.num_steps)
     x = piece.states[0]
-    steps = torch.full((len(x),), float(piece.num_steps)) if p.step_condition != "none" else None
-    condition = Condition(steps=steps)
+    told = torch.full((len(x),), float(piece.num_steps)) if student.net.p.step_condition else None
+    condition = Condition(piece.labels, told)
     for offset, target in enumerate(piece.states[1:]):
         index = piece.first + offset
         pair = times[index : index + 2]
@@ -88,7 +95,7 @@ def walk(student: EDMDenoiser, piece: Piece, p: TrajectoryDistillation) -> Itera
             (x,) = euler(AnalyticalFirstStep(student), x, pair, condition)
             continue
         (predicted,) = euler(student, x, pair, condition)
-        yield predicted, target
+        yield index, predicted, target
         x = predicted.detach()
 
 
@@ -109,4 +116,4 @@ def _huber(x: Tensor, y: Tensor) -> Tensor:
     return ((squared + c**2).sqrt() - c).mean()
 
 
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": _l1, "l2": _l2, "huber": _huber}
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": _l1, "l2": _l2, "huber": _huber, "l1+lpips": _l1}  # LPIPS: last step only

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backtrail.artifacts import load_tensors, save_tensors
 from backtrail.errors import UserError
 from backtrail.nets.classifier import Classifier
 from backtrail.parameters.classifier import ClassifierParameters
 from backtrail.randomness import derive_seed, generator
+from backtrail.tensors import load_tensors, save_tensors
 
 
 def learning_rate_factor(step: int, n_steps: int) -> float:

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backtrail.artifacts import load_tensors, save_tensors
 from backtrail.errors import UserError
 from backtrail.metrics.features import Extractor
 from backtrail.metrics.frechet import factor, moments
 from backtrail.parameters.metrics import Metrics
 from backtrail.randomness import generator
+from backtrail.tensors import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

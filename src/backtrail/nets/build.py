@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backtrail.artifacts import load_tensors, save_tensors
 from backtrail.denoiser import EDMDenoiser
 from backtrail.errors import UserError
 from backtrail.nets.mlp import MLP
@@ -15,6 +14,7 @@ from backtrail.nets.unet import UNet
 from backtrail.parameters.base import validate
 from backtrail.parameters.net import MLPParameters, UNetParameters
 from backtrail.randomness import derive_seed
+from backtrail.tensors import load_tensors, save_tensors
 
 NETS = {"unet": (UNetParameters, UNet), "mlp": (MLPParameters, MLP)}
 

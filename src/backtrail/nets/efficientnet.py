@@ -125,7 +125,7 @@ def read_weights() -> dict[str, Tensor]:
 
     Raises UserError if the package is absent or its file is another.
     """
-    cure = "install the locked environment again (`make env`)"
+    cure = "install the locked environment again (`make setup`)"
     try:
         content = metadata.distribution(PACKAGE).locate_file(FILE).read_bytes()
     except (metadata.PackageNotFoundError, FileNotFoundError) as error:

@@ -6,6 +6,11 @@ from pydantic import Field, model_validator
 
 from backtrail.parameters.base import Section
 
+SolverName = Literal[
+    "euler", "heun", "dpm-2", "dpmpp-1m", "dpmpp-2m", "dpmpp-3m", "dpmpp-1m-eps", "dpmpp-2m-eps", "dpmpp-3m-eps", "dpmpp-2m-full",
+    "dpmpp-3m-full", "dpmpp-3m-whole", "ipndm-1", "ipndm-2", "ipndm-3", "ipndm-4", "deis-1", "deis-2", "deis-3", "deis-4",
+]  # fmt: skip
+
 
 class Schedule(Section):
     """A grid of descending noise levels (`sampling/schedules.py`)."""
@@ -25,7 +30,7 @@ class Schedule(Section):
 class TeacherSampler(Section):
     """A solver of the teacher's ODE and the lengths at which it is sampled."""
 
-    solver: str = Field(description="Name of a solver in `sampling/solvers.py`.")
+    solver: SolverName = Field(description="Name of a solver in `sampling/solvers.py`.")
     num_steps: list[int] = Field(min_length=1, description="Numbers of time stamps; a solver makes one step less than there are stamps.")
     schedule: Schedule = Field(Schedule(), description="Time stamps.")
     afs: bool = Field(False, description="The first step is the analytical one and costs no evaluation.")

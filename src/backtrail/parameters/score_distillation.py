@@ -45,6 +45,11 @@ class ScoreDistillation(Section):
     )
     fake_start: Literal["last-node", "teacher"] = Field("last-node", description="Weights that the fake score starts from.")
     student_start: Literal["teacher", "random"] = Field("teacher", description="Weights that the student starts from.")
+    start_method: str | None = Field(
+        None,
+        description="Method of trajectory_distillation whose one-evaluation student (of the same seed) this student starts from, not from "
+        "student_start; sigma_init is then that student's own noise level (3.107122 for SFD's second stage).",
+    )
     sigma_init: float = Field(2.5, gt=0, description="Noise level of the student's input, in units of the data.")
     updates: int = Field(ge=1, description="Updates of the student.")
     node_updates: int = Field(1, ge=1, description="Updates of the student per node of the path; the teacher takes the rest.")
@@ -67,12 +72,13 @@ class ScoreDistillation(Section):
         LogNormal(), discriminator="kind", description="Law of the noise level in the fake score's loss and the recording."
     )
     average: Average | None = Field(None, description="Moving average of the student that is evaluated; null: the student itself.")
+    dropout: bool = Field(False, description="Dropout of the nets is on in the passes that train student and fake score.")
     nan_to_num: bool = Field(
         False, description="Replace a gradient's NaN by 0 and infinities by 1e5, as the released code does; counted in the log."
     )
-    evaluate_every: int = Field(10, ge=1, description="Student updates between two evaluations.")
-    snapshot_every: int = Field(
-        30, ge=1, description="Student updates between two snapshots for the mismatch degree; a multiple of evaluate_every."
+    evaluate_every: int = Field(10, ge=1, description="Student updates between two evaluations; the snapshots are evaluated too.")
+    snapshots: list[int] = Field(
+        [0], description="Student updates after which student and fake score are kept for the mismatch degree; the last update always is."
     )
 
     @model_validator(mode="after")
@@ -81,8 +87,10 @@ class ScoreDistillation(Section):
             raise ValueError("target and fake_start other than the defaults need a recording: a path of one node has no other node")
         if self.recording is not None and self.target == "path" and self.recording.nodes * self.node_updates >= self.updates:
             raise ValueError(f"{self.recording.nodes} nodes x {self.node_updates} updates leave none of {self.updates} for the teacher")
+        if self.start_method is not None and self.student_start != "teacher":
+            raise ValueError("start_method and student_start = random exclude each other: a student has one start")
         if self.shared_noise and self.fake_per_student != 1:
             raise ValueError("shared_noise needs fake_per_student = 1: both losses use the one forward of the fake score")
-        if self.snapshot_every % self.evaluate_every:
-            raise ValueError(f"snapshot_every = {self.snapshot_every} must be a multiple of evaluate_every = {self.evaluate_every}")
+        if bad := [update for update in self.snapshots if not 0 <= update <= self.updates]:
+            raise ValueError(f"snapshots {bad} must lie in 0..{self.updates} (updates)")
         return self

@@ -5,8 +5,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import Section
-from backtrail.parameters.sampling import Schedule
+from backtrail.parameters.sampling import Schedule, SolverName
 from backtrail.parameters.training import Adam
+
+
+class LPIPSWeights(Section):
+    """The weights of LPIPS-VGG (`methods/lpips.py`), supplied by hand: they are not free to be passed on with every package."""
+
+    file: str = Field(description="safetensors file with torchvision's names of VGG16's convolutions and lin0.weight ... lin4.weight.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Digest that the file must have.")
 
 
 class TrajectoryDistillation(Section):
@@ -22,12 +29,19 @@ class TrajectoryDistillation(Section):
         description="Tell the student num_steps (SFD-v): no; yes, new layers started at zero; or at random as the released code does.",
     )
     substeps: int = Field(4, ge=1, description="Steps K of the teacher's solver per step of the student.")
-    solver: str = Field("dpmpp-3m", description="The teacher's solver (`sampling/solvers.py`).")
+    solver: SolverName = Field("dpmpp-3m", description="The teacher's solver (`sampling/solvers.py`).")
     schedule: Schedule = Field(Schedule(), description="Time stamps of student and teacher.")
     afs: bool = Field(True, description="The student's first step is the analytical one: no evaluation, no update.")
-    loss: Literal["l1", "l2", "huber"] = Field(
-        "l1", description="Distance between student and teacher, summed over an image, mean over images."
+    loss: Literal["l1", "l2", "huber", "l1+lpips"] = Field(
+        "l1",
+        description="Distance between student and teacher, summed over an image, mean over images; l1+lpips adds LPIPS in the last step.",
     )
+    lpips: LPIPSWeights | None = Field(None, description="Weights of LPIPS, needed by the loss l1+lpips.")
+    teacher_method: str | None = Field(
+        None,
+        description="Second stage: the method whose student (of the same seed) is the teacher, with its own step condition, and the start.",
+    )
+    teacher_afs: bool = Field(False, description="The teacher's first step is the analytical one (a student of a first stage with AFS).")
     rounds: int = Field(ge=1, description="Passes over a batch of trajectories; a pass makes one update per step of the student.")
     batch: int = Field(64, ge=1, description="Trajectories per round.")
     pool: int = Field(ge=1, description="Batches of teacher trajectories per num_steps; each seed goes through them in its own order.")
@@ -36,6 +50,7 @@ class TrajectoryDistillation(Section):
     decay_at: float = Field(0.5, gt=0, le=1, description="Share of the rounds after which the learning rate is divided by ten.")
     dropout: bool = Field(False, description="Dropout of the net is on while the student trains, as in the released code.")
     evaluate_every: int = Field(20, ge=1, description="Rounds between two evaluations.")
+    guidance: list[float] = Field([1.0], min_length=1, description="Weights of classifier-free guidance at which the student is sampled.")
     sample_num_steps: list[int] = Field([4], min_length=1, description="Time stamps at which the student is sampled and measured.")
 
     @model_validator(mode="after")
@@ -44,6 +59,14 @@ class TrajectoryDistillation(Section):
         for name in ("num_steps", "sample_num_steps"):
             if bad := [n for n in getattr(self, name) if n < smallest]:
                 raise ValueError(f"{name} {bad}: at least {smallest} time stamps are needed, or no network evaluation is left")
+        if (self.loss == "l1+lpips") != (self.lpips is not None):
+            raise ValueError("the loss l1+lpips and the weights `lpips` go together: give both or neither")
+        if self.teacher_method is not None and (self.step_condition != "none" or self.inputs != "trajectory"):
+            raise ValueError("a second stage (teacher_method) inherits its step condition and has no inputs from data: leave both out")
+        if self.teacher_afs and self.inputs == "data":
+            raise ValueError("teacher_afs needs inputs = trajectory: an analytical step is for noise and not for noisy data")
+        if min(self.guidance) < 0:
+            raise ValueError(f"guidance {self.guidance} must not be negative")
         if len(self.num_steps) > 1 and self.step_condition == "none":
             raise ValueError("several num_steps need a step_condition (zero or random): the student must know which one is asked of it")
         return self

@@ -25,19 +25,22 @@ def closure(module: str) -> list[str]:
 
 
 def source_files(modules: Iterable[str]) -> list[Path]:
-    """The files of these modules relative to the package's folder, sorted, with the data files (templates, tables) that lie beside them."""
+    """The files of these modules relative to the package's folder, sorted, with the data files (templates, tables) that they name."""
     files = set()
     for module in modules:
         path = Path(*module.split(".")[1:])
-        if not (PACKAGE_FOLDER / path).is_dir():
-            files.add(path.with_suffix(".py"))
-            continue
-        files.add(path / "__init__.py")
-        files |= {
-            f.relative_to(PACKAGE_FOLDER) for f in (PACKAGE_FOLDER / path).rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc")
-        }
-    # The package's own folder holds every package's data files; they belong to the inner one.
-    return sorted(f for f in files if f.suffix == ".py" or ".".join(["backtrail", f.parts[0]]) in modules)
+        source = path / "__init__.py" if (PACKAGE_FOLDER / path).is_dir() else path.with_suffix(".py")
+        files |= {source, *_data_files(source)}
+    return sorted(files)
+
+
+def _data_files(source: Path) -> set[Path]:
+    """Files beside a module, or in a folder beside it, that are no Python and whose name or folder's name stands in its text."""
+    beside = PACKAGE_FOLDER / source.parent
+    folders = [beside, *(f for f in beside.iterdir() if f.is_dir() and not (f / "__init__.py").exists() and f.name != "__pycache__")]
+    found = (f for folder in folders for f in folder.iterdir() if f.is_file() and f.suffix not in (".py", ".pyc"))
+    text = (PACKAGE_FOLDER / source).read_text()
+    return {f.relative_to(PACKAGE_FOLDER) for f in found if f'"{f.name}"' in text or (f.parent != beside and f'"{f.parent.name}"' in text)}
 
 
 def code_digests(module: str) -> dict[str, str]:

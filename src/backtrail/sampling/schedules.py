@@ -34,7 +34,7 @@ def time_uniform(n: int, t_min: float, t_max: float, rho: float = 1.0) -> Tensor
 def discrete(n: int, t_min: float, t_max: float, rho: float = 1.0) -> Tensor:
     """Uniform in the index of a model trained on 1,000 discrete steps of Stable Diffusion's scaled-linear betas (0.00085 to 0.012).
 
-    tau = index / 1000 runs from tau(t_max) to tau(t_min), uniform in tau^(1/rho) as the SFD code has it; between indices ln alpha is linear.
+    tau = index / 1000 runs from tau(t_max) to tau(t_min), uniform in tau^(1/rho) as in the SFD code; between indices ln alpha is linear.
     """
     alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, dim=0)
     log_alpha = (alpha_bar.log() / 2).flip(0)  # ascending in value, so that searchsorted works

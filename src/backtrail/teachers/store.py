@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from backtrail.artifacts import load_tensors, save_tensors
 from backtrail.errors import UserError
 from backtrail.parameters.base import Section, validate
 from backtrail.teachers import diffusers, edm
 from backtrail.teachers.weights import fill
+from backtrail.tensors import load_tensors, save_tensors
 
 FORMATS: dict[str, tuple[type[Section], Callable[[Any], nn.Module]]] = {
     "edm": (edm.EDMTeacher, edm.build),

@@ -11,8 +11,8 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from backtrail.artifacts import load_tensors, save_tensors, tensors_digest
 from backtrail.errors import UserError
+from backtrail.tensors import load_tensors, save_tensors, tensors_digest
 from backtrail.training.state import TrainingState
 
 logger = logging.getLogger(__name__)

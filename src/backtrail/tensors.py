@@ -1,0 +1,46 @@
+"""Tensors as files: safetensors with a JSON header. Apart from `artifacts.py`, so that a figure need not load torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from backtrail.artifacts import atomic_write
+from backtrail.errors import UserError
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write tensors and a JSON-able `metadata` mapping as one safetensors file."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"backtrail": json.dumps(metadata or {}, sort_keys=True)}
+    atomic_write(path, lambda file: safetensors.torch.save_file(contiguous, file, metadata=header))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read back what `save_tensors` wrote: the tensors (on the CPU) and the metadata.
+
+    Raises UserError if the file is absent or is no whole safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("backtrail", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}): delete it and run the stage again") from None
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes: equal digests are equal tensors, whatever file they lie in."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()

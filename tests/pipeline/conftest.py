@@ -1,0 +1,113 @@
+"""A suite small enough for a test: the real dvc.yaml, tiny nets, images made here. Every stage's own command is run, in DVC's order."""
+
+import copy
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from backtrail.cli import backtrail
+
+ROOT = Path(__file__).parents[2]
+
+
+def tiny(values: dict[str, Any]) -> dict[str, Any]:
+    """The root's parameters with everything made small, on a folder of images."""
+    p = copy.deepcopy(values)
+    p |= {"suite": "tiny", "code": str(ROOT / "src/backtrail"), "seeds": [0]}
+    p["data"] = {"name": "image-folder", "resolution": 16, "local": "images", "held_out": 80}
+    p["classifier"] |= {"n_steps": 60, "batch_size": 32, "width": 8}
+    p["teacher"] |= {"steps": 30, "batch": 16}
+    p["teacher"]["net"] |= {"channels": [8, 16]}
+    p["teacher_samples"]["samplers"] = {
+        "heun": {"solver": "heun", "num_steps": [18]},
+        "dpmpp-3m": {"solver": "dpmpp-3m", "num_steps": [3, 4, 5, 6]},
+    }
+    for method in p["score_distillation"].values():
+        method |= {"updates": 12, "batch": 8, "evaluate_every": 4, "snapshots": [0, 2, 4]}
+        if method["recording"]:
+            method["recording"] |= {"steps": 6, "nodes": 2, "evaluation_batch": 16}
+            method["node_updates"] = 2
+    for method in p["trajectory_distillation"].values():
+        method |= {"rounds": 4, "batch": 8, "pool": 2, "evaluate_every": 2}
+    p["metrics"] |= {"n_samples": 64, "n_curve": 64, "n_reference": 300, "n_pairwise": 50}
+    p["metrics"]["mismatch"] = {"n_samples": 8, "fit_steps": 2}
+    p["report"]["sample_columns"] = 4
+    return p
+
+
+def write_images(folder: Path, n_images: int = 400) -> None:
+    """Grey 16x16 images in two classes: bars across and bars along, at random places and shades."""
+    draw = np.random.default_rng(0)
+    for i in range(n_images):
+        pixels = np.zeros((16, 16), np.uint8)
+        place, shade = draw.integers(2, 12), draw.integers(100, 256)
+        pixels[place : place + 3] = shade
+        path = folder / ("across" if i % 2 else "along") / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels if i % 2 else pixels.T).save(path)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage of the tiny suite that has been run: its command's arguments, declared outputs, and the files that it wrote."""
+
+    name: str
+    arguments: list[str]
+    outs: list[Path]
+    written: set[Path]
+
+
+@dataclass(frozen=True)
+class TinySuite:
+    folder: Path
+    runs: dict[str, StageRun]
+
+    def run(self, *arguments: str) -> None:
+        """A command of the command line, in this process, in the suite's folder."""
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            backtrail(list(arguments), standalone_mode=False)
+        finally:
+            os.chdir(before)
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
+    """Every stage of dvc.yaml, run once."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_images(folder / "images")
+    (folder / "params.yaml").write_text(yaml.safe_dump(tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    subprocess.run(["dvc", "init", "--quiet"], cwd=folder, check=True)
+    from dvc.repo import Repo
+
+    graph = Repo(str(folder)).index.graph
+    built = TinySuite(folder, {})
+    for stage in reversed(list(nx.topological_sort(graph))):
+        before = files(folder)
+        arguments = stage.cmd.removeprefix("python -m backtrail ").split()
+        built.run(*arguments)
+        name = stage.addressing.split(":")[-1]  # DVC puts the path in front, seen from elsewhere
+        built.runs[name] = StageRun(name, arguments, [Path(out.fs_path) for out in stage.outs], changed(before, files(folder)))
+    return built
+
+
+def files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Every file below a folder, with size and time, leaving out git's and DVC's own."""
+    found = (path for path in folder.rglob("*") if not {".git", ".dvc"} & set(path.relative_to(folder).parts))
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file()}
+
+
+def changed(before: dict[Path, tuple[int, int]], after: dict[Path, tuple[int, int]]) -> set[Path]:
+    return {path for path, state in after.items() if before.get(path) != state}

@@ -1,0 +1,161 @@
+"""The whole chain on the tiny suite: what each stage writes, that it writes the same again, and that a killed one is taken up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from backtrail.artifacts import file_digest, load_csv, load_json
+from backtrail.nets.build import load_denoiser
+from backtrail.tensors import load_tensors, tensors_digest
+from pipeline.conftest import ROOT, TinySuite, files
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+def test_each_stage_writes_what_it_declares_and_nothing_else(suite: TinySuite) -> None:
+    for run in suite.runs.values():
+        assert all(out.exists() for out in run.outs), run.name
+        stray = [path for path in run.written if not any(path == out or out in path.parents for out in run.outs)]
+        # The fetched images' lock, beside data/raw.
+        assert not [path for path in stray if ".raw.partial" not in path.parts], run.name
+
+
+def test_no_resume_state_is_left(suite: TinySuite) -> None:
+    assert not list((suite.folder / ".scratch").glob("*"))
+
+
+def test_records_tell_what_ran_and_nothing_private(suite: TinySuite) -> None:
+    for name in suite.runs:
+        record = load_json(suite.folder / f"results/records/{name}.json")
+        assert record["stage"] == name
+        assert record["commit"] is not None and record["seconds"] >= 0
+        for path, digest in record["outputs"].items():
+            if (suite.folder / path).is_file():
+                assert file_digest(suite.folder / path) == digest, path
+        text = json.dumps(record)
+        assert str(suite.folder) not in text and str(Path.home()) + "/" not in text and os.uname().nodename not in text.split('"')
+
+
+STAGES_TO_REPEAT = ["teacher", "path@disback-0", "score-distillation@disback-0", "trajectory-distillation@sfd-v-0", "figure-nfe", "report"]
+
+
+@pytest.mark.parametrize("name", STAGES_TO_REPEAT)
+def test_a_stage_run_again_writes_the_same_bytes(suite: TinySuite, name: str) -> None:
+    run = suite.runs[name]
+    outputs = [path for path in files(suite.folder) if any(path == out or out in path.parents for out in run.outs)]
+    before = {path: file_digest(path) for path in outputs if "records" not in path.parts}
+    suite.run(*run.arguments)
+    assert {path: file_digest(path) for path in before} == before
+
+
+@pytest.mark.parametrize("name", ["teacher", "score-distillation@disback-0", "trajectory-distillation@trajectory-0"])
+def test_a_stage_stopped_by_sigterm_goes_on_and_ends_with_the_same_bytes(suite: TinySuite, name: str) -> None:
+    run = suite.runs[name]
+    out = next(out for out in run.outs if out.suffix == ".safetensors")
+    before = file_digest(out)
+    out.unlink()
+    command = [sys.executable, "-m", "backtrail", *run.arguments]
+    process = subprocess.Popen(command, cwd=suite.folder, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 1 of") or line.startswith("step 3 of"):
+            process.send_signal(signal.SIGTERM)
+            break
+    stderr = process.stderr.read()
+    if process.wait() != 0:  # a run so short may end before the signal is looked at
+        assert process.returncode == 75, stderr
+        assert "stopped by SIGTERM after step" in stderr
+        assert not out.exists()
+        assert list((suite.folder / ".scratch").glob("*/step-*.safetensors"))
+    suite.run(*run.arguments)
+    assert file_digest(out) == before
+    assert not list((suite.folder / ".scratch").glob("*"))
+
+
+def test_a_stage_killed_leaves_nothing_that_looks_finished(suite: TinySuite) -> None:
+    run = suite.runs["teacher"]
+    out = suite.folder / "results/teacher/teacher.safetensors"
+    before = file_digest(out)
+    out.unlink()
+    process = subprocess.Popen([sys.executable, "-m", "backtrail", "teacher"], cwd=suite.folder, stderr=subprocess.DEVNULL)
+    time.sleep(3)
+    process.kill()
+    process.wait()
+    assert not out.exists() or file_digest(out) == before
+    suite.run(*run.arguments)
+    assert file_digest(out) == before
+
+
+def test_the_path_begins_with_the_teacher_and_the_curve_ends_on_it(suite: TinySuite) -> None:
+    folder = suite.folder / "results"
+    teacher = tensors_digest(load_denoiser(folder / "teacher/teacher.safetensors").state_dict())
+    path = load_csv(folder / "paths/disback/seed0/path.csv")
+    assert path["digest"][0] == teacher and path["digest"].is_unique
+    curve = load_csv(folder / "curves/disback/seed0.csv")
+    assert curve["node"].iloc[-1] == 0 and curve["node"].is_monotonic_decreasing
+    assert list(curve["total_updates"] - curve["update"]) == [path["step"].iloc[-1]] * len(curve)
+
+
+def test_metrics_hold_their_protocol(suite: TinySuite) -> None:
+    metrics = load_json(suite.folder / "results/metrics/sfd-v/seed0.json")
+    measured = {name for nfe in metrics["values"]["student"].values() for name in nfe}
+    assert measured == {entry["metric"] for entry in metrics["protocol"]}
+    for entry in metrics["protocol"]:
+        reference = suite.folder / f"results/reference/{entry['extractor']}.safetensors"
+        assert entry["reference_sha256"] == file_digest(reference)
+        assert entry["seeds"] == [0, 64]
+
+
+def test_tables_hold_the_measured_values(suite: TinySuite) -> None:
+    """A cell of the table against the metric file, by another way than the report's own code."""
+    table = pd.read_csv(suite.folder / "reports/tables/results.csv")
+    value = load_json(suite.folder / "results/metrics/disback/seed0.json")["values"]["student"]["nfe1"]["fd_efficientnet_lite0"]
+    row = table[(table["method"] == "disback") & (table["nfe"] == 1)]
+    assert len(row) == 1
+    assert float(row.filter(regex="fd_efficientnet_lite0.*mean").iloc[0, 0]) == pytest.approx(value, rel=1e-8)
+
+
+def test_wrong_parameters_stop_a_stage_before_it_works(suite: TinySuite, tmp_path: Path) -> None:
+    text = (suite.folder / "params.yaml").read_text().replace("sigma_init: 2.5", "sigma_init: -1.0")
+    (tmp_path / "params.yaml").write_text(text)
+    done = subprocess.run([sys.executable, "-m", "backtrail", "fetch"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "sigma_init = -1.0: should be greater than 0" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_unknown_method_is_named(suite: TinySuite) -> None:
+    command = [sys.executable, "-m", "backtrail", "score-distillation", "--method", "disbakc", "--seed", "0"]
+    done = subprocess.run(command, cwd=suite.folder, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "has no score_distillation.disbakc; known: diff-instruct, disback" in done.stderr
+
+
+def test_a_truncated_data_file_is_named(suite: TinySuite) -> None:
+    path = suite.folder / "data/dataset.safetensors"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-100])
+        done = subprocess.run([sys.executable, "-m", "backtrail", "teacher"], cwd=suite.folder, capture_output=True, text=True)
+    finally:
+        path.write_bytes(whole)
+    assert done.returncode == 2
+    assert "data/dataset.safetensors is not a whole safetensors file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_samples_are_one_archive_of_bytes(suite: TinySuite) -> None:
+    tensors, metadata = load_tensors(suite.folder / "results/samples/sfd-v/seed0.safetensors")
+    assert set(tensors) == {f"student/nfe{n - 2}" for n in (4, 5, 6, 7, 3, 8, 10)}
+    assert all(str(images.dtype) == "torch.uint8" and images.shape == (64, 1, 16, 16) for images in tensors.values())
+    assert metadata["trained_nfe"] == [2, 3, 4, 5]
+
+
+def test_the_suite_of_the_test_is_the_declared_one() -> None:
+    assert (ROOT / "dvc.yaml").exists()

@@ -1,0 +1,76 @@
+"""params.yaml: what is refused, in which words."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from backtrail.errors import UserError
+from backtrail.parameters.suite import read_suite
+
+ROOT = Path(__file__).parents[2]
+VALID = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def refused(tmp_path: Path, key: str, value: object) -> str:
+    """The sentence for `params.yaml` with one value changed."""
+    values = copy.deepcopy(VALID)
+    *parents, last = key.split(".")
+    place = values
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError) as error:
+        read_suite(path)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *ROOT.glob("suites/*/params.yaml")], ids=lambda path: path.parent.name)
+def test_suites_are_valid(path: Path) -> None:
+    read_suite(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("score_distillation.disback.sigma_init", -2.5, ["score_distillation.disback.sigma_init = -2.5", "greater than 0"]),
+        ("teacher.stepz", 3, ["unknown key teacher.stepz", "allowed beside it", "steps"]),
+        ("teacher.steps", 1.5, ["teacher.steps = 1.5", "integer"]),
+        ("teacher.optimiser.lr", "5e-3", ["teacher.optimiser.lr = '5e-3'", "write 5.0e-3 or 0.005"]),
+        ("teacher.net.channels", [30], ["teacher.net", "multiples of 8"]),
+        ("teacher.net.resolution", 32, ["teacher.net.resolution = 32 must be data.resolution = 16"]),
+        ("trajectory_distillation.sfd.solver", "ddim9", ["trajectory_distillation.sfd.solver = 'ddim9'", "dpmpp-3m"]),
+        ("trajectory_distillation.sfd.num_steps", [2], ["num_steps", "at least 3 time stamps"]),
+        ("trajectory_distillation.sfd.substeps", 0, ["trajectory_distillation.sfd.substeps = 0", "greater than or equal to 1"]),
+        ("trajectory_distillation.sfd.schedule", {"t_min": 90.0}, ["t_min = 90.0 must be below t_max = 80.0"]),
+        ("score_distillation.disback.recording.nodes", 0, ["recording.nodes = 0", "greater than or equal to 1"]),
+        ("score_distillation.disback.weighting", "sigma3", ["weighting = 'sigma3'", "sigma2"]),
+        ("score_distillation.disback.noise_fake", {"kind": "normal"}, ["noise_fake", "lognormal"]),
+        ("metrics.extractors", ["inception"], ["metrics.extractors", "efficientnet-lite0"]),
+        ("seeds", [1, 1], ["seeds must be different"]),
+        ("data.name", "mnist", ["data.name = 'mnist'", "fashion-mnist"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, key: str, value: object, expected: list[str]) -> None:
+    sentence = refused(tmp_path, key, value)
+    assert all(part in sentence for part in expected), sentence
+    assert "\n" not in sentence
+
+
+def test_unknown_method_section(tmp_path: Path) -> None:
+    assert "unknown key score_distilation" in refused(tmp_path, "score_distilation", {})
+
+
+def test_broken_yaml_names_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("teacher:\n  steps: [1, 2\nseeds: 3\n")
+    with pytest.raises(UserError, match=r"is not valid YAML in line 3"):
+        read_suite(path)
+
+
+def test_a_missing_file_says_where_to_stand(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run the command in a suite's folder"):
+        read_suite(tmp_path / "params.yaml")
