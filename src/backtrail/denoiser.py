@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from backtrail.parameters.base import Section
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -33,7 +35,34 @@ def per_image(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.expand(x.shape[0]).reshape(-1, *[1] * (x.ndim - 1))
 
 
-class EDMDenoiser(nn.Module):
+class NetDenoiser(nn.Module):
+    """A denoiser made of a network `net`, with what the stages ask of it beside its estimate; each preconditioning is a subclass.
+
+    sigma_data: standard deviation of the data, as far as the weight of the denoising loss asks for it (EDM's 0.5 if the preconditioning
+    has none). configuration: what has to be known beside the weights to build the denoiser again (`nets/build.py`).
+    """
+
+    net: nn.Module
+    sigma_data: float = 0.5
+    configuration: Section | None = None
+
+    @property
+    def n_classes(self) -> int:
+        """Classes that the denoiser is conditioned on; 0 is unconditional."""
+        return self.net.n_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of the images that it denoises."""
+        return self.net.image_shape
+
+    @property
+    def step_condition(self) -> bool:
+        """Whether it can be told its sampler's number of time stamps (`Condition.steps`)."""
+        return self.net.step_condition
+
+
+class EDMDenoiser(NetDenoiser):
     """EDM preconditioning (arXiv 2206.00364, Eq. 7 and Table 1): D = c_skip x + c_out F(c_in x, c_noise, condition).
 
     The outer part stays in float32 (or wider) whatever the net computes in.

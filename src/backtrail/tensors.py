@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     """Write tensors and a JSON-able `metadata` mapping as one safetensors file."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"backtrail": json.dumps(metadata or {}, sort_keys=True)}
-    atomic_write(path, lambda file: safetensors.torch.save_file(contiguous, file, metadata=header))
+    atomic_write(path, lambda file: _save_file(file, contiguous, header))
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -35,6 +37,16 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): delete it and run the stage again") from None
+
+
+def _save_file(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """safetensors' own writing, with its errors of the file system as the OSError that the rest of Python raises."""
+    try:
+        safetensors.torch.save_file(dict(tensors), path, metadata=header)
+    except safetensors.SafetensorError as error:
+        if found := re.search(r"os error (\d+)", str(error)):
+            raise OSError(number := int(found[1]), os.strerror(number), str(path)) from error
+        raise
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

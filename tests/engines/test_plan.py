@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +165,8 @@ def test_every_output_can_be_restored():
     bodies = {name: body.get("do", body) for name, body in stages.items()}
     uncached = [(name, out) for name, body in bodies.items() for out in body["outs"] if isinstance(out, dict)]
     assert [name for name, out in uncached if any(not (options or {}).get("cache", True) for options in out.values())] == []
+
+
+def test_every_caption_exists():
+    captions = set(re.findall(r"caption: ([^,}\s]+)", (ROOT / "dvc.yaml").read_text()))
+    assert captions and {caption for caption in captions if not (ROOT / "workflow" / caption).is_file()} == set()

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from backtrail.nets.edm import EDMTeacher, build
 from backtrail.nets.edm_layers import FourierFrequencies, ResampleConv2d, UNetBlock
-from backtrail.teachers.edm import NETS, PRECONDITIONINGS, EDMTeacher, build
+from backtrail.teachers.edm import NETS, PRECONDITIONINGS
 
 SOURCE = "import torch\n\nclass SongUNet(torch.nn.Module):\n    pass\n" + 100 * "# long enough for the wide kind of text\n"
 

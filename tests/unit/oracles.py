@@ -1,7 +1,5 @@
 """Data laws whose denoiser, score and probability-flow trajectory are known exactly, in float64."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
@@ -18,7 +16,7 @@ class GaussianDenoiser(nn.Module):
     def __init__(self, mean: float, variance: float):
         super().__init__()
         self.mean, self.variance = mean, variance
-        self.net = SimpleNamespace(p=SimpleNamespace(n_classes=0, step_condition=False))
+        self.n_classes, self.step_condition = 0, False
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         s = per_image(torch.as_tensor(sigma, dtype=x.dtype), x)

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backtrail.errors import UserError
+from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
-from backtrail.teachers.edm import EDM, EDMTeacher, import_edm
+from backtrail.teachers.edm import import_edm
 from backtrail.teachers.pickled_tensors import read_pickle
 
 torch.set_num_threads(1)
@@ -220,7 +221,7 @@ def test_the_source_in_a_checkpoint_is_not_executed(tmp_path, canary):
     shell, _ = commands(canary)
     source = f"__import__('os').system({shell!r})\nthis is not even python ("
     denoiser = randomised(tiny())
-    imported, _ = import_edm(write_checkpoint(tmp_path / "teacher.pkl", foreign_ema(denoiser, tiny(), source)))
+    imported = import_edm(write_checkpoint(tmp_path / "teacher.pkl", foreign_ema(denoiser, tiny(), source)))
     assert not canary.exists()
     assert all(torch.equal(a, b) for a, b in zip(imported.state_dict().values(), denoiser.state_dict().values(), strict=True))
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from backtrail.denoiser import Condition
 from backtrail.nets.dhariwal import DhariwalConfiguration, DhariwalUNet
+from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.edm_layers import ResampleConv2d, UNetBlock
 from backtrail.nets.songunet import SongUNet, SongUNetConfiguration
 from backtrail.nets.step_condition import add_step_condition, is_step_parameter
-from backtrail.teachers.edm import EDM, EDMTeacher
 
 torch.set_num_threads(1)
 

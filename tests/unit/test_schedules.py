@@ -88,7 +88,7 @@ def test_an_impossible_grid_is_refused(kind, n, t_min, t_max):
 
 
 def test_ends_that_no_vp_process_joins_are_refused():
-    with pytest.raises(UserError, match="time_uniform does not descend between t_max = 1.0 and t_min = 0.125"):
+    with pytest.raises(UserError, match=r"time_uniform does not descend between t_max = 1.0 and t_min = 0.125"):
         schedule("time_uniform", 3, 0.125, 1.0, 1.0)
 
 

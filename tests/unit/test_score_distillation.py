@@ -2,7 +2,6 @@
 
 import copy
 import math
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -32,7 +31,7 @@ RECORDING = {"steps": 8, "nodes": 3, "optimiser": ADAM}
 
 def parameters(**changes) -> ScoreDistillation:
     """Few small updates; lists of the fields that differ."""
-    base = {"updates": 6, "batch": 4, "student": ADAM, "fake": ADAM, "evaluate_every": 1, "snapshots": [0, 3]}
+    base = {"updates": 6, "batch": 4, "student": ADAM, "fake": ADAM, "evaluate_every": 1}
     return validate(ScoreDistillation, base | changes, "method")
 
 
@@ -55,8 +54,7 @@ class LinearStudent(nn.Module):
     def __init__(self, a: float, b: float):
         super().__init__()
         self.a, self.b = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (a, b))
-        self.net = SimpleNamespace(p=SimpleNamespace(n_classes=0))
-        self.sigma_data = 0.5
+        self.n_classes, self.sigma_data = 0, 0.5
 
     def forward(self, x, sigma, condition=None):
         return self.a * x / sigma + self.b
@@ -239,7 +237,7 @@ def test_controls_aim_at_the_teacher_or_start_the_fake_score_from_it():
 def test_the_fake_score_is_carried_over_at_a_switch():
     """Ten updates with a switch after five: the first five equal those of a run that never switches."""
     path = tiny_path(3)
-    walk = parameters(recording={**RECORDING, "nodes": 2}, node_updates=3, updates=7)
+    walk = parameters(recording={**RECORDING, "nodes": 2}, node_updates=3, updates=7, snapshots=[3])
     first = distil(path, walk, SHAPE, 0, lambda student: 0.0)
     assert [row["node"] for row in first.rows] == [1, 1, 1, 1, 0, 0, 0, 0]
     state = initial_state(path, walk, 0)
@@ -321,10 +319,10 @@ def test_update_cost_is_the_number_of_forwards_and_backwards():
     """Forwards counted by hooks, a backward as two."""
     for changes in ({}, {"shared_noise": True}, {"fake_per_student": 5}):
         path, p = tiny_path(1), parameters(**changes)
-        state, calls = initial_state(path, p, 0), []
+        state, calls = initial_state(path, p, 0), []  # (name, with gradient) of each forward
         modules = {"student": state.modules["student"], "fake": state.modules["fake"], "target": path.teacher}
         for name, module in modules.items():
-            module.register_forward_hook(lambda m, i, o, name=name: calls.append((name, o.requires_grad)))
+            module.register_forward_hook(lambda m, i, o, name=name, calls=calls: calls.append((name, o.requires_grad)))
         update(state, path, TargetSchedule(path, p), p, SHAPE, 0, 0)
         assert sum(3 if trained else 1 for _, trained in calls) == update_cost(p)
 
@@ -380,7 +378,7 @@ def test_without_an_average_the_student_itself_is_evaluated():
 
 def test_rows_charge_the_recording_and_every_update():
     path = path_of(*(tiny_denoiser(i) for i in range(3)), steps=[0, 5, 24])
-    state = distil(path, parameters(recording=RECORDING, node_updates=1), SHAPE, 0, lambda student: 7.5)
+    state = distil(path, parameters(recording=RECORDING, node_updates=1, snapshots=[0, 3]), SHAPE, 0, lambda student: 7.5)
     assert [row["total_updates"] for row in state.rows] == list(range(24, 31))
     assert [row["cost"] for row in state.rows] == [4 * 24 + 8 * update for update in range(7)]
     assert {row["fd_classifier"] for row in state.rows} == {7.5}

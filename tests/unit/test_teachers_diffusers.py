@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
-from backtrail.teachers.diffusers import DiffusersTeacher, DiscreteTimeDenoiser, build, import_diffusers, noise_levels
-from backtrail.teachers.store import load_teacher, save_teacher
+from backtrail.nets.build import load_denoiser, save_denoiser
+from backtrail.nets.discrete_time import DiffusersTeacher, DiscreteTimeDenoiser, build, noise_levels
+from backtrail.teachers.diffusers import import_diffusers
 
 torch.set_num_threads(1)
 
@@ -104,14 +105,16 @@ def save(folder: Path, nested: bool = True, safe: bool = True, **scheduler) -> U
 @pytest.mark.parametrize("safe", [True, False])
 def test_a_saved_pipeline_arrives_bit_for_bit(tmp_path, nested, safe):
     net = save(tmp_path / "ddpm", nested, safe, prediction_type="v_prediction", beta_end=0.03)
-    denoiser, configuration = import_diffusers(tmp_path / "ddpm")
+    denoiser = import_diffusers(tmp_path / "ddpm")
+    configuration = denoiser.configuration
+    assert (denoiser.n_classes, denoiser.image_shape, denoiser.step_condition) == (0, (3, 8, 8), False)
     assert configuration.prediction_type == "v_prediction" and configuration.beta_end == 0.03
     for name, value in net.state_dict().items():
         assert torch.equal(denoiser.net.state_dict()[name], value)
-    save_teacher(tmp_path / "teacher.safetensors", denoiser, configuration)
-    again, found = load_teacher(tmp_path / "teacher.safetensors")
+    save_denoiser(tmp_path / "teacher.safetensors", denoiser)
+    again = load_denoiser(tmp_path / "teacher.safetensors")
     x = torch.randn(2, 3, 8, 8)
-    assert found == configuration
+    assert again.configuration == configuration
     assert torch.equal(again(x, torch.tensor(3.3)), denoiser(x, torch.tensor(3.3)))
 
 

@@ -14,12 +14,13 @@ from edm_pickles import foreign_ema, randomised, write_checkpoint
 
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
+from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.nets.dhariwal import DhariwalConfiguration
+from backtrail.nets.edm import EDM, IDDPM, VE, VP, EDMTeacher, build
 from backtrail.nets.songunet import SongUNetConfiguration
-from backtrail.teachers.edm import EDM, IDDPM, VE, VP, EDMTeacher, build, import_edm
+from backtrail.teachers.edm import import_edm
 from backtrail.teachers.pickled_tensors import read_pickle
 from backtrail.teachers.published import PUBLISHED
-from backtrail.teachers.store import load_teacher, save_teacher
 from backtrail.tensors import save_tensors
 
 torch.set_num_threads(1)
@@ -53,8 +54,8 @@ def evaluate(denoiser: torch.nn.Module, labels: torch.Tensor | None = None) -> t
 def test_a_checkpoint_arrives_bit_for_bit(tmp_path, net, preconditioning):
     configuration = teacher(net, preconditioning)
     original = randomised(configuration)
-    imported, found = import_edm(write_checkpoint(tmp_path / "teacher.pkl", foreign_ema(original, configuration)))
-    assert found == configuration
+    imported = import_edm(write_checkpoint(tmp_path / "teacher.pkl", foreign_ema(original, configuration)))
+    assert imported.configuration == configuration
     assert not imported.training and not any(p.requires_grad for p in imported.parameters())
     expected = original.state_dict()
     assert list(imported.state_dict()) == list(expected)
@@ -63,9 +64,10 @@ def test_a_checkpoint_arrives_bit_for_bit(tmp_path, net, preconditioning):
     labels = torch.tensor([0, 2]) if configuration.net.label_dim else None
     assert torch.equal(evaluate(imported, labels), evaluate(original, labels))
 
-    save_teacher(tmp_path / "teacher.safetensors", imported, found, source="sha256 of the file")
-    again, once_more = load_teacher(tmp_path / "teacher.safetensors")
-    assert once_more == configuration
+    save_denoiser(tmp_path / "teacher.safetensors", imported, source="sha256 of the file")
+    again = load_denoiser(tmp_path / "teacher.safetensors")
+    assert again.configuration == configuration
+    assert (again.n_classes, again.image_shape) == (configuration.net.label_dim, (configuration.net.in_channels, 8, 8))
     assert torch.equal(evaluate(again, labels), evaluate(original, labels))
 
 
@@ -73,7 +75,7 @@ def test_a_checkpoint_arrives_bit_for_bit(tmp_path, net, preconditioning):
 def test_every_protocol_that_python_3_wrote_is_read(tmp_path, protocol):
     configuration = teacher("ddpmpp")
     original = randomised(configuration)
-    imported, _ = import_edm(write_checkpoint(tmp_path / "teacher.pkl", foreign_ema(original, configuration), protocol))
+    imported = import_edm(write_checkpoint(tmp_path / "teacher.pkl", foreign_ema(original, configuration), protocol))
     assert torch.equal(evaluate(imported), evaluate(original))
 
 
@@ -115,7 +117,7 @@ def test_what_the_checkpoint_leaves_out_has_the_released_default(tmp_path):
     ema = foreign_ema(randomised(configuration), configuration)
     given = {key: getattr(net, key) for key in ("img_resolution", "in_channels", "out_channels", "model_channels", "num_blocks")}
     ema._modules["model"].__dict__["_init_kwargs"] = {**given, "channel_mult": [1]}
-    assert import_edm(write_checkpoint(tmp_path / "teacher.pkl", ema))[1] == configuration
+    assert import_edm(write_checkpoint(tmp_path / "teacher.pkl", ema)).configuration == configuration
 
 
 PARAMETERS = {
@@ -182,20 +184,20 @@ def test_a_stored_teacher_must_fit_its_header(tmp_path):
     weights.pop("net.out_conv.bias")
     save_tensors(path, weights, {"denoiser": configuration.model_dump(mode="json")})
     with pytest.raises(UserError, match=r"net\.out_conv\.bias"):
-        load_teacher(path)
+        load_denoiser(path)
     save_tensors(path, weights, {})
-    with pytest.raises(UserError, match="no imported teacher"):
-        load_teacher(path)
+    with pytest.raises(UserError, match="holds no denoiser"):
+        load_denoiser(path)
 
 
 IMPORT_AND_REPORT_PEAK = """
 import resource, sys, torch
 torch.set_num_threads(1)
 from backtrail.teachers.edm import import_edm
-from backtrail.teachers.store import save_teacher
+from backtrail.nets.build import save_denoiser
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-save_teacher(sys.argv[2], *import_edm(sys.argv[1]))
+save_denoiser(sys.argv[2], import_edm(sys.argv[1]))
 print(peak() - before)
 """
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from backtrail.denoiser import Condition, EDMDenoiser
-from backtrail.teachers.preconditioning import IDDPMDenoiser, VEDenoiser, VPDenoiser, noise_levels
+from backtrail.nets.preconditioning import IDDPMDenoiser, VEDenoiser, VPDenoiser, noise_levels
 
 SIGMAS = torch.tensor([0.003, 0.05, 0.7, 11.0, 79.0], dtype=torch.float64)
 DATA_STD = 0.6

@@ -1,5 +1,6 @@
 """A killed run ends as one that was never killed; torn states are passed over; the average follows its formula."""
 
+import copy
 import os
 import signal
 from functools import partial
@@ -9,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backtrail.artifacts import tensors_digest
 from backtrail.errors import UserError
 from backtrail.methods import degradation, score_distillation, trajectory_distillation
 from backtrail.methods.trajectories import Pool
@@ -17,6 +17,7 @@ from backtrail.parameters.base import validate
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam, Average
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
+from backtrail.tensors import tensors_digest
 from backtrail.training.loop import Diverged, Interrupted, run
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
@@ -32,7 +33,7 @@ class Killed(Exception):
 
 
 def score(scratch, evaluate, **changes):
-    base = {"updates": N, "batch": 4, "student": {**ADAM, "warmup": 5}, "fake": ADAM, "evaluate_every": 1, "snapshot_every": 4}
+    base = {"updates": N, "batch": 4, "student": {**ADAM, "warmup": 5}, "fake": ADAM, "evaluate_every": 1, "snapshots": [0, 4, 8]}
     p = validate(ScoreDistillation, base | {"average": {"half_life": 30.0}} | changes, "method")
     return score_distillation.distil(tiny_path(3, dropout=0.2, n_classes=2), p, SHAPE, 0, evaluate, scratch)
 
@@ -56,7 +57,7 @@ METHODS = {
 
 def content(state: TrainingState):
     """Everything that a stage writes: tensors by digest, the log and the notes."""
-    return tensors_digest(state.tensors()), state.facts()
+    return tensors_digest(state.tensors()), copy.deepcopy(state.facts())
 
 
 def saving_after_every_step(monkeypatch):
@@ -67,7 +68,7 @@ def saving_after_every_step(monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
     method, changes = METHODS[name]
-    whole = content(method(None, lambda student: float(next(student.parameters()).sum()), **changes))
+    whole = content(method(None, lambda student: next(student.parameters()).sum().item(), **changes))
     saving_after_every_step(monkeypatch)
     for step in (1, 5, N - 1):  # killed while the row of this step is written, again and again from the same folder
         calls = []
@@ -76,12 +77,12 @@ def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
             calls.append(1)
             if len(calls) == step:
                 raise Killed
-            return float(next(student.parameters()).sum())
+            return next(student.parameters()).sum().item()
 
         with pytest.raises(Killed):
             method(Scratch(tmp_path / name / str(step)), evaluate, **changes)
         scratch = Scratch(tmp_path / name / str(step))
-        resumed = method(scratch, lambda student: float(next(student.parameters()).sum()), **changes)
+        resumed = method(scratch, lambda student: next(student.parameters()).sum().item(), **changes)
         assert content(resumed) == whole
         # Step s is saved after its row: the kill in row s leaves step s - 2 as the newest (rows count from 0).
         assert scratch.resumed_from == (step - 2 if step > 2 else None)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backtrail.data.dataset import to_uint8
-from backtrail.denoiser import EDMDenoiser
+from backtrail.denoiser import NetDenoiser
 from backtrail.metrics.evaluate import Measure
 from backtrail.metrics.features import extractor
 from backtrail.metrics.frechet import frechet_distance
@@ -25,11 +25,11 @@ def load_measure(name: str) -> Measure:
     return features, load_reference(reference_file(name), features)
 
 
-def curve_point(sampler: Sampler, n_images: int, shape: tuple[int, ...], n_classes: int) -> Callable[[EDMDenoiser], float]:
+def curve_point(sampler: Sampler, n_images: int, shape: tuple[int, ...], n_classes: int) -> Callable[[NetDenoiser], float]:
     """A function from a student to its Frechet distance in the classifier's features, on the same `n_images` seeds at each call."""
     features, reference = load_measure("classifier")
 
-    def distance(student: EDMDenoiser) -> float:
+    def distance(student: NetDenoiser) -> float:
         images = to_uint8(sample(student, sampler, range(n_images), shape, n_classes))
         return frechet_distance(features.features(images), reference.mean, reference.factor)
 

@@ -33,7 +33,7 @@ def command(method: str, seed: int) -> None:
     inputs = [path_folder, str(snapshots)]
     with torch_stage(f"mismatch@{method}-{seed}", __name__, {"method": p, "seed": seed, "mismatch": m}, inputs, [out]):
         path = load_path(path_folder)
-        shape = path.teacher.net.image_shape
+        shape = path.teacher.image_shape
         files = sorted(snapshots.glob("student-*.safetensors"))
         tables = []
         with progress(len(files), unit="snapshot") as tick:

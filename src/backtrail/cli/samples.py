@@ -25,7 +25,7 @@ def command(method: str, seed: int) -> None:
     with torch_stage(f"{family}-samples@{method}-{seed}", __name__, parameters, [file], [out]):
         student = load_denoiser(file)
         ways, trained = samplers(p)
-        net, indices = student.net, range(n_images)
-        images = {f"student/nfe{way.nfe}": to_uint8(sample(student, way, indices, net.image_shape, net.p.n_classes)) for way in ways}
+        indices = range(n_images)
+        images = {f"student/nfe{way.nfe}": to_uint8(sample(student, way, indices, student.image_shape, student.n_classes)) for way in ways}
         metadata = {"method": method, "seed": seed, "n_images": n_images, "first_seed": 0, "trained_nfe": sorted(trained)}
         save_tensors(out, images, metadata)

@@ -30,8 +30,8 @@ def command(method: str, seed: int) -> None:
     parameters = {"method": p, "seed": seed, "n_curve": n_curve}
     with torch_stage(f"score-distillation@{method}-{seed}", __name__, parameters, inputs, outputs) as stage:
         path = load_path(path_folder)
-        shape = path.teacher.net.image_shape
-        evaluate = curve_point(Sampler(sigma_init=p.sigma_init), n_curve, shape, path.teacher.net.p.n_classes)
+        shape = path.teacher.image_shape
+        evaluate = curve_point(Sampler(sigma_init=p.sigma_init), n_curve, shape, path.teacher.n_classes)
         state = distil(path, p, shape, seed, evaluate, stage.scratch)
         student, fake = state.modules["student"], state.modules["fake"]
         save_denoiser(folder / "student.safetensors", student, state.averages["student"])

@@ -26,7 +26,7 @@ def command() -> None:
         with progress(len(runs), unit="sampler") as tick:
             for done, (name, sampler) in enumerate(runs, start=1):
                 images[f"{name}/nfe{sampler.nfe}"] = to_uint8(
-                    sample(teacher, sampler, range(n_images), teacher.net.image_shape, teacher.net.p.n_classes)
+                    sample(teacher, sampler, range(n_images), teacher.image_shape, teacher.n_classes)
                 )
                 tick(done)
         save_tensors(SAMPLES, images, {"method": "teacher", "n_images": n_images, "first_seed": 0, "trained_nfe": []})

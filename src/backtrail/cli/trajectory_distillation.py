@@ -31,7 +31,7 @@ def command(method: str, seed: int) -> None:
     with torch_stage(f"trajectory-distillation@{method}-{seed}", __name__, parameters, inputs, [out, curve]) as stage:
         teacher, images = load_denoiser(TEACHER), load_dataset(DATASET).train_images
         shape = tuple(images.shape[1:])
-        evaluate = curve_point(trajectory_sampler(p, p.sample_num_steps[0]), n_curve, shape, teacher.net.p.n_classes)
+        evaluate = curve_point(trajectory_sampler(p, p.sample_num_steps[0]), n_curve, shape, teacher.n_classes)
         state = distil(teacher, load_pool(pool_file, teacher, p, images), p, seed, evaluate, stage.scratch)
         save_denoiser(out, state.modules["student"])
         save_csv(curve, pd.DataFrame(state.rows))

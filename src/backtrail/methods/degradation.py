@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import EDMDenoiser
+from backtrail.denoiser import NetDenoiser
 from backtrail.methods.one_step import diffuse, draw_labels, generate, given, initial_student, score_matching_loss, student_input
 from backtrail.parameters.score_distillation import Recording, ScoreDistillation
 from backtrail.parameters.training import NoiseLaw
@@ -22,15 +22,15 @@ from backtrail.training.state import TrainingState, adam, optimiser_step, weight
 
 
 def record(
-    teacher: EDMDenoiser,
+    teacher: NetDenoiser,
     p: ScoreDistillation,
     shape: tuple[int, ...],
     data: Tensor,
     seed: int,
     scratch: Scratch | None = None,
-    start: EDMDenoiser | None = None,
+    start: NetDenoiser | None = None,
     data_labels: Tensor | None = None,
-) -> tuple[list[EDMDenoiser], list[dict], dict]:
+) -> tuple[list[NetDenoiser], list[dict], dict]:
     """The path for the student that `p` starts from.
 
     shape is one image's [C, H, W]; data [N, C, H, W] in the model's range (with labels [N] for a conditional teacher) is what the path's
@@ -60,10 +60,10 @@ class PathLoss:
     """The EDM loss of a denoiser on the initial student's samples and on data, with fixed samples, noise and noise levels."""
 
     def __init__(
-        self, student: EDMDenoiser, p: ScoreDistillation, shape: tuple[int, ...], data: Tensor, seed: int, data_labels: Tensor | None = None
+        self, student: NetDenoiser, p: ScoreDistillation, shape: tuple[int, ...], data: Tensor, seed: int, data_labels: Tensor | None = None
     ):
         n = p.recording.evaluation_batch if p.recording else 256
-        labels = draw_labels(student.net.p.n_classes, n, seed, "path-loss-label", 0)
+        labels = draw_labels(student.n_classes, n, seed, "path-loss-label", 0)
         if labels is not None and data_labels is None:
             raise ValueError("the loss of a conditional denoiser on data needs the data's labels")
         with torch.no_grad():
@@ -75,7 +75,7 @@ class PathLoss:
         }
 
     @torch.no_grad()
-    def __call__(self, denoiser: EDMDenoiser) -> Losses:
+    def __call__(self, denoiser: NetDenoiser) -> Losses:
         return {
             name: edm_loss(denoiser(noisy, sigma, condition), x0, sigma, denoiser.sigma_data).item()
             for name, (x0, noisy, sigma, condition) in self.sets.items()
@@ -116,11 +116,11 @@ def choose_nodes(rows: list[dict], p: Recording) -> list[dict]:
     return [rows[i] for i in chosen]
 
 
-def _update(state: TrainingState, student: EDMDenoiser, p: ScoreDistillation, shape: tuple[int, ...], seed: int, step: int) -> Losses:
+def _update(state: TrainingState, student: NetDenoiser, p: ScoreDistillation, shape: tuple[int, ...], seed: int, step: int) -> Losses:
     """One update of the degraded score (DisBack, Eq. 7): the student is frozen."""
     assert p.recording is not None
-    node: EDMDenoiser = state.modules["node"]  # type: ignore[assignment]
-    labels = draw_labels(node.net.p.n_classes, p.batch, seed, "recording-label", step)
+    node: NetDenoiser = state.modules["node"]  # type: ignore[assignment]
+    labels = draw_labels(node.n_classes, p.batch, seed, "recording-label", step)
     with torch.no_grad():
         x0 = generate(student, student_input((p.batch, *shape), p.sigma_init, seed, "recording-z", step), p.sigma_init, labels)
     loss = score_matching_loss(node, x0, p.noise_fake, labels, seed, "recording", step)
@@ -129,15 +129,15 @@ def _update(state: TrainingState, student: EDMDenoiser, p: ScoreDistillation, sh
     return {"loss": loss.item()}
 
 
-def _with_weights(like: EDMDenoiser, values: dict[str, Tensor]) -> EDMDenoiser:
+def _with_weights(like: NetDenoiser, values: dict[str, Tensor]) -> NetDenoiser:
     node = copy.deepcopy(like)
     node.load_state_dict(values, strict=True)
     return node.eval().requires_grad_(False)
 
 
 def fit_to_student(
-    start: EDMDenoiser, student: EDMDenoiser, p: ScoreDistillation, shape: tuple[int, ...], seed: int, steps: int
-) -> EDMDenoiser:
+    start: NetDenoiser, student: NetDenoiser, p: ScoreDistillation, shape: tuple[int, ...], seed: int, steps: int
+) -> NetDenoiser:
     """The score of the student as it is now: `start` (its fake score, say) fitted further to its samples, frozen.
 
     The learning rate falls linearly to zero, so that what is left is the fit and not the last batches.
@@ -145,7 +145,7 @@ def fit_to_student(
     model = copy.deepcopy(start).eval().requires_grad_(True)
     optimiser = adam(model, p.fake)
     for step in range(steps):
-        labels = draw_labels(model.net.p.n_classes, p.batch, seed, "fit-label", step)
+        labels = draw_labels(model.n_classes, p.batch, seed, "fit-label", step)
         with torch.no_grad():
             x0 = generate(student, student_input((p.batch, *shape), p.sigma_init, seed, "fit-z", step), p.sigma_init, labels)
         score_matching_loss(model, x0, p.noise_fake, labels, seed, "fit", step).backward()

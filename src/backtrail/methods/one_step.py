@@ -5,9 +5,9 @@ import copy
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, Denoiser, EDMDenoiser, per_image
+from backtrail.denoiser import Condition, Denoiser, NetDenoiser, per_image
 from backtrail.errors import UserError
-from backtrail.nets.build import build
+from backtrail.nets.build import construct
 from backtrail.parameters.training import NoiseLaw
 from backtrail.randomness import integers, normal
 from backtrail.training.noise import draw_sigma, edm_loss
@@ -33,16 +33,17 @@ def draw_labels(n_classes: int, n: int, seed: int, purpose: str, step: int) -> T
     return integers(n_classes, (n,), seed, purpose, step) if n_classes else None
 
 
-def initial_student(teacher: EDMDenoiser, kind: str, seed: int, start: EDMDenoiser | None = None) -> EDMDenoiser:
+def initial_student(teacher: NetDenoiser, kind: str, seed: int, start: NetDenoiser | None = None) -> NetDenoiser:
     """G^0: a copy of `start` if there is one, else the teacher's weights, or weights drawn at random from (seed, "init").
 
     Raises UserError if `start` has another architecture than the teacher: the path's nodes have to be able to fit its samples.
     """
     if start is not None:
-        if (start.net.p, start.sigma_data) != (teacher.net.p, teacher.sigma_data):
-            raise UserError(f"the student to start from ({start.net.p!r}) is another architecture than the teacher ({teacher.net.p!r})")
+        if start.configuration != teacher.configuration:
+            found, expected = start.configuration, teacher.configuration
+            raise UserError(f"the student to start from ({found!r}) is another architecture than the teacher ({expected!r})")
         return copy.deepcopy(start)
-    return build(teacher.net.p, teacher.sigma_data, seed) if kind == "random" else copy.deepcopy(teacher)
+    return construct(teacher.configuration, seed) if kind == "random" else copy.deepcopy(teacher)
 
 
 def diffuse(x0: Tensor, law: NoiseLaw, seed: int, purpose: str, step: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +53,7 @@ def diffuse(x0: Tensor, law: NoiseLaw, seed: int, purpose: str, step: int) -> tu
     return x0 + per_image(sigma, x0) * noise, sigma
 
 
-def score_matching_loss(model: EDMDenoiser, x0: Tensor, law: NoiseLaw, labels: Tensor | None, seed: int, purpose: str, step: int) -> Tensor:
+def score_matching_loss(model: NetDenoiser, x0: Tensor, law: NoiseLaw, labels: Tensor | None, seed: int, purpose: str, step: int) -> Tensor:
     """Denoising score matching on samples x0 (DisBack, Eq. 5 and Eq. 7), in the teacher's own weighting."""
     noisy, sigma = diffuse(x0, law, seed, purpose, step)
     return edm_loss(model(noisy, sigma, given(labels)), x0, sigma, model.sigma_data)

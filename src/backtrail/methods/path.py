@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from backtrail.artifacts import load_csv, save_csv
-from backtrail.denoiser import EDMDenoiser
+from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.tensors import tensors_digest
@@ -18,11 +18,11 @@ COLUMNS = ["node", "step", "loss_student", "loss_data", "digest"]
 class DegradationPath:
     """Nodes s'_0 (the teacher) ... s'_N, frozen and in eval mode, and the table of `path.csv`."""
 
-    nodes: list[EDMDenoiser]
+    nodes: list[NetDenoiser]
     table: pd.DataFrame
 
     @property
-    def teacher(self) -> EDMDenoiser:
+    def teacher(self) -> NetDenoiser:
         return self.nodes[0]
 
     @property
@@ -42,7 +42,7 @@ def node_file(folder: str | Path, node: int) -> Path:
     return Path(folder) / f"node-{node:03d}.safetensors"
 
 
-def save_path(folder: str | Path, nodes: list[EDMDenoiser], rows: list[dict], recording: dict) -> None:
+def save_path(folder: str | Path, nodes: list[NetDenoiser], rows: list[dict], recording: dict) -> None:
     """Write the nodes and `path.csv`; `rows` has step, loss_student and loss_data per node, `recording` says how it ended."""
     for index, node in enumerate(nodes):
         save_denoiser(node_file(folder, index), node, node=index, recording=recording)
@@ -64,7 +64,7 @@ def load_path(folder: str | Path) -> DegradationPath:
         node = load_denoiser(file)
         if (found := tensors_digest(node.state_dict())) != row.digest:
             raise UserError(f"{file} has digest {found[:12]}, path.csv names {row.digest[:12]}: run the stage `path` again")
-        if nodes and (node.net.p != nodes[0].net.p or node.sigma_data != nodes[0].sigma_data):
+        if nodes and node.configuration != nodes[0].configuration:
             raise UserError(f"{file} is another architecture than the teacher (node 0): run the stage `path` again")
         nodes.append(node)
     return DegradationPath(nodes, table)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import EDMDenoiser, per_image
+from backtrail.denoiser import NetDenoiser, per_image
 from backtrail.methods.one_step import diffuse, draw_labels, generate, given, initial_student, student_input
 from backtrail.methods.path import DegradationPath
 from backtrail.parameters.score_distillation import ScoreDistillation
@@ -22,7 +22,7 @@ from backtrail.training.noise import edm_loss
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 
-Evaluate = Callable[[EDMDenoiser], float]
+Evaluate = Callable[[NetDenoiser], float]
 
 
 def distil(
@@ -32,13 +32,12 @@ def distil(
     seed: int,
     evaluate: Evaluate,
     scratch: Scratch | None = None,
-    start: EDMDenoiser | None = None,
+    start: NetDenoiser | None = None,
 ) -> TrainingState:
     """Train a one-step student; returns the run: modules "student" and "fake", average "student", curve in `rows`, snapshots.
 
     shape is one image's [C, H, W]. `evaluate` gets the averaged student and returns its distance to the data. `start` is the initial
-    student
-    where it is neither the teacher nor random.
+    student where it is neither the teacher nor random.
     """
     state = initial_state(path, p, seed, start)
     schedule = TargetSchedule(path, p)
@@ -62,7 +61,7 @@ def distil(
     return state
 
 
-def initial_state(path: DegradationPath, p: ScoreDistillation, seed: int, start: EDMDenoiser | None = None) -> TrainingState:
+def initial_state(path: DegradationPath, p: ScoreDistillation, seed: int, start: NetDenoiser | None = None) -> TrainingState:
     """Student G^0 and fake score s'_N (DisBack, Algorithm 2, first line); for a path of one node the fake score is the teacher."""
     student = initial_student(path.teacher, p.student_start, seed, start)
     fake = copy.deepcopy(path.nodes[-1] if p.fake_start == "last-node" else path.teacher)
@@ -131,7 +130,7 @@ def update(
     """
     state.notes["target"] = schedule.node(step, state)
     target = path.nodes[state.notes["target"]]
-    labels = draw_labels(target.net.p.n_classes, p.batch, seed, "distil-label", step)
+    labels = draw_labels(target.n_classes, p.batch, seed, "distil-label", step)
     z = student_input((p.batch, *shape), p.sigma_init, seed, "distil-z", step)
     steps = _shared_steps if p.shared_noise else _separate_steps
     with torch.random.fork_rng(devices=[]):
@@ -144,7 +143,7 @@ def update(
 
 
 def _separate_steps(
-    state: TrainingState, target: EDMDenoiser, p: ScoreDistillation, x0: Tensor, labels: Tensor | None, seed: int, step: int
+    state: TrainingState, target: NetDenoiser, p: ScoreDistillation, x0: Tensor, labels: Tensor | None, seed: int, step: int
 ) -> tuple[Losses, float]:
     """Both losses with their own noise, in the order that `p` names; returns the losses and the raw mismatch |D_target - x0|."""
     losses: Losses = {}
@@ -167,7 +166,7 @@ def _separate_steps(
 
 
 def _shared_steps(
-    state: TrainingState, target: EDMDenoiser, p: ScoreDistillation, x0: Tensor, labels: Tensor | None, seed: int, step: int
+    state: TrainingState, target: NetDenoiser, p: ScoreDistillation, x0: Tensor, labels: Tensor | None, seed: int, step: int
 ) -> tuple[Losses, float]:
     """Both losses on the same noisy samples: the fake score's forward serves both, seven forwards in all.
 

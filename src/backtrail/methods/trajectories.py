@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backtrail.data.dataset import to_float
-from backtrail.denoiser import Condition, EDMDenoiser
+from backtrail.denoiser import Condition, NetDenoiser
 from backtrail.errors import UserError
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.randomness import integers, normal
@@ -48,15 +48,15 @@ def teacher_times(p: TrajectoryDistillation, num_steps: int) -> Tensor:
 
 
 @torch.no_grad()
-def trajectory_from_noise(teacher: EDMDenoiser, p: TrajectoryDistillation, shape: tuple[int, ...], num_steps: int, batch: int) -> Piece:
+def trajectory_from_noise(teacher: NetDenoiser, p: TrajectoryDistillation, shape: tuple[int, ...], num_steps: int, batch: int) -> Piece:
     """SFD's target (Algorithm 2): one run of the teacher's solver from x_N ~ N(0, t_N^2 I), read at every K-th state.
 
     In the second stage the teacher is a few-step student: it may take its first step analytically, and is told its own time stamps.
     """
     times = teacher_times(p, num_steps)
-    n_classes = teacher.net.p.n_classes
+    n_classes = teacher.n_classes
     labels = integers(n_classes, (p.batch,), POOL_SEED, f"trajectory-label-{num_steps}", batch) if n_classes else None
-    told = torch.full((p.batch,), float(len(times))) if teacher.net.p.step_condition else None
+    told = torch.full((p.batch,), float(len(times))) if teacher.step_condition else None
     noise = normal((p.batch, *shape), POOL_SEED, f"trajectory-{num_steps}", batch)
     start = (times[0] * noise.double()).float()
     denoiser = AnalyticalFirstStep(teacher) if p.teacher_afs else teacher
@@ -66,21 +66,21 @@ def trajectory_from_noise(teacher: EDMDenoiser, p: TrajectoryDistillation, shape
 
 @torch.no_grad()
 def step_from_data(
-    teacher: EDMDenoiser, p: TrajectoryDistillation, images: Tensor, num_steps: int, batch: int, image_labels: Tensor | None = None
+    teacher: NetDenoiser, p: TrajectoryDistillation, images: Tensor, num_steps: int, batch: int, image_labels: Tensor | None = None
 ) -> Piece:
     """Algorithm 1's target: x_{n+1} ~ N(x_0, t_{n+1}^2 I) around data, then K steps of the teacher's solver to t_n.
 
     images: the training images, uint8 [N, C, H, W]; image_labels: theirs, int64 [N], for a conditional teacher. With AFS the first step is
     not learned, so it is not drawn.
     """
-    if teacher.net.p.n_classes and image_labels is None:
+    if teacher.n_classes and image_labels is None:
         raise ValueError("a conditional teacher needs the images' labels")
     first = p.afs + int(integers(num_steps - 1 - p.afs, (1,), POOL_SEED, f"data-step-{num_steps}", batch))
     rows = integers(len(images), (p.batch,), POOL_SEED, f"data-rows-{num_steps}", batch)
     times = teacher_times(p, num_steps)[first * p.substeps : (first + 1) * p.substeps + 1]
     noise = normal((p.batch, *images.shape[1:]), POOL_SEED, f"data-noise-{num_steps}", batch)
     start = (to_float(images[rows]).double() + times[0] * noise.double()).float()
-    labels = image_labels[rows] if teacher.net.p.n_classes and image_labels is not None else None
+    labels = image_labels[rows] if teacher.n_classes and image_labels is not None else None
     *_, end = SOLVERS[p.solver](teacher, start, times, Condition(labels))
     return Piece(num_steps, first, torch.stack([start, end]), labels)
 
@@ -100,7 +100,7 @@ class Pool:
 
     def __init__(
         self,
-        teacher: EDMDenoiser,
+        teacher: NetDenoiser,
         p: TrajectoryDistillation,
         images: Tensor,
         cache: dict[str, Tensor] | None = None,
@@ -135,7 +135,7 @@ def recipe(p: TrajectoryDistillation) -> dict:
     return p.model_dump(mode="json", include=RECIPE)
 
 
-def load_pool(path: str | Path, teacher: EDMDenoiser, p: TrajectoryDistillation, images: Tensor, labels: Tensor | None = None) -> Pool:
+def load_pool(path: str | Path, teacher: NetDenoiser, p: TrajectoryDistillation, images: Tensor, labels: Tensor | None = None) -> Pool:
     """The pool that the stage `trajectories` wrote. Raises UserError if it was made for another pool."""
     tensors, metadata = load_tensors(path)
     if not metadata.get("cached"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, EDMDenoiser
+from backtrail.denoiser import Condition, NetDenoiser
 from backtrail.methods.lpips import LPIPS, load_lpips
 from backtrail.methods.trajectories import Piece, Pool, student_times, teacher_evaluations
 from backtrail.nets.build import with_step_condition
@@ -21,11 +21,11 @@ from backtrail.training.loop import Losses, run
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step
 
-Evaluate = Callable[[EDMDenoiser], float]
+Evaluate = Callable[[NetDenoiser], float]
 
 
 def distil(
-    teacher: EDMDenoiser, pool: Pool, p: TrajectoryDistillation, seed: int, evaluate: Evaluate, scratch: Scratch | None = None
+    teacher: NetDenoiser, pool: Pool, p: TrajectoryDistillation, seed: int, evaluate: Evaluate, scratch: Scratch | None = None
 ) -> TrainingState:
     """Train a few-step student; returns the run: module "student", the curve in `rows`.
 
@@ -52,7 +52,7 @@ def distil_round(
     state: TrainingState, pool: Pool, p: TrajectoryDistillation, seed: int, step: int, perceptual: LPIPS | None = None
 ) -> Losses:
     """One pass over one batch of the pool: an update per step of the student (Algorithm 2; a single one in Algorithm 1)."""
-    student: EDMDenoiser = state.modules["student"]  # type: ignore[assignment]
+    student: NetDenoiser = state.modules["student"]  # type: ignore[assignment]
     num_steps, batch = plan(p, seed, step)
     piece = pool.piece(num_steps, batch)
     factor = 0.1 if step >= p.decay_at * p.rounds else 1.0
@@ -79,14 +79,14 @@ def plan(p: TrajectoryDistillation, seed: int, step: int) -> tuple[int, int]:
     return num_steps, int(permutation(p.pool, seed, f"pool-{num_steps}", lap)[place])
 
 
-def walk(student: EDMDenoiser, piece: Piece, p: TrajectoryDistillation) -> Iterator[tuple[int, Tensor, Tensor]]:
+def walk(student: NetDenoiser, piece: Piece, p: TrajectoryDistillation) -> Iterator[tuple[int, Tensor, Tensor]]:
     """The student's Euler steps along a piece: yields (index of the step, x_n predicted, x_n of the teacher) for each that is learned.
 
     The next state is the detached prediction of the same forward, made before the update that the caller does between two yields.
     """
     times = student_times(p, piece.num_steps)
     x = piece.states[0]
-    told = torch.full((len(x),), float(piece.num_steps)) if student.net.p.step_condition else None
+    told = torch.full((len(x),), float(piece.num_steps)) if student.step_condition else None
     condition = Condition(piece.labels, told)
     for offset, target in enumerate(piece.states[1:]):
         index = piece.first + offset

@@ -1,69 +1,113 @@
-"""A denoiser as a file: safetensors weights whose header says how to build the net that they fit, loaded with strict=True."""
+"""A denoiser as a file: safetensors weights whose header says how to build the net that they fit, loaded with strict=True.
+
+One reader and one writer for every denoiser of the house: built here, or imported in the formats of EDM and of diffusers.
+"""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from backtrail.denoiser import EDMDenoiser
+from backtrail.denoiser import EDMDenoiser, NetDenoiser
 from backtrail.errors import UserError
+from backtrail.nets import discrete_time, edm
 from backtrail.nets.mlp import MLP
+from backtrail.nets.step_condition import add_step_condition, fold_step_condition
 from backtrail.nets.unet import UNet
-from backtrail.parameters.base import validate
-from backtrail.parameters.net import MLPParameters, UNetParameters
+from backtrail.nets.weights import fill
+from backtrail.parameters.base import Section, validate
+from backtrail.parameters.net import MLPParameters, NetParameters, UNetParameters
 from backtrail.randomness import derive_seed
 from backtrail.tensors import load_tensors, save_tensors
 
-NETS = {"unet": (UNetParameters, UNet), "mlp": (MLPParameters, MLP)}
+NETS: dict[str, Callable[[Any], nn.Module]] = {"unet": UNet, "mlp": MLP}
 
 
-def build(parameters: UNetParameters | MLPParameters, sigma_data: float, seed: int = 0) -> EDMDenoiser:
+class BuiltIn(Section):
+    """All that is needed, beside the weights, to build a denoiser of the built-in nets again."""
+
+    preconditioning: Literal["edm"] = "edm"
+    sigma_data: float
+    net: NetParameters
+
+
+def _built_in(configuration: BuiltIn) -> NetDenoiser:
+    return EDMDenoiser(NETS[configuration.net.kind](configuration.net), configuration.sigma_data)
+
+
+# By the header's `format`; the built-in nets' header has none.
+FORMATS: dict[str | None, tuple[type[Section], Callable[[Any], NetDenoiser]]] = {
+    None: (BuiltIn, _built_in),
+    "edm": (edm.EDMTeacher, edm.build),
+    "diffusers": (discrete_time.DiffusersTeacher, discrete_time.build),
+}
+
+
+def construct(configuration: Section, seed: int = 0) -> NetDenoiser:
     """A new denoiser with weights drawn from (seed, "init"), whatever the state of torch's own generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
-        _, net = NETS[parameters.kind]
-        return EDMDenoiser(net(parameters), sigma_data)
+        _, build_one = FORMATS[getattr(configuration, "format", None)]
+        denoiser = build_one(configuration)
+    denoiser.configuration = configuration
+    return denoiser
 
 
-def describe(denoiser: EDMDenoiser) -> dict[str, Any]:
-    """What has to be known, beside the weights, to build the denoiser again."""
-    return {"preconditioning": "edm", "sigma_data": denoiser.sigma_data, "net": denoiser.net.p.model_dump()}
+def construct_empty(configuration: Section) -> NetDenoiser:
+    """The same without memory for weights, to be given them by `weights.fill`."""
+    with torch.device("meta"):
+        return construct(configuration)
 
 
-def save_denoiser(path: str | Path, denoiser: EDMDenoiser, weights: dict[str, Tensor] | None = None, **extra: Any) -> None:
-    """Write the denoiser's weights (or `weights`, an average of them) with its description and `extra` metadata."""
-    save_tensors(path, weights or denoiser.state_dict(), {"denoiser": describe(denoiser), **extra})
+def build(parameters: UNetParameters | MLPParameters, sigma_data: float, seed: int = 0) -> NetDenoiser:
+    """A new denoiser of a built-in net, with EDM preconditioning."""
+    return construct(BuiltIn(sigma_data=sigma_data, net=parameters), seed)
 
 
-def load_denoiser(path: str | Path) -> EDMDenoiser:
-    """Read a denoiser back, in eval mode and on the CPU.
+def save_denoiser(path: str | Path, denoiser: NetDenoiser, weights: dict[str, Tensor] | None = None, **extra: Any) -> None:
+    """Write the denoiser's weights (or `weights`, an average of them) with its configuration and `extra` metadata."""
+    if denoiser.configuration is None:
+        raise ValueError("a denoiser without a configuration cannot be built again: make it by `construct`")
+    save_tensors(path, weights or denoiser.state_dict(), {"denoiser": denoiser.configuration.model_dump(mode="json"), **extra})
+
+
+def load_denoiser(path: str | Path) -> NetDenoiser:
+    """Read a denoiser back, in eval mode, without gradients and on the CPU.
 
     Raises UserError if the file is absent, no denoiser, or does not fit the net that its header describes.
     """
     weights, metadata = load_tensors(path)
-    if "denoiser" not in metadata:
+    described = metadata.get("denoiser")
+    if not isinstance(described, dict):
         raise UserError(f"{path} holds no denoiser: its header names none; expected a file that `save_denoiser` wrote")
-    described = metadata["denoiser"]
-    if (kind := described["net"].get("kind")) not in NETS:
-        raise UserError(f"{path} holds a net of the unknown kind {kind!r}; known: {', '.join(NETS)}")
-    parameters, _ = NETS[kind]
-    denoiser = build(validate(parameters, described["net"], "net", path), described["sigma_data"])
-    try:
-        denoiser.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the net that its header describes: {str(error).splitlines()[-1].strip()}") from None
-    return denoiser.eval().requires_grad_(False)
+    if (kind := described.get("format")) not in FORMATS:
+        raise UserError(f"{path} holds a denoiser of the unknown format {kind!r}; known: {', '.join(filter(None, FORMATS))}")
+    configuration = validate(FORMATS[kind][0], described, "denoiser", path)
+    # Copies, because what is mapped from a file need not lie on the boundaries that fast kernels like.
+    own = {name: value.clone() for name, value in weights.items()}
+    return fill(construct_empty(configuration), own, path, "run the stage that makes it again")
 
 
-def with_step_condition(denoiser: EDMDenoiser, seed: int = 0, random_start: bool = False) -> EDMDenoiser:
+def with_step_condition(denoiser: NetDenoiser, seed: int = 0, random_start: bool = False) -> NetDenoiser:
     """A copy of `denoiser` whose blocks also take the step condition (SFD-v).
 
     The new layers start at zero, so that the copy equals the original for every condition; `random_start` draws them as a fresh layer,
-    as the released code does.
+    as the released code does. Raises UserError for a format whose nets cannot take one.
     """
-    extended = build(denoiser.net.p.model_copy(update={"step_condition": True}), denoiser.sigma_data, seed)
+    configuration = denoiser.configuration
+    if isinstance(configuration, BuiltIn):
+        return _built_in_with_steps(denoiser, configuration, seed, random_start)
+    if not isinstance(configuration, edm.EDMTeacher):
+        raise UserError("the step condition (SFD-v) needs a built-in or an EDM network: choose step_condition = none for this teacher")
+    net = add_step_condition(denoiser.net, "released" if random_start else "zero", seed)
+    return _with_net(configuration, net)
+
+
+def _built_in_with_steps(denoiser: NetDenoiser, configuration: BuiltIn, seed: int, random_start: bool) -> NetDenoiser:
+    extended = build(configuration.net.model_copy(update={"step_condition": True}), configuration.sigma_data, seed)
     missing, unexpected = extended.load_state_dict(denoiser.state_dict(), strict=False)
     if unexpected or any("step" not in name for name in missing):
         raise ValueError(f"only step layers may be new; missing {missing}, unexpected {unexpected}")
@@ -76,20 +120,30 @@ def with_step_condition(denoiser: EDMDenoiser, seed: int = 0, random_start: bool
     return extended
 
 
+def _with_net(configuration: edm.EDMTeacher, net: nn.Module) -> NetDenoiser:
+    """An EDM denoiser around a net that is there already."""
+    denoiser = configuration.preconditioning.denoiser(net).to(next(net.parameters()).device)
+    denoiser.configuration = configuration.model_copy(update={"net": net.configuration})
+    return denoiser
+
+
 @torch.no_grad()
-def at_step_condition(denoiser: EDMDenoiser, num_steps: int) -> EDMDenoiser:
+def at_step_condition(denoiser: NetDenoiser, num_steps: int) -> NetDenoiser:
     """A copy of `denoiser` as a net without a step condition, which answers as the original does when it is told `num_steps`.
 
     For a fixed number of time stamps the condition adds a constant per channel, and the layer's own bias takes it up.
     """
-    if not denoiser.net.p.step_condition:
+    configuration = denoiser.configuration
+    if not denoiser.step_condition:
         return copy.deepcopy(denoiser)
+    if isinstance(configuration, edm.EDMTeacher):
+        return _with_net(configuration, fold_step_condition(denoiser.net, num_steps)).eval().requires_grad_(False)
     embedding = denoiser.net.embed_step(torch.tensor([float(num_steps)]))[0]
     values = dict(denoiser.state_dict())
     for name, module in denoiser.named_modules():
         if getattr(module, "affine_step", None) is not None:
             bias = f"{name}.conv1.bias" if isinstance(denoiser.net, UNet) else f"{name}.linear.bias"
             values[bias] = values[bias] + module.affine_step(embedding)
-    plain = build(denoiser.net.p.model_copy(update={"step_condition": False}), denoiser.sigma_data)
+    plain = build(configuration.net.model_copy(update={"step_condition": False}), configuration.sigma_data)
     plain.load_state_dict({name: values[name] for name in plain.state_dict()}, strict=True)
     return plain.eval().requires_grad_(False)

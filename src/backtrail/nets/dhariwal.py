@@ -55,6 +55,19 @@ class DhariwalUNet(nn.Module):
         self.out_norm = group_norm(n * c.channel_mult[0], 1e-5)
         self.out_conv = nn.Conv2d(n * c.channel_mult[0], c.out_channels, 3, padding=1)
 
+    @property
+    def n_classes(self) -> int:
+        return self.configuration.label_dim
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        c = self.configuration
+        return c.in_channels, c.img_resolution, c.img_resolution
+
+    @property
+    def step_condition(self) -> bool:
+        return self.configuration.step_condition
+
     @staticmethod
     def _block(c: DhariwalConfiguration, n_in: int, n_out: int, n_embedding: int, attention: bool = False, resample: str = "") -> UNetBlock:
         heads = n_out // CHANNELS_PER_HEAD if attention else 0

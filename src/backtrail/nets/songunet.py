@@ -62,6 +62,19 @@ class SongUNet(nn.Module):
         self.enc, n_skips = self._encoder(c, n_embedding)
         self.dec = self._decoder(c, n_embedding, n_skips)
 
+    @property
+    def n_classes(self) -> int:
+        return self.configuration.label_dim
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        c = self.configuration
+        return c.in_channels, c.img_resolution, c.img_resolution
+
+    @property
+    def step_condition(self) -> bool:
+        return self.configuration.step_condition
+
     @staticmethod
     def _block(c: SongUNetConfiguration, n_in: int, n_out: int, n_embedding: int, attention: bool = False, resample: str = "") -> UNetBlock:
         shared = {"taps": c.resample_filter, "dropout": c.dropout, "skip_scale": math.sqrt(0.5), "eps": 1e-6}

@@ -55,6 +55,31 @@ def add_step_condition(net: nn.Module, init: Literal["zero", "released"] = "zero
 
 
 @torch.no_grad()
+def fold_step_condition(net: nn.Module, num_steps: int) -> nn.Module:
+    """A copy of `net` (SongUNet or DhariwalUNet) without a step condition that answers as `net` does when it is told `num_steps`.
+
+    Added before the second norm (SongUNet) the condition is a bias. After it (DhariwalUNet) two affine maps follow each other:
+    (h (1 + s) + b) (1 + s') + b' = h (1 + s + s' + s s') + b (1 + s') + b', linear in the embedding that gives s and b.
+    """
+    embedding = net.map_step(torch.tensor([float(num_steps)], device=next(net.parameters()).device))[0]
+    values = dict(net.state_dict())
+    for name, block in net.named_modules():
+        if getattr(block, "affine_step", None) is None:
+            continue
+        told, weight, bias = block.affine_step(embedding), values[f"{name}.affine.weight"], values[f"{name}.affine.bias"]
+        if block.adaptive:
+            scale, shift = told.chunk(2)
+            factor = torch.cat([1 + scale, 1 + scale])
+            weight, bias = weight * factor[:, None], bias * factor + torch.cat([scale, shift])
+        else:
+            bias = bias + told
+        values[f"{name}.affine.weight"], values[f"{name}.affine.bias"] = weight, bias
+    plain = type(net)(net.configuration.model_copy(update={"step_condition": False})).to(embedding.device).train(net.training)
+    plain.load_state_dict({name: values[name] for name in plain.state_dict()}, strict=True)
+    return plain
+
+
+@torch.no_grad()
 def _randomise(layer: nn.Linear, xavier: bool, seed: int, index: int) -> None:
     random = generator(seed, "step-condition", index=index)
     bound = math.sqrt(6 / (layer.in_features + layer.out_features)) if xavier else 1 / math.sqrt(layer.in_features)

@@ -118,6 +118,16 @@ class UNet(nn.Module):
         zero_(self.head)
 
     @property
+    def n_classes(self) -> int:
+        """Classes that the net is conditioned on; 0 is unconditional."""
+        return self.p.n_classes
+
+    @property
+    def step_condition(self) -> bool:
+        """Whether the net takes the number of time stamps."""
+        return self.p.step_condition
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """[C, H, W] of the images that the net is for."""
         return (self.p.image_channels, self.p.resolution, self.p.resolution)

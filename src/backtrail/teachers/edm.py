@@ -2,88 +2,31 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import torch
-from pydantic import Field, ValidationError
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import Tensor
 
-from backtrail.denoiser import EDMDenoiser
+from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
-from backtrail.nets.dhariwal import DhariwalConfiguration, DhariwalUNet
-from backtrail.nets.songunet import SongUNet, SongUNetConfiguration
+from backtrail.nets.build import construct_empty
+from backtrail.nets.dhariwal import DhariwalConfiguration
+from backtrail.nets.edm import EDM, IDDPM, VE, VP, EDMTeacher
+from backtrail.nets.songunet import SongUNetConfiguration
+from backtrail.nets.weights import fill
 from backtrail.parameters.base import Section
 from backtrail.teachers.pickled_tensors import read_pickle
-from backtrail.teachers.preconditioning import IDDPMDenoiser, VEDenoiser, VPDenoiser
 from backtrail.teachers.unpickle import Record
-from backtrail.teachers.weights import fill
 
 MAX_MODULES = 20_000  # of a network; the largest published one has under 1,000
-
-
-class EDM(Section):
-    """EDM's own preconditioning."""
-
-    kind: Literal["edm"] = "edm"
-    sigma_data: float = Field(0.5, gt=0, description="standard deviation of the data, in units of the images' range [-1, 1]")
-
-    def denoiser(self, net: nn.Module) -> nn.Module:
-        return EDMDenoiser(net, self.sigma_data)
-
-
-class VP(Section):
-    """Variance-preserving preconditioning."""
-
-    kind: Literal["vp"] = "vp"
-    beta_d: float = Field(19.9, gt=0, description="extent of the noise schedule")
-    beta_min: float = Field(0.1, gt=0, description="its slope at the start")
-    M: int = Field(1000, ge=2, le=100_000, description="number of time steps")
-
-    def denoiser(self, net: nn.Module) -> nn.Module:
-        return VPDenoiser(net, self.beta_d, self.beta_min, self.M)
-
-
-class VE(Section):
-    """Variance-exploding preconditioning."""
-
-    kind: Literal["ve"] = "ve"
-
-    def denoiser(self, net: nn.Module) -> nn.Module:
-        return VEDenoiser(net)
-
-
-class IDDPM(Section):
-    """Improved DDPM's preconditioning."""
-
-    kind: Literal["iddpm"] = "iddpm"
-    C_1: float = Field(0.001, gt=0, le=1, description="smallest ratio of neighbouring signal levels")
-    C_2: float = Field(0.008, ge=0, description="offset of the cosine schedule")
-    M: int = Field(1000, ge=2, le=100_000, description="number of time steps")
-
-    def denoiser(self, net: nn.Module) -> nn.Module:
-        return IDDPMDenoiser(net, self.C_1, self.C_2, self.M)
-
-
-class EDMTeacher(Section):
-    """All that is needed, beside the weights, to build an imported teacher again."""
-
-    format: Literal["edm"] = "edm"
-    preconditioning: Annotated[EDM | VP | VE | IDDPM, Field(discriminator="kind")]
-    net: Annotated[SongUNetConfiguration | DhariwalConfiguration, Field(discriminator="kind")]
 
 
 PRECONDITIONINGS: dict[str, type[Section]] = {"EDMPrecond": EDM, "VPPrecond": VP, "VEPrecond": VE, "iDDPMPrecond": IDDPM}
 NETS: dict[str, type[Section]] = {"SongUNet": SongUNetConfiguration, "DhariwalUNet": DhariwalConfiguration}
 
 
-def build(configuration: EDMTeacher) -> nn.Module:
-    """A denoiser D(x, sigma, condition) with new weights; under `torch.device("meta")` without any."""
-    net = configuration.net
-    return configuration.preconditioning.denoiser(SongUNet(net) if isinstance(net, SongUNetConfiguration) else DhariwalUNet(net))
-
-
-def import_edm(path: str | Path) -> tuple[nn.Module, EDMTeacher]:
-    """The averaged network (`ema`) of an EDM checkpoint as a denoiser (eval mode, no gradients, on the CPU) and its configuration.
+def import_edm(path: str | Path) -> NetDenoiser:
+    """The averaged network (`ema`) of an EDM checkpoint as a denoiser (eval mode, no gradients, on the CPU).
 
     Nothing in the file is executed. Raises UserError if it is not such a checkpoint or does not fit the network that it names.
     """
@@ -96,9 +39,7 @@ def import_edm(path: str | Path) -> tuple[nn.Module, EDMTeacher]:
     weights = {_our_name(name): value for name, value in _tensors(outer, path)}
     if len({value.untyped_storage().data_ptr() for value in weights.values()}) != len(weights):
         raise UserError(f"{path} holds two weights in one place of memory, which no EDM network has: use the published file")
-    with torch.device("meta"):
-        denoiser = build(configuration)
-    return fill(denoiser, weights, path), configuration
+    return fill(construct_empty(configuration), weights, path, "use the published file")
 
 
 def _configuration(outer: Record, inner: Record, path: str | Path) -> EDMTeacher:

@@ -4,8 +4,8 @@ The names are the files' (without `.pkl`); `vp` in them names the DDPM++ archite
 """
 
 from backtrail.nets.dhariwal import DhariwalConfiguration
+from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
-from backtrail.teachers.edm import EDM, EDMTeacher
 
 
 def _ddpmpp(resolution: int, multipliers: tuple[int, ...], dropout: float, n_classes: int = 0) -> EDMTeacher:

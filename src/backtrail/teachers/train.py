@@ -5,7 +5,7 @@ import math
 import torch
 
 from backtrail.data.dataset import Dataset, batch
-from backtrail.denoiser import Condition, EDMDenoiser, per_image
+from backtrail.denoiser import Condition, NetDenoiser, per_image
 from backtrail.nets.build import build
 from backtrail.parameters.teacher import Teacher
 from backtrail.randomness import normal, uniform
@@ -22,7 +22,7 @@ def teacher_state(p: Teacher, sigma_data: float) -> TrainingState:
 
 def teacher_update(state: TrainingState, p: Teacher, dataset: Dataset, step: int) -> Losses:
     """One update on a batch of images; the learning rate warms up, then falls along a cosine to zero."""
-    teacher: EDMDenoiser = state.modules["teacher"]  # type: ignore[assignment]
+    teacher: NetDenoiser = state.modules["teacher"]  # type: ignore[assignment]
     images, labels = batch(dataset.train_images, dataset.train_labels, p.seed, "teacher-batch", step, p.batch)
     sigma = draw_sigma(p.noise, p.batch, p.seed, "teacher-sigma", step)
     noisy = images + per_image(sigma, images) * normal(tuple(images.shape), p.seed, "teacher-noise", step)

@@ -9,10 +9,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from backtrail.denoiser import Condition, per_image
+from backtrail.denoiser import Condition, NetDenoiser, per_image
 
 
-class VPDenoiser(nn.Module):
+class VPDenoiser(NetDenoiser):
     """VP preconditioning (arXiv 2206.00364, Table 1, column VP): c_out = -sigma, c_in = 1/sqrt(sigma^2 + 1), c_noise = (M - 1) t(sigma)."""
 
     def __init__(self, net: nn.Module, beta_d: float = 19.9, beta_min: float = 0.1, n_timesteps: int = 1000):
@@ -30,7 +30,7 @@ class VPDenoiser(nn.Module):
         return ((self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt() - self.beta_min) / self.beta_d
 
 
-class VEDenoiser(nn.Module):
+class VEDenoiser(NetDenoiser):
     """VE preconditioning (arXiv 2206.00364, Table 1, column VE): c_out = sigma, c_in = 1, c_noise = ln(sigma / 2)."""
 
     def __init__(self, net: nn.Module):
@@ -42,7 +42,7 @@ class VEDenoiser(nn.Module):
         return x + s * self.net(x, (0.5 * s).log().flatten(), condition).to(x.dtype)
 
 
-class IDDPMDenoiser(nn.Module):
+class IDDPMDenoiser(NetDenoiser):
     """iDDPM preconditioning (arXiv 2206.00364, Table 1, column iDDPM): VP's, with c_noise the index of the nearest noise level u_j.
 
     The network's output has twice the image's channels; the second half, its variance, is not used.

@@ -1,0 +1,166 @@
+"""The ledger of a suite: `dvc.lock` (what ran, by hash) and the stages' records (how, where, when, with which code).
+
+Both are read as plain files, so that they can be questioned where neither DVC nor the data are there.
+"""
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from backtrail.errors import UserError
+from backtrail.parameters.base import PARAMS_FILE, read
+
+LOCK_FILE = "dvc.lock"
+RECORDS = "results/records"
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the lock says of a file or folder (md5 with `.dir`)."""
+
+    path: str
+    md5: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as it was run last: command, dependencies, parameters by dotted key, outputs."""
+
+    name: str
+    command: str
+    deps: dict[str, Entry]
+    params: dict[str, Any]
+    outs: dict[str, Entry]
+
+    @property
+    def record(self) -> str:
+        """Where its record lies."""
+        return f"{RECORDS}/{self.name}.json"
+
+    @property
+    def products(self) -> list[str]:
+        """What it made, without the record."""
+        return [path for path in self.outs if path != self.record]
+
+
+@dataclass
+class Ledger:
+    """All stages of a suite that have run, with their records (None where one is absent or unreadable)."""
+
+    folder: Path
+    stages: dict[str, Stage]
+    records: dict[str, dict[str, Any] | None]
+    params: dict[str, Any]
+    _closures: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def code(self) -> str:
+        """The folder of the code, from the suite."""
+        return str(self.params.get("code", "src/backtrail"))
+
+    def is_code(self, path: str) -> bool:
+        return path == self.code or path.startswith(self.code + "/")
+
+    @functools.cached_property
+    def makers(self) -> dict[str, Stage]:
+        """The stage that made each output."""
+        return {path: stage for stage in self.stages.values() for path in stage.outs}
+
+    def maker(self, path: str) -> Stage | None:
+        """The stage that made a file: it, or a folder above it, is an output."""
+        parts = path.split("/")
+        return next((self.makers[above] for n in range(len(parts), 0, -1) if (above := "/".join(parts[:n])) in self.makers), None)
+
+    def below(self, path: str) -> list[str]:
+        """The outputs at or below a path, or the output that it lies in."""
+        found = [out for out in self.makers if out == path or out.startswith(path + "/")]
+        parts = path.split("/")
+        return found or [above for n in range(len(parts), 0, -1) if (above := "/".join(parts[:n])) in self.makers]
+
+    def inputs(self, stage: Stage) -> list[str]:
+        """What a stage read, without its code: outputs of other stages (folders taken apart) and files from outside."""
+        found = (out for dep in stage.deps if not self.is_code(dep) for out in (self.below(dep) or [dep]))
+        return list(dict.fromkeys(found))
+
+    def closure(self, path: str) -> frozenset[str]:
+        """Everything that a file rests on: files, and stages as `stage:NAME`; itself too."""
+        if path not in self._closures:
+            stage = self.maker(path)
+            rests = {path}
+            if stage is not None:
+                self._closures[path] = frozenset()  # a ledger with a circle in it must not hang
+                rests |= {f"stage:{stage.name}", stage.record, *self.below(path)}
+                rests |= {dep for dep in stage.deps if self.is_code(dep)}
+                rests = rests.union(*(self.closure(source) for source in self.inputs(stage)))
+            self._closures[path] = frozenset(rests)
+        return self._closures[path]
+
+    def in_order(self) -> Iterator[Stage]:
+        """The stages, each after those whose outputs it read."""
+        done: set[str] = set()
+
+        def visit(stage: Stage) -> Iterator[Stage]:
+            if stage.name in done:
+                return
+            done.add(stage.name)
+            for path in self.inputs(stage):
+                if (above := self.maker(path)) is not None:
+                    yield from visit(above)
+            yield stage
+
+        for stage in self.stages.values():
+            yield from visit(stage)
+
+
+def open_ledger(folder: str | Path = ".") -> Ledger:
+    """Read the ledger of the suite in `folder`. Raises UserError if there is none or if it cannot be read."""
+    folder = Path(folder)
+    try:
+        text = (folder / LOCK_FILE).read_text()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{folder / LOCK_FILE} is missing: nothing has been run here (`dvc repro` writes it), or it was not committed") from None
+    stages = parse_lock(text, str(folder / LOCK_FILE))
+    records = {name: _record(folder / stage.record) for name, stage in stages.items()}
+    return Ledger(folder, stages, records, read(folder / PARAMS_FILE))
+
+
+def parse_lock(text: str, name: str = LOCK_FILE) -> dict[str, Stage]:
+    """The stages of a lock file. Raises UserError if it is none."""
+    try:
+        found = yaml.load(text, YAML_LOADER)["stages"]
+        return {key: _stage(key, content) for key, content in found.items()}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name} is no lock file of DVC ({reason}): restore it with `git checkout -- {LOCK_FILE}`") from None
+
+
+def _stage(name: str, content: dict[str, Any]) -> Stage:
+    def entries(key: str) -> dict[str, Entry]:
+        return {of["path"]: Entry(of["path"], str(of["md5"]), int(of.get("size", 0))) for of in content.get(key, [])}
+
+    params = {key: value for file in (content.get("params") or {}).values() for key, value in file.items()}
+    return Stage(name, content["cmd"], entries("deps"), params, entries("outs"))
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def at_key(values: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none, as DVC has it."""
+    for part in key.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return None
+        values = values[part]
+    return values

@@ -1,0 +1,73 @@
+"""A finished suite as a user has it: a git repository with the code in it, every stage run and recorded, the ledger committed.
+
+It is built once; each test works on a copy (`ledger`), which it may spoil.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.conftest import ROOT, tiny, write_images
+
+REFERENCE_LEFT_OUT = "results/reference/efficientnet-lite0.safetensors"
+
+
+def small(values: dict[str, Any]) -> dict[str, Any]:
+    """Two methods, two seeds, and one extractor, so that the whole chain is there and takes seconds."""
+    p = tiny(values) | {"code": "src/backtrail", "seeds": [0, 1]}
+    p["score_distillation"].pop("diff-instruct")
+    for method in ("trajectory", "sfd"):
+        p["trajectory_distillation"].pop(method)
+    p["trajectory_distillation"]["sfd-v"] |= {"num_steps": [4, 5], "sample_num_steps": [4, 5], "rounds": 2}
+    p["score_distillation"]["disback"] |= {"updates": 8}
+    p["teacher_samples"]["samplers"] = {"dpmpp-3m": {"solver": "dpmpp-3m", "num_steps": [3, 4]}}
+    p["teacher_samples"]["reference"] = "dpmpp-3m"
+    p["metrics"] |= {"extractors": ["classifier"]}
+    p["report"] |= {"metric": "fd_classifier", "sample_solvers": ["dpmpp-3m/nfe2"]}
+    return p
+
+
+def run(folder: Path, *command: str, **environment: str) -> None:
+    subprocess.run(command, cwd=folder, check=True, env={**os.environ, **environment}, capture_output=True)
+
+
+def commit(folder: Path, message: str) -> None:
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", message)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suite that is copied; not to be written to."""
+    return build(tmp_path_factory.mktemp("finished") / "suite")
+
+
+def build(folder: Path) -> Path:
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".dvcignore", ".gitignore", "LICENSE", "CITATION.cff", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    write_images(folder / "images")
+    (folder / "params.yaml").write_text(yaml.safe_dump(small(yaml.safe_load((ROOT / "params.yaml").read_text()))))
+    stages = [line for line in (ROOT / "dvc.yaml").read_text().splitlines() if REFERENCE_LEFT_OUT not in line]
+    (folder / "dvc.yaml").write_text("\n".join(stages) + "\n")
+    run(folder, "git", "init", "--quiet", ".")
+    run(folder, "dvc", "init", "--quiet")
+    commit(folder, "code and parameters")
+    script = str(Path(__file__).with_name("build_suite.py"))
+    run(folder, sys.executable, script, PYTHONPATH=str(folder / "src"), OMP_NUM_THREADS="1")
+    commit(folder, "results")
+    return folder
+
+
+@pytest.fixture
+def ledger(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished suite to spoil."""
+    copy = tmp_path / "suite"
+    shutil.copytree(finished, copy, symlinks=True)
+    return copy
