@@ -1,7 +1,7 @@
 """Reading and writing what stages make: whole or not at all, the same bytes for the same content, and nothing executed.
 
-Tables are CSV, values are JSON; tensors have a module of their own (`tensors.py`). Each writer goes through a temporary name in the same
-folder and a rename, so a stage that is killed leaves no file that looks finished.
+Values are JSON; tables and tensors have modules of their own (`tables.py`, `tensors.py`). Each writer goes through a temporary name
+in the same folder and a rename, so a stage that is killed leaves no file that looks finished.
 """
 
 import hashlib
@@ -10,8 +10,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from backtrail.errors import UserError
 
@@ -44,21 +42,6 @@ def load_json(path: str | Path) -> Any:
         raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not JSON ({error}): delete it and run the stage again") from None
-
-
-def save_csv(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a table with nine significant digits, enough for a float32 to survive."""
-    atomic_write(path, lambda file: table.to_csv(file, index=False, float_format="%.9g", lineterminator="\n"))
-
-
-def load_csv(path: str | Path) -> pd.DataFrame:
-    """Read a table that `save_csv` wrote. Raises UserError if the file is absent or empty."""
-    try:
-        return pd.read_csv(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a table ({error}): delete it and run the stage again") from None
 
 
 def file_digest(path: str | Path) -> str:

@@ -18,25 +18,34 @@ from backtrail.errors import UserError
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write tensors and a JSON-able `metadata` mapping as one safetensors file."""
+    """Write tensors and a JSON-able `metadata` mapping as one safetensors file, with a digest of the tensors in its header."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"backtrail": json.dumps(metadata or {}, sort_keys=True)}
+    # One key: safetensors writes several in an order that changes from run to run.
+    header = {"backtrail": json.dumps({"metadata": metadata or {}, "sha256": tensors_digest(contiguous)}, sort_keys=True)}
     atomic_write(path, lambda file: _save_file(file, contiguous, header))
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read back what `save_tensors` wrote: the tensors (on the CPU) and the metadata.
 
-    Raises UserError if the file is absent or is no whole safetensors file.
+    Raises UserError if the file is absent, is no whole safetensors file, or does not hold what its digest says: DVC trusts the
+    write-protected copies in its cache, so a bit that flips there would come back unnoticed with every checkout.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("backtrail", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+            header = json.loads((file.metadata() or {}).get("backtrail", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): delete it and run the stage again") from None
+    written = header.get("sha256")  # absent in the data set's file, which is read through a map and checked by `load_dataset`
+    if written is not None and (found := tensors_digest(tensors)) != written:
+        raise UserError(
+            f"{path} was damaged after it was written (content {found[:12]}, its header says {written[:12]}): "
+            "delete it, `chmod -R u+w .dvc/cache` so that DVC checks its own copies again, and run `dvc repro`"
+        )
+    return tensors, header.get("metadata", {})
 
 
 def _save_file(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:

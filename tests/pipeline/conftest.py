@@ -86,7 +86,12 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
     """Every stage of dvc.yaml, run once."""
     folder = tmp_path_factory.mktemp("tiny")
     write_images(folder / "images")
-    (folder / "params.yaml").write_text(yaml.safe_dump(tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))))
+    return run_every_stage(folder, tiny(yaml.safe_load((ROOT / "params.yaml").read_text())))
+
+
+def run_every_stage(folder: Path, parameters: dict[str, Any]) -> TinySuite:
+    """The real dvc.yaml with these parameters, each stage's command run once, in DVC's order."""
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
     shutil.copy(ROOT / "dvc.yaml", folder)
     subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
     subprocess.run(["dvc", "init", "--quiet"], cwd=folder, check=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backtrail.artifacts import file_digest, load_csv, load_json
+from backtrail.artifacts import file_digest, load_json
 from backtrail.nets.build import load_denoiser
+from backtrail.tables import load_csv
 from backtrail.tensors import load_tensors, tensors_digest
 from pipeline.conftest import ROOT, TinySuite, files
 

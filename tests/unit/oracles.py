@@ -3,20 +3,21 @@
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
-from torch import Tensor, nn
+from torch import Tensor
 
-from backtrail.denoiser import Condition, EDMDenoiser, per_image
+from backtrail.denoiser import Condition, NetDenoiser, per_image
 from backtrail.nets.build import build
 from backtrail.parameters.net import UNetParameters
 
 
-class GaussianDenoiser(nn.Module):
+class GaussianDenoiser(NetDenoiser):
     """E[x0 | x0 + sigma eps = x] for x0 ~ N(mean, variance I): mean + variance (x - mean) / (variance + sigma^2)."""
+
+    n_classes, step_condition = 0, False
 
     def __init__(self, mean: float, variance: float):
         super().__init__()
         self.mean, self.variance = mean, variance
-        self.n_classes, self.step_condition = 0, False
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         s = per_image(torch.as_tensor(sigma, dtype=x.dtype), x)
@@ -55,7 +56,7 @@ def reference_ode(denoiser, x: Tensor, t: float, t_end: float) -> Tensor:
     return torch.from_numpy(done.y[:, -1]).reshape(x.shape)
 
 
-def tiny_denoiser(seed: int = 0, image_channels: int = 1, n_classes: int = 0, dropout: float = 0.0, scale: float = 0.05) -> EDMDenoiser:
+def tiny_denoiser(seed: int = 0, image_channels: int = 1, n_classes: int = 0, dropout: float = 0.0, scale: float = 0.05) -> NetDenoiser:
     """A U-Net for 4x4 pixels with weights moved off their zeros, so that every part of it acts.
 
     Sixteen channels, since group normalisation with one channel to a group would take out what the step condition adds.

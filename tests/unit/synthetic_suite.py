@@ -183,7 +183,7 @@ def pictures(n: int, blur: float) -> np.ndarray:
 
 def write_archive(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(tensors, path, metadata={"backtrail": json.dumps(metadata, sort_keys=True)})
+    safetensors.numpy.save_file(tensors, path, metadata={"backtrail": json.dumps({"metadata": metadata}, sort_keys=True)})
 
 
 def write_samples(folder: Path, seeds: list[int], n: int = 12) -> None:

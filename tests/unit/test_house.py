@@ -21,7 +21,7 @@ FLOORS = [
     {"teachers"},
     {"training", "data"},
     {"nets", "sampling"},
-    {"denoiser", "parameters", "randomness", "artifacts", "tensors", "errors"},
+    {"denoiser", "parameters", "randomness", "artifacts", "tables", "tensors", "errors"},
 ]
 
 

@@ -144,8 +144,8 @@ def test_variants_are_what_their_names_say():
 
 def test_parameters_name_what_is_not_allowed():
     assert validate(Metrics, {}, "metrics") == Metrics()
-    with pytest.raises(UserError, match=r"metrics\.extractors\.0 = 'inception': .*'classifier' or 'efficientnet-lite0'"):
-        validate(Metrics, {"extractors": ["inception"]}, "metrics")
+    with pytest.raises(UserError, match=r"metrics\.extractors\.0 = 'vgg': .*'classifier', 'efficientnet-lite0' or 'inception'"):
+        validate(Metrics, {"extractors": ["vgg"]}, "metrics")
     with pytest.raises(UserError, match=r"sigmas \[-1\.0\] must be positive"):
         validate(Mismatch, {"sigmas": [1.0, -1.0]}, "metrics.mismatch")
     with pytest.raises(UserError, match="must differ"):

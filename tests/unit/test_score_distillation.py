@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from backtrail.denoiser import per_image
+from backtrail.denoiser import NetDenoiser, per_image
 from backtrail.errors import UserError
 from backtrail.methods import score_distillation
 from backtrail.methods.path import DegradationPath
@@ -48,13 +48,14 @@ def tiny_path(n: int = 3, **options) -> DegradationPath:
 # --- the gradient ---------------------------------------------------------------------------------------------------------------------
 
 
-class LinearStudent(nn.Module):
+class LinearStudent(NetDenoiser):
     """x0 = a z + b for z = x / sigma_init: a generator whose samples are N(b, a^2)."""
+
+    n_classes = 0
 
     def __init__(self, a: float, b: float):
         super().__init__()
         self.a, self.b = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (a, b))
-        self.n_classes, self.sigma_data = 0, 0.5
 
     def forward(self, x, sigma, condition=None):
         return self.a * x / sigma + self.b
@@ -107,7 +108,7 @@ def test_a_whole_update_follows_the_integral_kl_in_expectation():
     law = KarrasGrid(n=5, first=0, last=4, sigma_min=0.1, sigma_max=5.0)
     p = parameters(batch=100_000, student={"lr": 1.0}, fake={"lr": 1e-12}, order="student-first", noise_student=law.model_dump())
     student, fake, target = LinearStudent(A, B).float(), GaussianDenoiser(B, A**2), GaussianDenoiser(MEAN, STD**2)
-    fake.dummy, fake.sigma_data = nn.Parameter(torch.zeros(1)), 0.5
+    fake.dummy = nn.Parameter(torch.zeros(1))
     fake.forward = lambda x, s, c=None: GaussianDenoiser.forward(fake, x, s, c) + 0 * fake.dummy
     optimisers = {"student": torch.optim.SGD(student.parameters(), lr=1.0), "fake": torch.optim.SGD(fake.parameters(), lr=1e-12)}
     state = TrainingState({"student": student, "fake": fake}, optimisers, {"student": weights(student)}, notes={"node": 0, "mismatch": []})
@@ -259,7 +260,7 @@ def test_the_fake_score_is_carried_over_at_a_switch():
 )
 def test_budgets_visit_every_node_in_order_and_leave_the_rest_to_the_teacher(losses, node_updates, budget):
     n = len(losses) - 1
-    updates = n * node_updates + 1
+    updates = (n - 1) * node_updates + 1
     recording = {"steps": 20, "nodes": n, "optimiser": ADAM}
     p = parameters(recording=recording, node_updates=node_updates, node_budget=budget, updates=updates)
     path = path_of(*[None] * (n + 1), losses=losses)
@@ -419,7 +420,7 @@ def test_a_start_of_another_architecture_is_refused():
     [
         ({"recording": {**RECORDING, "nodes": 0}}, r"recording.nodes = 0: should be greater than or equal to 1"),
         ({"recording": {**RECORDING, "steps": 2}}, r"2 places are too few for 3 nodes"),
-        ({"recording": RECORDING, "node_updates": 2}, r"3 nodes x 2 updates leave none of 6 for the teacher"),
+        ({"recording": RECORDING, "node_updates": 3}, r"2 nodes before the teacher x 3 updates leave it none of 6"),
         ({"target": "teacher"}, r"need a recording"),
         ({"shared_noise": True, "fake_per_student": 2}, r"shared_noise needs fake_per_student = 1"),
         ({"snapshots": [0, 99]}, r"snapshots \[99\] must lie in 0"),

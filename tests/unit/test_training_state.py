@@ -79,8 +79,10 @@ def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
                 raise Killed
             return next(student.parameters()).sum().item()
 
+        killed = Scratch(tmp_path / name / str(step))
         with pytest.raises(Killed):
-            method(Scratch(tmp_path / name / str(step)), evaluate, **changes)
+            method(killed, evaluate, **changes)
+        killed.finish()  # the thread that writes lives on here, as it would not in a killed process
         scratch = Scratch(tmp_path / name / str(step))
         resumed = method(scratch, lambda student: next(student.parameters()).sum().item(), **changes)
         assert content(resumed) == whole
@@ -126,8 +128,10 @@ def test_a_killed_recording_ends_with_the_same_path(tolerance, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(degradation.PathLoss, "__call__", killed)
+        first = Scratch(tmp_path)
         with pytest.raises(Killed):
-            degradation.record(tiny_denoiser(), p, SHAPE, data, 0, Scratch(tmp_path))
+            degradation.record(tiny_denoiser(), p, SHAPE, data, 0, first)
+        first.finish()
     scratch = Scratch(tmp_path)
     again, rows_again, how_again = degradation.record(tiny_denoiser(), p, SHAPE, data, 0, scratch)
     assert scratch.resumed_from == 2 and (rows_again, how_again) == (rows, how)

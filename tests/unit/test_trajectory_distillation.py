@@ -1,15 +1,20 @@
 """Trajectory distillation: one pass gives the dossier's numbers, the cache equals the fly, nothing else moves, and what is refused."""
 
+import pandas as pd
 import pytest
 import torch
 
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
 from backtrail.methods import trajectory_distillation
+from backtrail.methods.degradation import record
+from backtrail.methods.path import DegradationPath
+from backtrail.methods.score_distillation import distil as score_distil
 from backtrail.methods.trajectories import Piece, Pool, load_pool, student_times, teacher_evaluations, teacher_times
 from backtrail.methods.trajectory_distillation import DISTANCES, distil, plan, walk
 from backtrail.nets.build import at_step_condition, load_denoiser, save_denoiser, with_step_condition
 from backtrail.parameters.base import validate
+from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.sampling.sample import Sampler
 from backtrail.sampling.solvers import SOLVERS, AnalyticalFirstStep
@@ -287,7 +292,7 @@ def test_a_one_evaluation_student_is_the_one_step_generator_that_score_distillat
     """Folded into plain biases, D(sigma_init z, sigma_init) at its own noise level is its sample, up to the last step's 0.2 %."""
     first = first_stage_student()
     plain = at_step_condition(first, 3)
-    assert plain.net.p == tiny_denoiser().net.p
+    assert plain.configuration == tiny_denoiser().configuration
     x, sigma = torch.randn(5, 1, 4, 4), torch.tensor(3.107122)
     told = first(3.1 * x, sigma, Condition(steps=torch.full((5,), 3.0)))
     torch.testing.assert_close(plain(3.1 * x, sigma), told, rtol=1e-5, atol=1e-6)
@@ -339,3 +344,23 @@ def test_analytical_step_makes_no_evaluation_in_the_walk():
     t = student_times(p, 3)
     expected = SOLVERS["euler"](student, next(SOLVERS["euler"](AnalyticalFirstStep(student), piece.states[0], t[:2])), t[1:])
     assert index == 1 and not rest and torch.equal(predicted, next(expected))
+
+
+def test_disback_from_sfds_one_evaluation_student_end_to_end():
+    """sfd-disback: first stage, second stage, its student as a plain one-step generator, recording from it, and the walk back."""
+    teacher, p = tiny_denoiser(), parameters(**SECOND)
+    first = first_stage_student()
+    second = distil(first, Pool(first, p, IMAGES), p, 0, lambda student: 0.0).modules["student"].eval().requires_grad_(False)
+    start = at_step_condition(second, 3)
+    adam = {"lr": 1e-3, "betas": [0.0, 0.999]}
+    recording = {"steps": 6, "nodes": 2, "optimiser": adam, "evaluation_batch": 16}
+    values = {"start_method": "sfd-one", "sigma_init": 3.107122, "updates": 4, "batch": 4, "student": adam, "fake": adam}
+    q = validate(ScoreDistillation, values | {"recording": recording}, "method")
+    data = torch.zeros(16, 1, 4, 4)
+    nodes, rows, _ = record(teacher, q, (1, 4, 4), data, 0, start=start)
+    _, plain_rows, _ = record(teacher, q, (1, 4, 4), data, 0)
+    assert rows[0]["loss_student"] != plain_rows[0]["loss_student"]  # the teacher's loss on other samples
+    path = DegradationPath(nodes, pd.DataFrame([{"node": i, **row} for i, row in enumerate(rows)]))
+    seen = []
+    state = score_distil(path, q, (1, 4, 4), 0, lambda student: seen.append(tensors_digest(student.state_dict())) or 0.0, start=start)
+    assert seen[0] == tensors_digest(start.state_dict()) and [row["node"] for row in state.rows] == [1, 0]

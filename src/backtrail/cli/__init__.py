@@ -15,10 +15,12 @@ from backtrail.errors import UserError
 
 COMMANDS = {
     "fetch": "bring the data set's original files here, verified",
+    "fetch-teacher": "bring the released teacher's files here, verified, where the suite imports one",
+    "fetch-inception": "bring the files that FID needs here, verified, where the suite measures it",
     "dataset": "turn the originals into the array that the other stages read",
     "classifier": "train the small classifier whose features the curves are measured in",
     "reference": "feature statistics of the real images, and what the metric says of noised and blurred ones",
-    "teacher": "train the teacher",
+    "teacher": "train the teacher, or import it",
     "teacher-samples": "sample the teacher with its own solvers",
     "trajectories": "compute the teacher's trajectories that students are taught",
     "path": "record the degradation path of a student",
@@ -30,6 +32,11 @@ COMMANDS = {
     "figure": "draw a figure",
     "tables": "write the tables",
     "report": "write the report page",
+    "why": "where a number comes from: its chain down to the data",
+    "audit": "check every number against the bytes it comes from",
+    "impact": "which numbers change if a file is wrong",
+    "diff": "where two runs part",
+    "export": "an RO-Crate of the suite and model cards of its students",
     "check": "check params.yaml as a whole, and run nothing",
     "scratch": "list the resume states of unfinished stages, or drop them",
 }

@@ -6,12 +6,14 @@ from pathlib import Path
 from backtrail.data.dataset import to_uint8
 from backtrail.denoiser import NetDenoiser
 from backtrail.metrics.evaluate import Measure
-from backtrail.metrics.features import extractor
+from backtrail.metrics.features import Extractor, extractor
 from backtrail.metrics.frechet import frechet_distance
 from backtrail.metrics.reference import load_reference
 from backtrail.sampling.sample import Sampler, sample
 
 CLASSIFIER = "results/classifier/classifier.safetensors"
+INCEPTION = "data/inception/weights-inception-2015-12-05-6726825d.pth"  # the registry's name for it
+WEIGHTS = {"classifier": Path(CLASSIFIER), "inception": Path(INCEPTION)}
 
 
 def reference_file(name: str) -> str:
@@ -19,9 +21,19 @@ def reference_file(name: str) -> str:
     return f"results/reference/{name}.safetensors"
 
 
+def weights_files(names: list[str]) -> list[str]:
+    """The files of this suite that hold the weights of these extractors (and of the classifier, which the curves use)."""
+    return [str(WEIGHTS[name]) for name in dict.fromkeys(["classifier", *names]) if name in WEIGHTS]
+
+
+def load_extractor(name: str) -> Extractor:
+    """An extractor with the weights of this suite. Raises UserError if a file is absent or another."""
+    return extractor(name, WEIGHTS.get(name))
+
+
 def load_measure(name: str) -> Measure:
     """An extractor with the reference statistics in its features. Raises UserError if a file is absent or of another extractor."""
-    features = extractor(name, Path(CLASSIFIER))
+    features = load_extractor(name)
     return features, load_reference(reference_file(name), features)
 
 

@@ -3,7 +3,7 @@
 import click
 
 from backtrail.artifacts import save_json
-from backtrail.cli.measures import CLASSIFIER, load_measure, reference_file
+from backtrail.cli.measures import load_measure, reference_file, weights_files
 from backtrail.cli.student import method_parameters
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.metrics.evaluate import evaluate, protocol
@@ -27,7 +27,7 @@ def command(method: str | None, seed: int | None) -> None:
         family = "score" if isinstance(method_parameters(method), ScoreDistillation) else "trajectory"
         name, stage_name = f"{method}/seed{seed}", f"{family}-metrics@{method}-{seed}"
     samples, out = f"results/samples/{name}.safetensors", f"results/metrics/{name}.json"
-    inputs = [samples, CLASSIFIER, *map(reference_file, p.extractors)]
+    inputs = [samples, *weights_files(p.extractors), *map(reference_file, p.extractors)]
     with torch_stage(stage_name, __name__, {"metrics": p}, inputs, [out]):
         sets, metadata = load_tensors(samples)
         measures = {extractor: load_measure(extractor) for extractor in p.extractors}

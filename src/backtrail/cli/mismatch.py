@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from backtrail.artifacts import save_csv
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.methods.degradation import fit_to_student
 from backtrail.methods.one_step import generate, student_input
@@ -15,6 +14,7 @@ from backtrail.nets.build import load_denoiser
 from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.tables import save_csv
 from backtrail.tensors import load_tensors
 from backtrail.training.progress import progress
 

@@ -23,6 +23,7 @@ def command(method: str, seed: int) -> None:
     with torch_stage(f"path@{method}-{seed}", __name__, {"method": p, "seed": seed}, [DATASET, TEACHER], [out]) as stage:
         dataset, teacher = load_dataset(DATASET), load_denoiser(TEACHER)
         shape = tuple(dataset.train_images.shape[1:])
-        nodes, rows, recording = record(teacher, p, shape, to_float(dataset.test_images[:1024]), seed, stage.scratch)
+        data, labels = to_float(dataset.test_images[:1024]), dataset.test_labels[:1024]
+        nodes, rows, recording = record(teacher, p, shape, data, seed, stage.scratch, data_labels=labels)
         save_path(out, nodes, rows, recording)
         stage.record.notes |= recording

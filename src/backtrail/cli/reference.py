@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from backtrail.artifacts import save_json
-from backtrail.cli.measures import CLASSIFIER, load_measure, reference_file
+from backtrail.cli.measures import load_extractor, load_measure, reference_file, weights_files
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.data.dataset import load_dataset
-from backtrail.metrics.features import EXTRACTORS, extractor
+from backtrail.metrics.features import EXTRACTORS
 from backtrail.metrics.ranking import real_images
 from backtrail.metrics.reference import save_reference
 from backtrail.parameters.base import section
@@ -23,7 +23,16 @@ def command(name: str) -> None:
     """Feature statistics of training images; the real-against-real floor; whether the distance ranks noised and blurred images."""
     p = section(Metrics, "metrics")
     out, values = reference_file(name), f"results/reference/{name}.json"
-    with torch_stage(f"reference@{name}", __name__, {"metrics": p}, [DATASET, CLASSIFIER], [out, values]):
+    published = published_statistics(name, p)
+    inputs = [DATASET, *weights_files([name]), *([str(published)] if published else [])]
+    with torch_stage(f"reference@{name}", __name__, {"metrics": p}, inputs, [out, values]):
         dataset = load_dataset(DATASET)
-        save_reference(out, extractor(name, Path(CLASSIFIER)), dataset.train_images, p)
+        save_reference(out, load_extractor(name), dataset.train_images, p, published)
         save_json(values, {"extractor": name, **real_images(dataset.test_images, load_measure(name), p)})
+
+
+def published_statistics(name: str, p: Metrics) -> Path | None:
+    """The fetched file with EDM's statistics, if the extractor is FID's and the parameters name one."""
+    if name != "inception" or p.inception is None or p.inception.reference is None:
+        return None
+    return Path("data/inception") / f"{p.inception.reference.removeprefix('reference-')}.npz"

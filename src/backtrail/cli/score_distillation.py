@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from backtrail.artifacts import save_csv
 from backtrail.cli.measures import CLASSIFIER, curve_point, reference_file
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.methods.path import load_path
@@ -15,6 +14,7 @@ from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.sampling.sample import Sampler
+from backtrail.tables import save_csv
 
 
 @click.command()

@@ -1,31 +1,49 @@
 """`backtrail teacher`: the denoiser that every method distils."""
 
+from typing import Any
+
 import click
 import pandas as pd
 
-from backtrail.artifacts import save_csv
 from backtrail.cli.torch_stage import torch_stage
-from backtrail.data.dataset import load_dataset
+from backtrail.data.dataset import Dataset, load_dataset
+from backtrail.data.outside import fetched_files
 from backtrail.nets.build import save_denoiser
-from backtrail.parameters.base import section
-from backtrail.parameters.teacher import Teacher
+from backtrail.parameters.teacher import ImportedTeacher, Teacher, teacher_section
+from backtrail.tables import save_csv
+from backtrail.teachers.imported import check_teacher, import_teacher
 from backtrail.teachers.train import teacher_state, teacher_update
 from backtrail.training.loop import run
+from backtrail.training.scratch import Scratch
 
-DATASET, TEACHER, LOG = "data/dataset.safetensors", "results/teacher/teacher.safetensors", "results/teacher/log.csv"
+DATASET, FETCHED = "data/dataset.safetensors", "data/teacher"
+TEACHER, LOG = "results/teacher/teacher.safetensors", "results/teacher/log.csv"
+COLUMNS = ["step", "images", "loss", "lr"]
 
 
 @click.command()
 def command() -> None:
-    """Train the teacher by denoising score matching; writes its averaged weights and the log of its loss."""
-    p = section(Teacher, "teacher")
-    with torch_stage("teacher", __name__, {"teacher": p}, [DATASET], [TEACHER, LOG]) as stage:
+    """Train the teacher by denoising score matching, or import a released one; writes its weights and the log of its loss."""
+    p = teacher_section()
+    with torch_stage("teacher", __name__, {"teacher": p}, [DATASET, FETCHED], [TEACHER, LOG]) as stage:
         dataset = load_dataset(DATASET)
-        state = teacher_state(p, dataset.sigma_data)
-        for step, losses in run(state, lambda step: teacher_update(state, p, dataset, step), p.steps, stage.scratch):
-            if losses and (step % 50 == 0 or step == p.steps):
-                state.rows.append(
-                    {"step": step, "images": step * p.batch, **losses, "lr": state.optimisers["teacher"].param_groups[0]["lr"]}
-                )
-        save_denoiser(TEACHER, state.modules["teacher"], state.averages["teacher"])
-        save_csv(LOG, pd.DataFrame(state.rows))
+        rows = import_(p, dataset) if isinstance(p, ImportedTeacher) else train(p, dataset, stage.scratch)
+        save_csv(LOG, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def train(p: Teacher, dataset: Dataset, scratch: Scratch) -> list[dict[str, Any]]:
+    """Train the teacher and write its averaged weights; returns the log."""
+    state = teacher_state(p, dataset.sigma_data)
+    for step, losses in run(state, lambda step: teacher_update(state, p, dataset, step), p.steps, scratch):
+        if losses and (step % 50 == 0 or step == p.steps):
+            state.rows.append({"step": step, "images": step * p.batch, **losses, "lr": state.optimisers["teacher"].param_groups[0]["lr"]})
+    save_denoiser(TEACHER, state.modules["teacher"], state.averages["teacher"])
+    return state.rows
+
+
+def import_(p: ImportedTeacher, dataset: Dataset) -> list[dict[str, Any]]:
+    """Convert the fetched teacher and write it; its log is empty."""
+    teacher = import_teacher(p.source, FETCHED)
+    check_teacher(teacher, dataset.train_images.shape[1:], dataset.n_classes)
+    save_denoiser(TEACHER, teacher, source=p.source, files=fetched_files(FETCHED))
+    return []

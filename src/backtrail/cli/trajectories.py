@@ -19,4 +19,5 @@ def command(method: str) -> None:
     p = section(TrajectoryDistillation, f"trajectory_distillation.{method}")
     out = f"results/trajectories/{method}.safetensors"
     with torch_stage(f"trajectories@{method}", __name__, {"method": p}, [DATASET, TEACHER], [out]):
-        Pool(load_denoiser(TEACHER), p, load_dataset(DATASET).train_images).save(out, {"method": method})
+        dataset = load_dataset(DATASET)
+        Pool(load_denoiser(TEACHER), p, dataset.train_images, labels=dataset.train_labels).save(out, {"method": method})

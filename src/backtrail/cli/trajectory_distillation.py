@@ -3,7 +3,6 @@
 import click
 import pandas as pd
 
-from backtrail.artifacts import save_csv
 from backtrail.cli.measures import CLASSIFIER, curve_point, reference_file
 from backtrail.cli.student import trajectory_sampler
 from backtrail.cli.torch_stage import torch_stage
@@ -14,6 +13,7 @@ from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
+from backtrail.tables import save_csv
 
 DATASET, TEACHER = "data/dataset.safetensors", "results/teacher/teacher.safetensors"
 
@@ -29,9 +29,10 @@ def command(method: str, seed: int) -> None:
     out, curve = f"results/students/{method}/seed{seed}/student.safetensors", f"results/curves/{method}/seed{seed}.csv"
     parameters = {"method": p, "seed": seed, "n_curve": n_curve}
     with torch_stage(f"trajectory-distillation@{method}-{seed}", __name__, parameters, inputs, [out, curve]) as stage:
-        teacher, images = load_denoiser(TEACHER), load_dataset(DATASET).train_images
+        teacher, dataset = load_denoiser(TEACHER), load_dataset(DATASET)
+        images, labels = dataset.train_images, dataset.train_labels
         shape = tuple(images.shape[1:])
         evaluate = curve_point(trajectory_sampler(p, p.sample_num_steps[0]), n_curve, shape, teacher.n_classes)
-        state = distil(teacher, load_pool(pool_file, teacher, p, images), p, seed, evaluate, stage.scratch)
+        state = distil(teacher, load_pool(pool_file, teacher, p, images, labels), p, seed, evaluate, stage.scratch)
         save_denoiser(out, state.modules["student"])
         save_csv(curve, pd.DataFrame(state.rows))

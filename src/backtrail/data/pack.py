@@ -110,7 +110,9 @@ def _layout(images: Images, resolution: int) -> dict[str, dict[str, Any]]:
 
 
 def _header(layout: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
-    return json.dumps({"__metadata__": {"backtrail": json.dumps(metadata, sort_keys=True)}, **layout}, sort_keys=True).encode()
+    return json.dumps(
+        {"__metadata__": {"backtrail": json.dumps({"metadata": metadata}, sort_keys=True)}, **layout}, sort_keys=True
+    ).encode()
 
 
 def _write_split(

@@ -234,3 +234,20 @@ def source_of(data: Data) -> Source:
         homepage="your own images",
         by_hand="name a zip of PNG or JPEG images (`image-zip`) or a folder of them (`image-folder`)",
     )
+
+
+def source_of_teacher(name: str) -> Source:
+    """Where an imported teacher comes from: an entry of the registry, or the user's own checkpoint."""
+    if name in SOURCES:
+        return SOURCES[name]
+    edm = name == "own-edm"
+    files = ("teacher.pkl",) if edm else ("config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors")
+    return Source(
+        name=name,
+        purpose="your own teacher",
+        files=tuple(File(name=file) for file in files),
+        licence="yours to know",
+        date="unknown",
+        homepage="your own files",
+        by_hand="name the .pkl file" if edm else f"name a folder with {', '.join(files)}",
+    )

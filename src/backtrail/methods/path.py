@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from backtrail.artifacts import load_csv, save_csv
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets.build import load_denoiser, save_denoiser
+from backtrail.tables import load_csv, save_csv
 from backtrail.tensors import tensors_digest
 
 COLUMNS = ["node", "step", "loss_student", "loss_data", "digest"]

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, EDMDenoiser, per_image
+from backtrail.denoiser import Condition, NetDenoiser, per_image
 from backtrail.methods.one_step import score_matching_loss
 from backtrail.nets.build import build
 from backtrail.parameters.teacher import Teacher
 from backtrail.randomness import integers, normal
-from backtrail.training.scratch import Scratch
 from backtrail.training.loop import Losses, run
+from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 
 SHAPE = (2, 1, 1)
@@ -55,7 +55,7 @@ class Ring:
         return centre + self.std**2 / variance * (x - centre)
 
 
-def ring_teacher(ring: Ring, p: Teacher, scratch: Scratch | None = None) -> EDMDenoiser:
+def ring_teacher(ring: Ring, p: Teacher, scratch: Scratch | None = None) -> NetDenoiser:
     """A denoiser fitted to fresh points of the ring at each step; the averaged weights, frozen."""
     net = build(p.net, ring.sigma_data, p.seed)
     state = TrainingState({"teacher": net}, {"teacher": adam(net, p.optimiser)}, averages={"teacher": weights(net)})

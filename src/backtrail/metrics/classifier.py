@@ -12,8 +12,10 @@ from torch.nn import functional
 from backtrail.errors import UserError
 from backtrail.nets.classifier import Classifier
 from backtrail.parameters.classifier import ClassifierParameters
-from backtrail.randomness import derive_seed, generator
+from backtrail.randomness import derive_seed, generator, integers
 from backtrail.tensors import load_tensors, save_tensors
+
+ROTATIONS = 4
 
 
 def learning_rate_factor(step: int, n_steps: int) -> float:
@@ -63,6 +65,24 @@ def train_classifier(
         if on_step:
             on_step(step, loss.item())
     return net.eval().requires_grad_(False)
+
+
+def rotated(images: Tensor, quarter_turns: Tensor) -> Tensor:
+    """Each image [n, C, H, W] (H = W) turned by its number of quarter turns, int64 [n]."""
+    turned = images.clone()
+    for turns in (1, 2, 3):
+        chosen = quarter_turns == turns
+        turned[chosen] = images[chosen].rot90(turns, (2, 3))
+    return turned
+
+
+def rotation_task(images: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """What the classifier of a data set without classes is asked (Gidaris et al. 2018, arXiv 1803.07728): which way up is it?
+
+    Returns the images, each turned by a random number of quarter turns, and that number.
+    """
+    turns = integers(ROTATIONS, (len(images),), seed, "rotations")
+    return rotated(images, turns), turns
 
 
 @torch.inference_mode()

@@ -49,6 +49,11 @@ SETTINGS: dict[str, Callable[[Metrics], dict[str, Any]]] = {
 }
 
 
+def metric_name(metric: str, extractor: Extractor) -> str:
+    """The name under which a value stands: `fd_efficientnet_lite0`; in Inception's features a Frechet distance is called FID."""
+    return f"{'fid' if (metric, extractor.name) == ('fd', 'inception') else metric}_{extractor.key}"
+
+
 def evaluate(images: Tensor, measures: Mapping[str, Measure], p: Metrics) -> dict[str, float]:
     """The values of `p.metrics` in the features of `p.extractors`, named metric_extractor, for example `fd_efficientnet_lite0`.
 
@@ -61,7 +66,7 @@ def evaluate(images: Tensor, measures: Mapping[str, Measure], p: Metrics) -> dic
     for name in p.extractors:
         extractor, reference = _measure(measures, name)
         sets = Sets(extractor.features(images, p.batch_size), reference, p)
-        values.update({f"{metric}_{extractor.key}": METRICS[metric](sets) for metric in p.metrics})
+        values.update({metric_name(metric, extractor): METRICS[metric](sets) for metric in p.metrics})
     return values
 
 
@@ -75,7 +80,7 @@ def protocol(measures: Mapping[str, Measure], p: Metrics, seeds: Sequence[int]) 
             n_images, n_reference = (p.n_samples, reference.n_images) if metric == "fd" else pairs
             entries.append(
                 {
-                    "metric": f"{metric}_{extractor.key}",
+                    "metric": metric_name(metric, extractor),
                     "extractor": extractor.name,
                     "extractor_sha256": extractor.digest,
                     "resize": extractor.resize,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backtrail.errors import UserError
 from backtrail.metrics.classifier import load_classifier
-from backtrail.nets import classifier, efficientnet
+from backtrail.nets import classifier, efficientnet, inception
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,20 @@ def data_set_classifier(weights: Path | None = None, device: str | torch.device 
     return Extractor("classifier", digest, classifier.DIMENSION, "none", "float32", net.to(device))
 
 
+def inception_2015(weights: Path | None = None, device: str | torch.device = "cpu") -> Extractor:
+    """FID's own features: Inception v3 of 2015-12-05 from its published state dict, the file `weights`. Raises UserError."""
+    if weights is None:
+        raise UserError("the extractor `inception` needs the file that the stage `fetch-inception` brings; found none")
+    net = inception.read_inception(weights).fold().to(device)
+    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    resize = f"bilinear as TensorFlow 1, to {inception.RESIZE}x{inception.RESIZE}, float"
+    return Extractor("inception", digest, inception.DIMENSION, resize, "float32", net)
+
+
 EXTRACTORS: dict[str, Callable[..., Extractor]] = {
     "classifier": data_set_classifier,
     "efficientnet-lite0": efficientnet_lite0,
+    "inception": inception_2015,
 }
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backtrail.errors import UserError
-from backtrail.metrics.evaluate import Measure, evaluate, protocol
+from backtrail.metrics.evaluate import Measure, evaluate, metric_name, protocol
 from backtrail.metrics.frechet import frechet_distance
 from backtrail.metrics.reference import choose
 from backtrail.parameters.metrics import Metrics
@@ -69,14 +69,16 @@ def real_images(test_images: Tensor, measure: Measure, p: Metrics) -> dict[str, 
     are too few test images.
     """
     extractor, reference = measure
-    if len(test_images) < (n := max(p.n_samples, p.n_curve)):
-        raise UserError(f"metrics.n_samples and n_curve ask for {n} test images; the data set has {len(test_images)}: choose at most that")
+    n_floor = p.n_floor or p.n_samples
+    if len(test_images) < (n := max(n_floor, p.n_curve)):
+        asking = "metrics.n_floor" if p.n_floor else "metrics.n_samples"
+        raise UserError(f"{asking} and n_curve ask for {n} test images; the data set has {len(test_images)}: choose at most that")
     images = test_images[choose(len(test_images), n)]
-    alone = p.model_copy(update={"extractors": [extractor.name]})
+    alone = p.model_copy(update={"extractors": [extractor.name], "n_samples": n_floor})
     curve = frechet_distance(extractor.features(images[: p.n_curve], p.batch_size), reference.mean, reference.factor)
     return {
-        "floor": evaluate(images[: p.n_samples], {extractor.name: measure}, alone),
-        "floor_curve": {f"fd_{extractor.key}": curve, "n_images": p.n_curve},
-        "ranking": ranking(images[: p.n_samples], measure, p.batch_size),
+        "floor": evaluate(images[:n_floor], {extractor.name: measure}, alone),
+        "floor_curve": {metric_name("fd", extractor): curve, "n_images": p.n_curve},
+        "ranking": ranking(images[:n_floor], measure, p.batch_size),
         "protocol": protocol({extractor.name: measure}, alone, ()),
     }

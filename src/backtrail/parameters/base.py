@@ -1,10 +1,10 @@
 """The rules of every parameter section, and how one is read out of `params.yaml`."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from backtrail.errors import UserError
 
@@ -17,6 +17,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def _check_digests(value: dict[str, str]) -> dict[str, str]:
+    for name, digest in value.items():
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise ValueError(f"the sha256 of {name} should be 64 hexadecimal digits in lower case")
+    return value
+
+
+Digests = Annotated[dict[str, str], AfterValidator(_check_digests)]  # sha256 by file name
 S = TypeVar("S", bound=Section)
 
 

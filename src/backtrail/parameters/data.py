@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from backtrail.parameters.base import Section
+from backtrail.parameters.base import Digests, Section
 
 DataSet = Literal[
     "fashion-mnist", "cifar10", "cifar10-jpeg", "ffhq64", "afhqv2-64", "imagenet64", "image-folder", "image-zip"
@@ -23,15 +23,7 @@ class Data(Section):
     held_out: int = Field(
         default=0, ge=0, description="images put aside as test images where the data set has no test split of its own, count"
     )
-    sha256: dict[str, str] = Field(
+    sha256: Digests = Field(
         default_factory=dict,
         description="digests of files whose digest the registry does not know, by file name; copy them from the first fetch to pin it",
     )
-
-    @field_validator("sha256")
-    @classmethod
-    def _digests(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, digest in value.items():
-            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-                raise ValueError(f"the sha256 of {name} should be 64 hexadecimal digits in lower case")
-        return value

@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from backtrail.parameters.base import Section
+from backtrail.parameters.base import Digests, Section
 
-ExtractorName = Literal["classifier", "efficientnet-lite0"]
+ExtractorName = Literal["classifier", "efficientnet-lite0", "inception"]
+PublishedReference = Literal["reference-cifar10-32x32", "reference-ffhq-64x64", "reference-afhqv2-64x64", "reference-imagenet-64x64"]
 MetricName = Literal["fd", "kid", "precision", "recall", "density", "coverage"]
 
 
@@ -30,6 +31,18 @@ class Mismatch(Section):
         return value
 
 
+class InceptionFiles(Section):
+    """Where FID's extractor and its reference statistics come from."""
+
+    reference: PublishedReference | None = Field(
+        None, description="EDM's published mean and covariance of the data set; null computes them from `n_reference` training images."
+    )
+    local: str | None = Field(
+        None, description="Folder with files supplied by hand, tried before any address and verified as strictly; null: none."
+    )
+    sha256: Digests = Field({}, description="Digests of files whose digest the registry does not know, by file name; pins the first fetch.")
+
+
 class Metrics(Section):
     """Which metrics the tables hold, in which features, and the protocol that they share."""
 
@@ -45,7 +58,17 @@ class Metrics(Section):
     n_curve: int = Field(500, ge=2, description="Images per point of a training curve, count; the curve's floor has the same number.")
     n_reference: int = Field(10000, ge=2, description="Training images behind the reference's mean and covariance, count.")
     n_pairwise: int = Field(1000, ge=2, description="Images on either side of KID, precision, recall, density, coverage, count.")
+    n_floor: int | None = Field(
+        None, ge=2, description="Test images whose metrics are the floor of real against real, count; null: n_samples, as it should be."
+    )
     batch_size: int = Field(64, ge=1, description="Images per call of an extractor, count; another value changes the last digits.")
     k_precision: int = Field(3, ge=1, description="Neighbour that sets the radius in precision and recall.")
     k_density: int = Field(5, ge=1, description="Neighbour that sets the radius in density and coverage.")
     mismatch: Mismatch = Field(Mismatch(), description="The mismatch degree.")
+    inception: InceptionFiles | None = Field(None, description="Files of the extractor `inception`; null where it is not used.")
+
+    @model_validator(mode="after")
+    def _files(self) -> "Metrics":
+        if ("inception" in self.extractors) != (self.inception is not None):
+            raise ValueError("the extractor inception and its files (metrics.inception) go together: give both or neither")
+        return self

@@ -44,6 +44,11 @@ class MLPParameters(Section):
     n_classes: int = Field(0, ge=0, description="Classes that the net is conditioned on; 0 is unconditional.")
     step_condition: bool = Field(False, description="Layers take the number of time stamps (SFD-v); set by the method, not by hand.")
 
+    @property
+    def resolution(self) -> int:
+        """A point is an image of one pixel."""
+        return 1
+
 
 def _kind(value: Any) -> str:
     """A net without a `kind` is the U-Net."""

@@ -85,8 +85,10 @@ class ScoreDistillation(Section):
     def _fits(self) -> "ScoreDistillation":
         if self.recording is None and (self.target, self.fake_start) != ("path", "last-node"):
             raise ValueError("target and fake_start other than the defaults need a recording: a path of one node has no other node")
-        if self.recording is not None and self.target == "path" and self.recording.nodes * self.node_updates >= self.updates:
-            raise ValueError(f"{self.recording.nodes} nodes x {self.node_updates} updates leave none of {self.updates} for the teacher")
+        # The last node is what the fake score starts from, and no target.
+        targets = self.recording.nodes - 1 if self.recording is not None and self.target == "path" else 0
+        if targets * self.node_updates >= self.updates:
+            raise ValueError(f"{targets} nodes before the teacher x {self.node_updates} updates leave it none of {self.updates}")
         if self.start_method is not None and self.student_start != "teacher":
             raise ValueError("start_method and student_start = random exclude each other: a student has one start")
         if self.shared_noise and self.fake_per_student != 1:

@@ -1,7 +1,7 @@
 """The whole of `params.yaml`: what a suite is."""
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,11 +13,13 @@ from backtrail.parameters.report import Report
 from backtrail.parameters.runtime import Resources, Runtime
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.score_distillation import ScoreDistillation
-from backtrail.parameters.teacher import Teacher
+from backtrail.parameters.teacher import ImportedTeacher, Teacher, is_imported
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 
+T = TypeVar("T", Teacher, ImportedTeacher)
 
-class Suite(Section):
+
+class Suite(Section, Generic[T]):
     """A suite: one data set, one teacher, the methods that are distilled from it, and how they are measured."""
 
     suite: str = Field(description="Name of the suite.")
@@ -29,7 +31,7 @@ class Suite(Section):
     runtime: Runtime
     data: Data
     classifier: ClassifierParameters
-    teacher: Teacher
+    teacher: T
     teacher_samples: TeacherSamples
     score_distillation: dict[str, ScoreDistillation]
     trajectory_distillation: dict[str, TrajectoryDistillation]
@@ -45,8 +47,14 @@ class Suite(Section):
 
     @model_validator(mode="after")
     def _sizes(self) -> "Suite":
-        if self.teacher.net.resolution != self.data.resolution:
+        if isinstance(self.teacher, Teacher) and self.teacher.net.resolution != self.data.resolution:
             raise ValueError(f"teacher.net.resolution = {self.teacher.net.resolution} must be data.resolution = {self.data.resolution}")
+        return self
+
+    @model_validator(mode="after")
+    def _curves(self) -> "Suite":
+        if "classifier" not in self.metrics.extractors:
+            raise ValueError("metrics.extractors must hold classifier: the curves are measured in its features")
         return self
 
     @model_validator(mode="after")
@@ -61,5 +69,5 @@ class Suite(Section):
 
 def read_suite(path: str | Path = PARAMS_FILE) -> Suite:
     """The checked parameters. Raises UserError that names each key that is not allowed, its value and what is allowed."""
-    values: Mapping[str, object] = read(path)
-    return validate(Suite, values, "", path)
+    values = read(path)
+    return validate(Suite[ImportedTeacher] if is_imported(values) else Suite[Teacher], values, "", path)

@@ -1,10 +1,19 @@
-"""Parameters of the teacher that is trained here."""
+"""Parameters of the teacher: one that is trained here, or one that is imported."""
+
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
-from backtrail.parameters.base import Section
+from backtrail.parameters.base import PARAMS_FILE, Digests, Section, read, section
 from backtrail.parameters.net import NetParameters, UNetParameters
 from backtrail.parameters.training import Adam, Average, LogNormal
+
+TeacherSource = Literal[
+    "teacher-edm-cifar10-32x32-uncond-vp", "teacher-edm-cifar10-32x32-cond-vp", "teacher-edm-ffhq-64x64-uncond-vp",
+    "teacher-edm-afhqv2-64x64-uncond-vp", "teacher-edm-imagenet-64x64-cond-adm", "teacher-ddpm-cifar10-32",
+    "own-edm", "own-diffusers",
+]  # fmt: skip
 
 
 class Teacher(Section):
@@ -18,3 +27,27 @@ class Teacher(Section):
     average: Average
     label_dropout: float = Field(0.0, ge=0, lt=1, description="Share of labels replaced by the null label (classifier-free guidance).")
     seed: int = Field(0, ge=0, description="Seed of weights, batches and noise.")
+
+
+class ImportedTeacher(Section):
+    """A released checkpoint, converted without running anything that is in it."""
+
+    source: TeacherSource = Field(
+        description="entry of the registry of sources; `own-edm` is your own checkpoint in EDM's format, `own-diffusers` your own U-Net "
+        "in that of the diffusers library, both named by `local`"
+    )
+    local: str | None = Field(
+        None, description="folder (or the one file) with files supplied by hand, tried before any address and verified as strictly"
+    )
+    sha256: Digests = Field({}, description="digests of files whose digest the registry does not know, by file name; pins the first fetch")
+
+
+def is_imported(values: dict[str, Any]) -> bool:
+    """Whether the teacher of the parameters `values` (the whole file) is an imported one: it names a source."""
+    teacher = values.get("teacher")
+    return isinstance(teacher, dict) and "source" in teacher
+
+
+def teacher_section(path: str | Path = PARAMS_FILE) -> Teacher | ImportedTeacher:
+    """The section `teacher`, of either kind. Raises UserError if one of its values is not allowed."""
+    return section(ImportedTeacher, "teacher", path) if is_imported(read(path)) else section(Teacher, "teacher", path)

@@ -125,7 +125,7 @@ def open_ledger(folder: str | Path = ".") -> Ledger:
     try:
         text = (folder / LOCK_FILE).read_text()
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{folder / LOCK_FILE} is missing: nothing has been run here (`dvc repro` writes it), or it was not committed") from None
+        raise UserError(f"{folder / LOCK_FILE} is missing: nothing has been run here; `dvc repro` writes it") from None
     stages = parse_lock(text, str(folder / LOCK_FILE))
     records = {name: _record(folder / stage.record) for name, stage in stages.items()}
     return Ledger(folder, stages, records, read(folder / PARAMS_FILE))

@@ -96,7 +96,7 @@ def recorded(
         "host": {
             "system": platform.system(),
             "machine": platform.machine(),
-            "processor": _processor(),
+            "processor": processor(),
             "cpus": os.cpu_count(),
         },
         "device": device,
@@ -172,7 +172,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

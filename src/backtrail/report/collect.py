@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import safetensors
 
-from backtrail.artifacts import load_csv, load_json
+from backtrail.artifacts import load_json
 from backtrail.errors import UserError
 from backtrail.parameters.base import PARAMS_FILE, read, section
 from backtrail.parameters.report import Report
+from backtrail.tables import load_csv
 
 T = TypeVar("T", dict, list, str)
 
@@ -208,7 +209,7 @@ def _archive(path: Path, maker: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     require(path, maker)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            yield file, json.loads((file.metadata() or {}).get("backtrail", "{}"))
+            yield file, json.loads((file.metadata() or {}).get("backtrail", "{}")).get("metadata", {})
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): delete it and run {maker} again") from None
 

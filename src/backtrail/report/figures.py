@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from backtrail.artifacts import save_csv
 from backtrail.errors import UserError
 from backtrail.report import over_nfe, over_training
 from backtrail.report.collect import Suite, open_suite
 from backtrail.report.style import save_figure
+from backtrail.tables import save_csv
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from backtrail.artifacts import atomic_write, load_csv
+from backtrail.artifacts import atomic_write
 from backtrail.parameters.base import PARAMS_FILE
 from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.collect import Suite, extractor_of, metric_files, open_suite, protocols, quality, require
@@ -20,6 +20,7 @@ from backtrail.report.figures import FIGURES
 from backtrail.report.paper import UNKNOWN, paper_numbers
 from backtrail.report.style import label, metric_label
 from backtrail.report.tables import NONE, claims_for_readers, load_results, results_for_readers
+from backtrail.tables import load_csv
 
 TEMPLATES = Path(__file__).with_name("templates")
 MEDIA = {"svg": "image/svg+xml", "png": "image/png", "pdf": "application/pdf", "csv": "text/csv"}

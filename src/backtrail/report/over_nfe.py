@@ -84,6 +84,17 @@ def cost_shift(data: pd.DataFrame) -> float:
     return float(f"{data.loc[data['cost'] > 0, 'cost'].min() / 12:.0e}")
 
 
+def joined_labels(heights: pd.Series, nfes: pd.Series, near: float) -> list[tuple[float, str]]:
+    """A label (height, text) per point of one method, from low to high; points closer than `near` share one, or they would overlap."""
+    groups: list[list[tuple[float, int]]] = []
+    for height, nfe in sorted(zip(heights, nfes, strict=True)):
+        if groups and height - groups[-1][-1][0] < near:
+            groups[-1].append((height, nfe))
+        else:
+            groups.append([(height, nfe)])
+    return [(float(np.mean([h for h, _ in group])), ", ".join(str(n) for n in sorted(n for _, n in group))) for group in groups]
+
+
 def draw_cost(data: pd.DataFrame) -> Figure:
     """SFD, Fig. 1: quality against what fine-tuning cost, solvers at cost 0, on a logarithmic axis that is shifted to show them."""
     shift, most = cost_shift(data), data["cost"].max()
@@ -98,8 +109,9 @@ def draw_cost(data: pd.DataFrame) -> Figure:
         x = (rows["cost"] + shift) * aside
         axes.errorbar(x, rows["mean"], yerr=errors, fmt=of.marker, color=of.colour, markersize=6, elinewidth=1, capsize=2.5)
         axes.plot([], [], of.marker, color=of.colour, markersize=6, label=of.label)
-        for place_x, place_y, nfe in zip(x, rows["mean"], rows["nfe"], strict=True):
-            axes.annotate(str(nfe), (place_x, place_y), (6, 0), textcoords="offset points", va="center", fontsize=7.5, color="#333333")
+        for place_y, text in joined_labels(rows["mean"], rows["nfe"], near=0.03 * (data["max"].max() - data["min"].min())):
+            place = (x.iloc[0], place_y)
+            axes.annotate(text, place, (6, 0), textcoords="offset points", va="center", fontsize=7.5, color="#333333")
     axes.plot([], [], marker="$n$", linestyle="none", color="#333333", label="Number beside a point: NFE")
     if solvers:
         axes.axvspan(0, shift * 1.3 ** (len(solvers) / 2 + 0.5), color="#f0f0f0", linewidth=0, zorder=0)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from backtrail.artifacts import atomic_write, load_csv, save_csv
+from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
 from backtrail.report.claims import RULE, judge_all
 from backtrail.report.collect import Suite, costs, extractor_of, floor, of_metric, open_suite, quality
 from backtrail.report.paper import UNKNOWN, Number, PaperNumbers, paper_numbers
 from backtrail.report.style import higher_is_better, label, metric_label
+from backtrail.tables import load_csv, save_csv
 
 QUOTED = ("cifar10", "imagenet64")  # data sets whose papers' numbers stand beside every suite's
 FID = "fid_inception"  # the only metric of ours that a paper's FID can be held against
@@ -116,7 +117,7 @@ def results_for_readers(suite: Suite, table: pd.DataFrame) -> Table:
     quoted = paper_numbers()
     data_sets = quoted_data_sets(suite, quoted)
     measured = [name.removesuffix("_mean") for name in table.columns if name.endswith("_mean")]
-    metrics = [m for m in measured if m.startswith("fd_") or extractor_of(m) == extractor_of(suite.report.metric)]
+    metrics = [m for m in measured if m.startswith(("fd_", "fid_")) or extractor_of(m) == extractor_of(suite.report.metric)]
     arrows = [f"{metric_label(m)} {'↑' if higher_is_better(m) else '↓'}" for m in metrics]
     headings = ["Method", "NFE", "Seeds", arrows[0], f"Lowest {metric_label(metrics[0])}"]
     headings += [f"Paper's FID-50k, {quoted.data_sets[name]}" for name in data_sets]

@@ -1,0 +1,38 @@
+"""`backtrail diff`: where two runs part."""
+
+import json
+
+import click
+
+from backtrail.provenance.compare import compare
+
+SHOWN = 20
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second", default=".")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs, with every number.")
+def command(first: str, second: str, as_json: bool) -> None:
+    """The first link at which the results of FIRST and SECOND part, and why.
+
+    Each is a suite's folder (`.`, `suites/cifar10`), a git revision of this suite (`HEAD~3`, a tag), or a record
+    (`results/records/teacher.json`).
+    """
+    found = compare(first, second)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found["parted"]:
+        click.echo(f"{first} and {second} have the same results")
+    for part in found["parted"]:
+        click.echo(f"{part['stage']} is where they part:")
+        for reason in part["reasons"]:
+            click.echo(f"  {reason}")
+    for key, words in (("following", "differ because of that"), ("only_first", f"only in {first}"), ("only_second", f"only in {second}")):
+        if found.get(key):
+            click.echo(f"{words}: {', '.join(found[key])}")
+    for number in found["numbers"][:SHOWN]:
+        click.echo(f"  {number['file']} {number['value']}: {number['first']!r} / {number['second']!r}")
+    if len(found["numbers"]) > SHOWN:
+        click.echo(f"  and {len(found['numbers']) - SHOWN} more numbers (--json has them)")

@@ -1,0 +1,18 @@
+"""`backtrail export`: the suite for others: an RO-Crate with model cards."""
+
+import click
+
+from backtrail.provenance.crate import export
+
+
+@click.command()
+@click.argument("folder", default="export", type=click.Path(file_okay=False))
+def command(folder: str) -> None:
+    """Write FOLDER, a Workflow Run RO-Crate of the suite: results, records, reports, and each student with its model card.
+
+    Data and large intermediate files are described by digest and not carried along.
+    """
+    files = export(folder)
+    click.echo(
+        f"{folder}: {len(files)} files; check it with `rocrate-validator validate --profile-identifier provenance-run-crate {folder}`"
+    )

@@ -1,0 +1,25 @@
+"""`backtrail why`: where a number or a file comes from."""
+
+import json
+
+import click
+
+from backtrail.provenance.tree import tree
+from backtrail.provenance.why import why
+
+
+@click.command()
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="The chain for programs, with every digest in full.")
+def command(target: str, as_json: bool) -> None:
+    """The chain behind TARGET: a file, or a number in it as FILE:SELECTOR.
+
+    A selector names row and column between commas: `reports/tables/results.csv:disback,fd`, `reports/figures/nfe.csv:sfd-v,nfe=3`,
+    `results/metrics/sfd/seed0.json:student/nfe2/fd_classifier`.
+    """
+    chain = why(target)
+    if as_json:
+        click.echo(json.dumps(chain, indent=2, ensure_ascii=False))
+    else:
+        for line in tree(chain):
+            click.echo(line)

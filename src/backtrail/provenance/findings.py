@@ -1,0 +1,37 @@
+"""Verdicts, their order, and what is found wrong."""
+
+from dataclasses import dataclass
+
+VERIFIED, RECOMPUTED, EXTERNAL = "verified", "recomputed", "external"
+STALE, UNBACKED, BROKEN = "stale", "unbacked", "broken"
+EXIT_CODES = {VERIFIED: 0, RECOMPUTED: 0, EXTERNAL: 0, STALE: 10, UNBACKED: 20, BROKEN: 30}
+MEANINGS = {
+    VERIFIED: "every byte that it rests on is the one that the ledger names",
+    RECOMPUTED: "verified, and computed again from stored files with the same result",
+    EXTERNAL: "quoted from a paper, with its source",
+    STALE: "code, a parameter or an input has changed since",
+    UNBACKED: "something that it rests on is not here, or nothing says where it comes from",
+    BROKEN: "bytes differ from what the ledger says, or the ledger contradicts itself",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    subject: the path or `stage:NAME` that everything which rests on it inherits the verdict from. link: between what and what. cure: a
+    command, where there is one. absent: nothing is wrong but that the file is not here.
+    """
+
+    verdict: str
+    subject: str
+    link: str
+    message: str
+    cure: str = ""
+    size_bytes: int = 0
+    absent: bool = False
+
+
+def worst(verdicts: list[str], good: str = VERIFIED) -> str:
+    """The worst of the verdicts; `good` if there are none."""
+    return max([good, *verdicts], key=lambda verdict: EXIT_CODES[verdict])

@@ -1,0 +1,29 @@
+"""What git keeps of a suite: committed files and the code of a commit."""
+
+import hashlib
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+
+def git(folder: Path, *arguments: str) -> bytes | None:
+    """What git answers in `folder`; None where it fails or is not there."""
+    try:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def file_at(folder: Path, commit: str, path: str) -> bytes | None:
+    """A file's bytes in a commit, its path seen from `folder`; None if it is not in it."""
+    return git(folder, "show", f"{commit}:./{path}")
+
+
+def code_at(folder: Path, commit: str, code: str) -> dict[str, str] | None:
+    """sha256 of each file below `code` in a commit, by path below it; None if the commit or the code is not here."""
+    archive = git(folder, "archive", "--format=tar", f"{commit}:./{code}")
+    if archive is None:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {m.name: hashlib.sha256(of.read()).hexdigest() for m in tar.getmembers() if (of := tar.extractfile(m)) is not None}

@@ -1,0 +1,334 @@
+"""Each way to tamper with a finished suite, and what the audit says: a failing exit code, the file, the link, and the numbers that rest
+on it, and no others."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+
+from backtrail.provenance.audit import Audit, audit
+from backtrail.provenance.findings import BROKEN, EXTERNAL, STALE, UNBACKED, VERIFIED
+from tamper.forging import edit_lock, edit_record, flip, replace, rewrite_ledger
+
+pytestmark = pytest.mark.xdist_group("tamper")
+EVERYTHING, NOTHING = "everything", ""
+
+
+def test_an_untouched_suite_is_verified(ledger: Path) -> None:
+    done = audit(ledger)
+    assert done.exit_code == 0 and done.findings == []
+    assert {one.verdict for one in done.judged} == {VERIFIED, EXTERNAL}
+    assert len(done.judged) > 300 and len(done.documents) > 20
+
+
+def node(folder: Path) -> None:
+    flip(folder / "results/paths/disback/seed0/node-001.safetensors")
+
+
+def same_size_and_time(folder: Path) -> None:
+    flip(folder / "results/students/sfd-v/seed1/student.safetensors")
+
+
+def swapped_reference(folder: Path) -> None:
+    path = folder / "results/reference/classifier.safetensors"
+    with safetensors.safe_open(path, "pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 (not a dict)
+    tensors["mean"] = tensors["mean"] + 0.1
+    safetensors.torch.save_file(tensors, path, metadata)
+
+
+def swapped_reference_in_the_lock(folder: Path) -> None:
+    swapped_reference(folder)
+    rewrite_lock_only(folder)
+
+
+def rewrite_lock_only(folder: Path) -> None:
+    from tamper.forging import _renew
+
+    def change(stages: dict[str, Any]) -> None:
+        for stage in stages.values():
+            _renew(folder, stage.get("deps", []))
+            _renew(folder, stage["outs"])
+
+    edit_lock(folder, change)
+
+
+def locked_digest(folder: Path) -> None:
+    def change(stages: dict[str, Any]) -> None:
+        entry = next(out for out in stages["teacher"]["outs"] if out["path"].endswith("safetensors"))
+        entry["md5"] = "0" * 32
+
+    edit_lock(folder, change)
+
+
+def locked_parameter(folder: Path) -> None:
+    """The lock and params.yaml claim more training than the record tells of."""
+    replace(folder / "params.yaml", "steps: 30", "steps: 3000")
+
+    def change(stages: dict[str, Any]) -> None:
+        stages["teacher"]["params"]["params.yaml"]["teacher"]["steps"] = 3000
+
+    edit_lock(folder, change)
+
+
+def locked_input(folder: Path) -> None:
+    def change(stages: dict[str, Any]) -> None:
+        entry = next(dep for dep in stages["score-samples@disback-0"]["deps"] if "students" in dep["path"])
+        entry["md5"] = "0" * 32
+
+    edit_lock(folder, change)
+
+
+def invented_stage(folder: Path) -> None:
+    def change(stages: dict[str, Any]) -> None:
+        stages["better-teacher"] = stages.pop("teacher")
+
+    edit_lock(folder, change)
+
+
+def record_of_another_stage(folder: Path) -> None:
+    shutil.copy(folder / "results/records/path@disback-1.json", folder / "results/records/path@disback-0.json")
+    edit_record(folder, "path@disback-0", lambda record: None)
+
+
+def record_of_another_run(folder: Path) -> None:
+    """A record of the other seed, given this stage's name."""
+    other = json.loads((folder / "results/records/path@disback-1.json").read_text())
+
+    def change(record: dict[str, Any]) -> None:
+        outputs = {"results/paths/disback/seed0": other["outputs"]["results/paths/disback/seed1"]}
+        record |= {**other, "stage": "path@disback-0", "outputs": outputs}
+
+    edit_record(folder, "path@disback-0", change)
+
+
+def record_taken_away(folder: Path) -> None:
+    (folder / "results/records/teacher.json").unlink()
+
+
+def dirty_tree(folder: Path) -> None:
+    """As if the tables had been made by code that was never committed."""
+    source = folder / "src/backtrail/report/tables.py"
+    source.write_text(source.read_text() + "# better numbers\n")
+    from backtrail.artifacts import file_digest
+
+    def change(record: dict[str, Any]) -> None:
+        record["code"]["report/tables.py"] = file_digest(source)
+        record["dirty"] = True
+
+    edit_record(folder, "tables", change)
+    rewrite_lock_only(folder)
+
+
+def clock_ran_backwards(folder: Path) -> None:
+    def change(record: dict[str, Any]) -> None:
+        record["started"], record["ended"] = "2026-01-02T00:00:00.000+00:00", "2026-01-01T00:00:00.000+00:00"
+
+    edit_record(folder, "teacher-samples", change)
+
+
+def changed_code(folder: Path) -> None:
+    source = folder / "src/backtrail/methods/score_distillation.py"
+    source.write_text(source.read_text() + "# changed\n")
+
+
+def changed_parameter(folder: Path) -> None:
+    replace(folder / "params.yaml", "seeds:\n- 0\n- 1", "seeds:\n- 0\n- 2")
+
+
+def stray_file(folder: Path) -> None:
+    path = folder / "results/metrics/better/seed0.json"
+    path.parent.mkdir()
+    shutil.copy(folder / "results/metrics/disback/seed0.json", path)
+
+
+def not_here(folder: Path) -> None:
+    (folder / "results/teacher/teacher.safetensors").unlink()
+
+
+def flipped(path: str, at: int = -40) -> Callable[[Path], None]:
+    return lambda folder: flip(folder / path, at)
+
+
+def edited(path: str, old: str, new: str) -> Callable[[Path], None]:
+    return lambda folder: replace(folder / path, old, new)
+
+
+# spoil, verdict, subject, part of the link, a number that must be named, a number that must not
+CASES: dict[str, tuple[Callable[[Path], None], str, str, str, str, str]] = {
+    "data": (flipped("data/dataset.safetensors"), BROKEN, "data/dataset.safetensors", "dataset ->", EVERYTHING, NOTHING),
+    "raw data": (flipped("data/raw/images.zip"), BROKEN, "data/raw", "fetch ->", EVERYTHING, NOTHING),
+    "teacher": (
+        flipped("results/teacher/teacher.safetensors"), BROKEN, "results/teacher/teacher.safetensors", "teacher ->", "disback", "reference",
+    ),
+    "node": (node, BROKEN, "results/paths/disback/seed0", "path@disback-0 ->", "results.csv:disback", "results.csv:sfd-v"),
+    "student, same size and time": (
+        same_size_and_time, BROKEN, "results/students/sfd-v/seed1/student.safetensors", "trajectory-distillation@sfd-v-1 ->",
+        "results.csv:sfd-v", "results.csv:disback",
+    ),
+    "samples": (
+        flipped("results/samples/sfd-v/seed1.safetensors"), BROKEN, "results/samples/sfd-v/seed1.safetensors",
+        "trajectory-samples@sfd-v-1 ->", "results.csv:sfd-v", "results.csv:disback",
+    ),
+    "moments": (
+        flipped("results/reference/classifier.safetensors"), BROKEN, "results/reference/classifier.safetensors", "reference@classifier ->",
+        "results.csv:disback", "path.csv",
+    ),
+    "swapped reference": (
+        swapped_reference, BROKEN, "results/reference/classifier.safetensors", "reference@classifier ->", "results.csv:disback", "path.csv",
+    ),
+    "swapped reference, lock rewritten": (
+        swapped_reference_in_the_lock, BROKEN, "results/reference/classifier.safetensors", "results/records/reference@classifier.json ->",
+        "results.csv:disback", "path.csv",
+    ),
+    "metric": (
+        edited("results/metrics/disback/seed0.json", '"fd_classifier": ', '"fd_classifier": 1'), BROKEN,
+        "results/metrics/disback/seed0.json", "score-metrics@disback-0 ->", "results.csv:disback", "results.csv:sfd-v",
+    ),
+    "picture": (flipped("reports/figures/nfe.png"), BROKEN, "reports/figures/nfe.png", "figure-nfe ->", NOTHING, "nfe.csv"),
+    "figure's data": (
+        edited("reports/figures/nfe.csv", "disback", "sfd-v"), BROKEN, "reports/figures/nfe.csv", "figure-nfe ->", "nfe.csv", "results.csv",
+    ),
+    "cell of a table": (
+        edited("reports/tables/results.csv", "disback,1,True,2,", "disback,1,True,3,"), BROKEN, "reports/tables/results.csv", "tables ->",
+        "results.csv:disback", "nfe.csv",
+    ),
+    "row that no stage made": (
+        edited("reports/tables/results.csv", "student,disback,1,", "student,best,1,True,2,1.0,1.0,0.1,1.0\nstudent,disback,1,"), BROKEN,
+        "reports/tables/results.csv", "tables ->", "results.csv:best", "nfe.csv",
+    ),
+    "LaTeX": (
+        edited("reports/tables/results.tex", "DisBack &", "DisBack & 0.1 &"), BROKEN, "reports/tables/results.tex", "tables ->", "", "",
+    ),
+    "page": (edited("reports/index.html", "DisBack", "Better"), BROKEN, "reports/index.html", "report ->", NOTHING, NOTHING),
+    "lock, digest": (
+        locked_digest, BROKEN, "results/teacher/teacher.safetensors", "teacher ->", "results.csv:disback", "reference/classifier.json",
+    ),
+    "lock, parameter": (locked_parameter, BROKEN, "stage:teacher", "dvc.lock ->", "results.csv:disback", "reference/classifier.json"),
+    "lock, input": (
+        locked_input, STALE, "stage:score-samples@disback-0", "results/students/disback/seed0/student.safetensors ->",
+        "results.csv:disback", "results.csv:sfd-v",
+    ),
+    "lock, stage": (invented_stage, UNBACKED, "stage:better-teacher", "dvc.yaml ->", "results.csv:disback", "reference/classifier.json"),
+    "record of another stage": (
+        record_of_another_stage, BROKEN, "stage:path@disback-0", "path@disback-0 ->", "results.csv:disback", "results.csv:sfd-v",
+    ),
+    "record of another run": (
+        record_of_another_run, BROKEN, "results/paths/disback/seed0", "results/records/path@disback-0.json ->", "results.csv:disback",
+        "results.csv:sfd-v",
+    ),
+    "record taken away": (
+        record_taken_away, UNBACKED, "results/records/teacher.json", "teacher ->", "results.csv:disback", "reference/classifier.json",
+    ),
+    "dirty tree": (dirty_tree, UNBACKED, "stage:tables", "commit -> tables", "results.csv:disback", "nfe.csv"),
+    "clock": (clock_ran_backwards, UNBACKED, "stage:teacher-samples", "clock ->", "results.csv:dpmpp-3m", "results.csv:disback"),
+    "code": (
+        changed_code, STALE, "stage:score-distillation@disback-0", "src/backtrail/methods/score_distillation.py ->", "results.csv:disback",
+        "results.csv:sfd-v",
+    ),
+    "parameter": (changed_parameter, STALE, "stage:tables", "params.yaml ->", "results.csv:disback", "metrics/disback"),
+    "stray file": (stray_file, UNBACKED, "results/metrics/better/seed0.json", "? ->", NOTHING, NOTHING),
+    "not here": (
+        not_here, UNBACKED, "results/teacher/teacher.safetensors", "teacher ->", "results.csv:disback", "reference/classifier.json",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tampering_is_named_with_its_link_and_its_numbers(ledger: Path, case: str) -> None:
+    spoil, verdict, subject, link, named, not_named = CASES[case]
+    spoil(ledger)
+    done = audit(ledger)
+    assert done.exit_code >= {STALE: 10, UNBACKED: 20, BROKEN: 30}[verdict]
+    findings = [finding for finding in done.findings if finding.subject == subject and finding.verdict == verdict]
+    assert findings and link in findings[0].link, done.findings
+    resting = [one.number.name for finding in findings for one in done.resting_on(finding)]
+    if named == EVERYTHING:
+        assert set(resting) == {one.number.name for one in done.judged if not one.number.external}
+    else:
+        assert all(named in name for name in resting) if not named else any(named in name for name in resting)
+        assert not not_named or not any(not_named in name for name in resting)
+        assert named or not resting
+    assert all(one.verdict not in (VERIFIED,) for finding in findings for one in done.resting_on(finding))
+
+
+def test_the_file_in_a_folder_and_the_line_in_a_text_are_named(ledger: Path) -> None:
+    node(ledger)
+    replace(ledger / "reports/tables/results.csv", "disback,1,True,2,", "disback,1,True,3,")
+    messages = " ".join(finding.message for finding in audit(ledger).findings)
+    assert "differing: results/paths/disback/seed0/node-001.safetensors" in messages
+    assert "differing from the commit in line 4" in messages
+
+
+def test_what_is_not_here_is_named_with_size_and_command(ledger: Path) -> None:
+    size = (ledger / "results/teacher/teacher.safetensors").stat().st_size
+    not_here(ledger)
+    (finding,) = audit(ledger).findings
+    assert finding.absent and finding.size_bytes == size and finding.cure == "dvc pull teacher"
+
+
+def test_an_invented_row_is_unbacked_even_with_a_rewritten_ledger(ledger: Path) -> None:
+    CASES["row that no stage made"][0](ledger)
+    rewrite_ledger(ledger)
+    done = audit(ledger)
+    verdicts = {one.number.row: one.verdict for one in done.judged if "results.csv:best" in one.number.name}
+    assert done.exit_code == 20 and set(verdicts.values()) == {UNBACKED}
+
+
+def recomputed(folder: Path, level: str, *patterns: str) -> Audit:
+    from backtrail.provenance.recompute import recomputations
+
+    return audit(folder, recomputations([level], patterns or ("*",)))
+
+
+def test_a_metric_forged_with_its_whole_ledger_is_found_by_computing_it_again(ledger: Path) -> None:
+    path = ledger / "results/metrics/disback/seed0.json"
+    metric = json.loads(path.read_text())
+    metric["values"]["student"]["nfe1"]["fd_classifier"] *= 1 - 1e-15
+    path.write_text(json.dumps(metric, sort_keys=True, indent=2) + "\n")
+    rewrite_ledger(ledger)
+    assert audit(ledger).exit_code == 0, "the forger has left no contradiction"
+    done = recomputed(ledger, "metric", "score-metrics*", "tables")
+    (finding,) = [finding for finding in done.findings if finding.subject == "results/metrics/disback/seed0.json"]
+    assert done.exit_code == 30 and "fd_classifier: stored" in finding.message
+    assert "results/samples/disback/seed0.safetensors" in finding.link
+    assert any("results.csv:disback" in one.number.name for one in done.resting_on(finding))
+    verdicts = {one.verdict for one in done.judged if one.number.file == "results/metrics/disback/seed1.json"}
+    assert verdicts == {"recomputed"}
+
+
+def test_a_table_and_a_picture_forged_with_their_whole_ledger_are_found_by_rendering_again(ledger: Path) -> None:
+    replace(ledger / "reports/tables/results.csv", "disback,1,True,2,", "disback,1,True,3,")
+    replace(ledger / "reports/figures/nfe.svg", "<path", "<path ")
+    rewrite_ledger(ledger)
+    assert audit(ledger).exit_code == 0
+    assert {finding.subject for finding in recomputed(ledger, "metric", "tables").findings} == {"reports/tables/results.csv"}
+    assert {finding.subject for finding in recomputed(ledger, "figure", "figure-nfe").findings} == {"reports/figures/nfe.svg"}
+
+
+def test_data_forged_with_its_whole_ledger_is_found_by_running_the_stage_again(ledger: Path) -> None:
+    flip(ledger / "data/dataset.safetensors")
+    rewrite_ledger(ledger)
+    assert audit(ledger).exit_code == 0
+    done = recomputed(ledger, "stage", "dataset")
+    assert [finding.subject for finding in done.findings] == ["data/dataset.safetensors"] and done.exit_code == 30
+
+
+def test_a_number_quoted_in_prose_is_held_against_the_table(ledger: Path) -> None:
+    from backtrail.provenance.ledger import open_ledger
+    from backtrail.provenance.numbers import find
+
+    (number,) = find(open_ledger(ledger), "reports/tables/results.csv:disback,fd")
+    right, wrong = f"{float(number.text):.2f}", f"{float(number.text) - 0.01:.2f}"
+    readme = ledger / "README.md"
+    readme.write_text(f"DisBack reaches <!-- number reports/tables/results.csv:disback,fd -->{right}<!-- /number -->.")
+    assert audit(ledger).exit_code == 0
+    replace(readme, right, wrong)
+    done = audit(ledger)
+    (finding,) = done.findings
+    assert done.exit_code == 30 and finding.subject == "README.md" and number.text in finding.message
+    assert [one.verdict for one in done.judged if one.number.file == "README.md"] == [BROKEN]
