@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from backtrail.provenance.hashes import Hashes
+from backtrail.provenance.ledger import YAML_LOADER
 
 
 def flip(path: Path, at: int = -40) -> None:
@@ -29,9 +30,9 @@ def replace(path: Path, old: str, new: str) -> None:
 
 def edit_lock(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the stages of dvc.lock."""
-    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    lock = yaml.load((folder / "dvc.lock").read_text(), YAML_LOADER)
     change(lock["stages"])
-    (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    (folder / "dvc.lock").write_text(yaml.dump(lock, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False))
 
 
 def edit_record(folder: Path, stage: str, change: Callable[[dict[str, Any]], None], in_lock: bool = True) -> None:
@@ -60,6 +61,11 @@ def rewrite_ledger(folder: Path) -> None:
         for kind in ("inputs", "outputs"):
             record[kind] = {name: digest.sha256 if (digest := hashes.of(name)) else said for name, said in record[kind].items()}
         path.write_text(json.dumps(record, sort_keys=True, indent=2) + "\n")
+    rewrite_lock_only(folder)
+
+
+def rewrite_lock_only(folder: Path) -> None:
+    """Every digest in dvc.lock made to fit, and the records left as they are."""
 
     def change(stages: dict[str, Any]) -> None:
         for stage in stages.values():

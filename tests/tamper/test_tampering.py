@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 
+from backtrail.artifacts import file_digest
 from backtrail.provenance.audit import Audit, audit
 from backtrail.provenance.findings import BROKEN, EXTERNAL, STALE, UNBACKED, VERIFIED
-from tamper.forging import edit_lock, edit_record, flip, replace, rewrite_ledger
+from tamper.forging import edit_lock, edit_record, flip, replace, rewrite_ledger, rewrite_lock_only
 
 pytestmark = pytest.mark.xdist_group("tamper")
 EVERYTHING, NOTHING = "everything", ""
@@ -44,17 +45,6 @@ def swapped_reference(folder: Path) -> None:
 def swapped_reference_in_the_lock(folder: Path) -> None:
     swapped_reference(folder)
     rewrite_lock_only(folder)
-
-
-def rewrite_lock_only(folder: Path) -> None:
-    from tamper.forging import _renew
-
-    def change(stages: dict[str, Any]) -> None:
-        for stage in stages.values():
-            _renew(folder, stage.get("deps", []))
-            _renew(folder, stage["outs"])
-
-    edit_lock(folder, change)
 
 
 def locked_digest(folder: Path) -> None:
@@ -111,16 +101,16 @@ def record_taken_away(folder: Path) -> None:
 
 
 def dirty_tree(folder: Path) -> None:
-    """As if the tables had been made by code that was never committed."""
+    """As if tables and report had been made by code that was never committed."""
     source = folder / "src/backtrail/report/tables.py"
     source.write_text(source.read_text() + "# better numbers\n")
-    from backtrail.artifacts import file_digest
 
     def change(record: dict[str, Any]) -> None:
         record["code"]["report/tables.py"] = file_digest(source)
         record["dirty"] = True
 
-    edit_record(folder, "tables", change)
+    for stage in ("tables", "report"):
+        edit_record(folder, stage, change)
     rewrite_lock_only(folder)
 
 
@@ -261,7 +251,7 @@ def test_the_file_in_a_folder_and_the_line_in_a_text_are_named(ledger: Path) -> 
     replace(ledger / "reports/tables/results.csv", "disback,1,True,2,", "disback,1,True,3,")
     messages = " ".join(finding.message for finding in audit(ledger).findings)
     assert "differing: results/paths/disback/seed0/node-001.safetensors" in messages
-    assert "differing from the commit in line 4" in messages
+    assert "differing in line 4" in messages
 
 
 def test_what_is_not_here_is_named_with_size_and_command(ledger: Path) -> None:

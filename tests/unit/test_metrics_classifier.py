@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from backtrail.errors import UserError
-from backtrail.metrics.classifier import accuracy, epoch_order, learning_rate_factor, load_classifier, save_classifier, train_classifier
+from backtrail.metrics.classifier import (
+    ROTATIONS,
+    accuracy,
+    epoch_order,
+    learning_rate_factor,
+    load_classifier,
+    rotated,
+    rotation_task,
+    save_classifier,
+    train_classifier,
+)
 from backtrail.metrics.features import extractor
 from backtrail.parameters.classifier import ClassifierParameters
 from backtrail.tensors import save_tensors
@@ -81,3 +91,19 @@ def test_what_cannot_be_trained_or_read_is_refused(tmp_path):
     save_tensors(tmp_path / "y.safetensors", {"a": torch.zeros(1)}, {"classifier": {"channels": 1, "n_classes": 2, "width": 8}})
     with pytest.raises(UserError, match="does not fit the classifier"):
         load_classifier(tmp_path / "y.safetensors")
+
+
+def test_without_classes_it_learns_which_way_up():
+    """A gradient from dark to light tells the way up; an image without one does not."""
+    turns = torch.arange(8) % 4
+    ramp = torch.linspace(0, 255, 8).to(torch.uint8).expand(8, 8).T.expand(8, 1, 8, 8)
+    for image, count in zip(rotated(ramp, turns), turns, strict=True):
+        assert torch.equal(image, ramp[0].rot90(int(count), (1, 2)))
+    images = ramp.repeat(16, 1, 1, 1)
+    turned, labels = rotation_task(images, seed=1)
+    assert torch.equal(turned, rotated(images, labels)) and labels.unique().tolist() == [0, 1, 2, 3]
+    assert all(torch.equal(a, b) for a, b in zip(rotation_task(images, seed=1), (turned, labels), strict=True))
+    assert accuracy(train_classifier(turned, labels, ROTATIONS, SMALL), turned, labels) > 0.95
+    flat = torch.full_like(images, 100)
+    turned, labels = rotation_task(flat, seed=1)
+    assert accuracy(train_classifier(turned, labels, ROTATIONS, SMALL), turned, labels) < 0.5

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, UNet2DModel
 from edm_pickles import foreign_ema, randomised, write_checkpoint
 
 from backtrail.data.outside import fetch_outside, fetched_files
@@ -123,6 +124,16 @@ def test_a_teacher_is_fetched_listed_and_imported(tmp_path):
         fetch_outside(tmp_path / "other", [source_of_teacher("own-edm")], str(file), {"teacher.pkl": "0" * 64})
     with pytest.raises(UserError, match=r"sha256 names other\.pkl, which is not fetched here; files: teacher\.pkl"):
         fetch_outside(tmp_path / "other", [source_of_teacher("own-edm")], str(file), {"other.pkl": digest})
+
+
+def test_a_diffusers_teacher_is_fetched_and_imported(tmp_path):
+    net, folder = UNet2DModel(**UNET), tmp_path / "mine"
+    net.save_pretrained(folder)
+    DDPMScheduler(beta_end=0.03).save_pretrained(folder)
+    fetch_outside(tmp_path / "teacher", [source_of_teacher("own-diffusers")], str(folder))
+    teacher = import_teacher("own-diffusers", tmp_path / "teacher")
+    assert teacher.configuration.beta_end == 0.03 and teacher.image_shape == (3, 8, 8)
+    assert all(torch.equal(teacher.net.state_dict()[name], value) for name, value in net.state_dict().items())
 
 
 def test_another_network_under_a_published_name_is_refused(tmp_path):

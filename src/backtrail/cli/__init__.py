@@ -38,6 +38,7 @@ COMMANDS = {
     "diff": "where two runs part",
     "export": "an RO-Crate of the suite and model cards of its students",
     "check": "check params.yaml as a whole, and run nothing",
+    "plan": "say what a run would fetch, and about how many GPU-hours it would take",
     "scratch": "list the resume states of unfinished stages, or drop them",
 }
 

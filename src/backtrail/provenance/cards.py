@@ -14,6 +14,7 @@ from backtrail.provenance.ledger import Ledger, Stage
 STUDENT = "student.safetensors"
 ONE_STEP = "Sampler(sigma_init={sigma_init!r})"
 FEW_STEPS = 'Sampler("euler", {num_steps}, Schedule({schedule}), afs={afs}, step_condition={told})'
+SCHEDULE_IMPORT = "from backtrail.parameters.sampling import Schedule\n"
 EXAMPLE = """\
 from PIL import Image
 
@@ -25,7 +26,7 @@ student = load_denoiser("student.safetensors")  # a torch.nn.Module: student(x, 
 sampler = {sampler}
 images = sample(student, sampler, range(16), student.net.image_shape, student.net.p.n_classes)
 pixels = (images * 127.5 + 128).clamp(0, 255).byte()  # uint8 [16, C, H, W]; image i depends on seed i alone
-Image.fromarray(pixels[:, 0].reshape(-1, pixels.shape[-1]).numpy()).save("samples.png")
+Image.fromarray(pixels.permute(0, 2, 3, 1).flatten(0, 1).squeeze(-1).numpy()).save("samples.png")
 """
 
 
@@ -55,7 +56,7 @@ def cards(ledger: Ledger) -> Iterator[Card]:
 def example(parameters: dict[str, Any]) -> str:
     """Ten lines that load the student that lies beside them and write sixteen images."""
     if "sigma_init" in parameters:
-        return EXAMPLE.format(sampler=ONE_STEP.format(**parameters))
+        return EXAMPLE.replace(SCHEDULE_IMPORT, "").format(sampler=ONE_STEP.format(**parameters))
     schedule = ", ".join(f"{key}={value!r}" for key, value in parameters["schedule"].items())
     told = parameters["step_condition"] != "none"
     steps = parameters["num_steps"][0]

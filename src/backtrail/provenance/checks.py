@@ -4,7 +4,9 @@ Each function yields findings and trusts nothing that another has not read. Wher
 findings of their own: they follow from what rests on what (`Ledger.closure`).
 """
 
+import functools
 import hashlib
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,11 +18,12 @@ from backtrail.provenance.findings import BROKEN, STALE, UNBACKED, Finding
 from backtrail.provenance.hashes import Digest, Hashes
 from backtrail.provenance.ledger import YAML_LOADER, Entry, Ledger, Stage, at_key
 from backtrail.provenance.record import LOCAL_PATH, WITHHELD
-from backtrail.provenance.repository import code_at, file_at
+from backtrail.provenance.repository import cached, code_at, file_at
 from backtrail.provenance.schema import faults
 
 CLOCK_SLACK_S = 5.0  # between two clocks of one machine, one of which is steered to the right time
 FUTURE = timedelta(days=1)
+TEXT_BYTES = 1 << 22  # of longer files the lines that differ are not looked for
 
 
 class HashAudit:
@@ -65,8 +68,10 @@ class HashAudit:
         if entry.md5.endswith(".dir"):
             names = self._differing_files(entry)
             return f"; differing: {', '.join(names)}" if names else ""
-        old = file_at(self.ledger.folder, "HEAD", entry.path)
-        if old is None or _md5(old) != entry.md5 or len(old) > 1 << 22:
+        if entry.size_bytes > TEXT_BYTES or digest.size_bytes > TEXT_BYTES:
+            return ""
+        old = cached(self.ledger.folder, entry.md5) or file_at(self.ledger.folder, "HEAD", entry.path)
+        if old is None or _md5(old) != entry.md5:
             return ""
         try:
             before, now = old.decode().splitlines(), (self.ledger.folder / entry.path).read_text().splitlines()
@@ -74,23 +79,24 @@ class HashAudit:
             return ""
         lines = [n for n, (a, b) in enumerate(zip(before, now, strict=False), start=1) if a != b]
         lines += range(min(len(before), len(now)) + 1, max(len(before), len(now)) + 1)
-        return f"; differing from the commit in line {', '.join(map(str, lines[:5]))}{' ...' if len(lines) > 5 else ''}"
+        return f"; differing in line {', '.join(map(str, lines[:5]))}{' ...' if len(lines) > 5 else ''}"
 
     def _differing_files(self, entry: Entry) -> list[str]:
-        listing = self.ledger.folder / ".dvc/cache/files/md5" / entry.md5[:2] / entry.md5[2:]
-        if not listing.is_file() or _md5(listing.read_bytes()) + ".dir" != entry.md5:
+        listing = cached(self.ledger.folder, entry.md5)
+        if listing is None:
             return []
-        expected = {f"{entry.path}/{item['relpath']}": item["md5"] for item in yaml.load(listing.read_text(), YAML_LOADER)}
+        expected = {f"{entry.path}/{item['relpath']}": item["md5"] for item in json.loads(listing)}
         found = {name: of.md5 for name in self.hashes.files(entry.path) if (of := self.hashes.of(name))}
         return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
 
     def declared(self, stage: Stage) -> Iterator[Finding]:
         """The stage against the pipeline's declaration."""
         base = stage.name.split("@")[0]
-        if base not in self._declared_stages():
+        if base not in self._declared_stages:
             message = f"dvc.lock has a stage {stage.name}, and dvc.yaml declares none of that name"
             yield Finding(UNBACKED, f"stage:{stage.name}", f"dvc.yaml -> {stage.name}", message, "dvc repro")
 
+    @functools.cached_property
     def _declared_stages(self) -> set[str]:
         path = self.ledger.folder / "dvc.yaml"
         return set((yaml.load(path.read_text(), YAML_LOADER) or {}).get("stages", {})) if path.is_file() else set()

@@ -11,7 +11,7 @@ from typing import Any
 
 from backtrail.errors import UserError
 from backtrail.provenance.ledger import LOCK_FILE, Stage, parse_lock
-from backtrail.provenance.repository import file_at, git
+from backtrail.provenance.repository import cached, file_at, git
 
 ENVIRONMENT = ("python", "packages", "environment_sha256", "determinism", "host", "device", "processes")
 LEAST_SURE = "nothing that is recorded differs: the stage does not make the same bytes on every run"
@@ -44,7 +44,10 @@ def open_run(name: str, folder: Path) -> Run:
         known = (git(folder, "log", "--format=%h", "-3", "--", LOCK_FILE) or b"").decode().split()
         hint = f"; revisions that have one: {', '.join(known)} ..." if known else ""
         raise UserError(f"{name} is neither a folder nor a git revision with a {LOCK_FILE} in it{hint}")
-    return Run(name, parse_lock(lock.decode(), f"{name}:{LOCK_FILE}"), lambda path: _decoded(file_at(folder, name, path)))
+    stages = parse_lock(lock.decode(), f"{name}:{LOCK_FILE}")
+    digests = {path: entry.md5 for stage in stages.values() for path, entry in stage.outs.items()}
+    # Records and metrics lie in the commit, or in DVC's cache under the digest that the commit's lock names.
+    return Run(name, stages, lambda path: _decoded(file_at(folder, name, path) or cached(folder, digests.get(path, ""))))
 
 
 def _text(path: Path) -> str | None:

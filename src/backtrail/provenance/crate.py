@@ -14,6 +14,7 @@ from backtrail.errors import UserError
 from backtrail.provenance.cards import STUDENT, Card, cards, data_source
 from backtrail.provenance.hashes import Digest, Hashes
 from backtrail.provenance.ledger import LOCK_FILE, Ledger, Stage, open_ledger
+from backtrail.provenance.schema import faults
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -108,7 +109,7 @@ def export(target: str | Path, folder: str | Path = ".") -> list[str]:
     if target.exists():
         raise UserError(f"{target} is there already: name a new folder, or move it away")
     ledger = open_ledger(folder)
-    if silent := [name for name, record in ledger.records.items() if record is None]:
+    if silent := [name for name, record in ledger.records.items() if record is None or faults(record)]:
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
     crate = describe(ledger)
     for name, place in crate.copies.items():

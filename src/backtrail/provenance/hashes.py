@@ -38,8 +38,7 @@ def hash_file(path: Path) -> Digest:
 
 def folder_md5(files: dict[str, str]) -> str:
     """DVC's md5 of a folder from its files' paths and md5: that of their list as JSON, sorted by path."""
-    parts = sorted(files.items(), key=lambda item: tuple(item[0].split("/")))
-    listing = [{"md5": md5, "relpath": path} for path, md5 in parts]
+    listing = [{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 

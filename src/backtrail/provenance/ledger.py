@@ -143,7 +143,7 @@ def parse_lock(text: str, name: str = LOCK_FILE) -> dict[str, Stage]:
 
 def _stage(name: str, content: dict[str, Any]) -> Stage:
     def entries(key: str) -> dict[str, Entry]:
-        return {of["path"]: Entry(of["path"], str(of["md5"]), int(of.get("size", 0))) for of in content.get(key, [])}
+        return {of["path"]: Entry(of["path"], str(of.get("md5", "")), int(of.get("size", 0))) for of in content.get(key, [])}
 
     params = {key: value for file in (content.get("params") or {}).values() for key, value in file.items()}
     return Stage(name, content["cmd"], entries("deps"), params, entries("outs"))

@@ -175,7 +175,7 @@ def rendered(ledger: Ledger, bad: set[str], patterns: Sequence[str], top: str, r
             for name in dict.fromkeys(Path(path).stem for path in stage.products):
                 try:
                     render(name, folder)
-                except UserError as error:
+                except (UserError, LookupError, ValueError) as error:
                     found.append(Finding(BROKEN, f"stage:{stage.name}", f"{stage.name} -> {name}", f"{name} cannot be rendered: {error}"))
             for path in outs:
                 if (folder / path).is_file() and (folder / path).read_bytes() == (ledger.folder / path).read_bytes():

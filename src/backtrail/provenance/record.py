@@ -119,12 +119,12 @@ def publishable(value: Any) -> Any:
     Values of environment variables that are named like a secret, values under keys that are, what stands before an `@` or after a `?`
     in an address, and absolute paths and the home and suite's folders inside longer text, which hold user names.
     """
-    secrets = [text for name, text in os.environ.items() if SECRET_NAME.search(name) and len(text) >= 6]
-    folders = [folder for folder in (str(Path.cwd()), str(Path.home())) if folder != "/"]
-    return _published(value, secrets + folders)
+    secrets = [re.escape(text) for name, text in os.environ.items() if SECRET_NAME.search(name) and len(text) >= 6]
+    folders = "|".join(re.escape(folder) for folder in (str(Path.cwd()), str(Path.home())) if folder != "/")
+    return _published(value, [(re.compile("|".join(secrets) or "(?!)"), WITHHELD), (re.compile(rf"(?:{folders})[^\s\"']*"), LOCAL_PATH)])
 
 
-def _published(value: Any, secrets: list[str]) -> Any:
+def _published(value: Any, secrets: list[tuple[re.Pattern[str], str]]) -> Any:
     if isinstance(value, Mapping):
         return {
             _published(key, secrets): WITHHELD if SECRET_NAME.search(str(key)) and of is not None else _published(of, secrets)
@@ -134,8 +134,8 @@ def _published(value: Any, secrets: list[str]) -> Any:
         return [_published(of, secrets) for of in value]
     if not isinstance(value, str):
         return value
-    for secret in secrets:
-        value = value.replace(secret, WITHHELD)
+    for secret, stand_in in secrets:
+        value = secret.sub(stand_in, value)
     if found := ADDRESS.match(value):
         return LOCAL_PATH if found[1].lower() == "file://" else found[1] + found[2]
     return LOCAL_PATH if value.startswith(("/", "~", "\\")) or re.match(r"^[A-Za-z]:[\\/]", value) else value

@@ -27,3 +27,13 @@ def code_at(folder: Path, commit: str, code: str) -> dict[str, str] | None:
         return None
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         return {m.name: hashlib.sha256(of.read()).hexdigest() for m in tar.getmembers() if (of := tar.extractfile(m)) is not None}
+
+
+def cached(folder: Path, md5: str) -> bytes | None:
+    """What DVC's cache keeps under a digest, for the suite in `folder`; None if it is not there or is not what its name says."""
+    for place in (folder.resolve(), *folder.resolve().parents):
+        path = place / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+        if path.is_file():
+            content = path.read_bytes()
+            return content if hashlib.md5(content, usedforsecurity=False).hexdigest() == md5.removesuffix(".dir") else None
+    return None

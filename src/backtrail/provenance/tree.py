@@ -48,7 +48,7 @@ def _link(link: dict[str, Any], first: str, rest: str) -> Iterator[str]:
 
 def _facts(link: dict[str, Any]) -> Iterator[str]:
     if "commit" not in link:
-        yield f"by {link['stage']}, which left no record"
+        yield f"by {link['stage']}, which left no record that can be read"
         return
     commit = (link["commit"] or "no commit")[:12] + (" (dirty)" if link["dirty"] else "")
     cost = f"{link['seconds']:.1f} s" + (

@@ -16,6 +16,7 @@ from backtrail.provenance.findings import Finding, worst
 from backtrail.provenance.hashes import Hashes
 from backtrail.provenance.ledger import Ledger, Stage, at_key, open_ledger
 from backtrail.provenance.numbers import CURVES, METRICS, Number, find
+from backtrail.provenance.schema import faults
 
 PAPER_FILE = Path(__file__).with_name("paper_parameters.yaml")
 UNKNOWN = "unknown"
@@ -114,7 +115,7 @@ class Chain:
     def _stage(self, stage: Stage) -> dict[str, Any]:
         record = self.ledger.records[stage.name]
         about: dict[str, Any] = {"stage": stage.name, "command": stage.command, "record": stage.record}
-        if record is None:
+        if record is None or faults(record):
             return about
         device = record.get("device") or {}
         return (

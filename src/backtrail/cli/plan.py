@@ -1,0 +1,129 @@
+"""`backtrail plan`: what a run of the suite would fetch, and about how long it would compute."""
+
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from backtrail.artifacts import load_json
+from backtrail.cli.work import Work, count, forward_gflop, inception_gflop, network
+from backtrail.data.download import host_of
+from backtrail.data.registry import File, Source
+from backtrail.data.sources import SOURCES, source_of, source_of_teacher
+from backtrail.parameters.suite import Suite, read_suite
+from backtrail.parameters.teacher import ImportedTeacher
+from backtrail.provenance.ledger import LOCK_FILE, parse_lock
+
+# Both of SFD's tables of training hours (arXiv 2409.19681, Tables 2 and 3: CIFAR-10 and ImageNet-64, half precision on an A100) come to
+# this rate within 2 %, if its forwards are counted as here.
+A100_HALF_TFLOPS = 65.0
+CACHED = "in DVC's cache: `dvc checkout` brings it back"
+
+
+@click.command()
+@click.option("--tflops", type=click.FloatRange(min=0, min_open=True), default=None, help="10^12 operations a second that your GPU does.")
+def command(tflops: float | None) -> None:
+    """Say what a run would fetch (files, bytes, what is here already) and about how many GPU-hours each stage would take.
+
+    Nothing is fetched or computed. Hours are estimates: the forwards of each stage are counted from the parameters, their operations
+    from the network, and the rate is the one given, else that of stages that have run here, else that of SFD's published hours (A100, half
+    precision). Reading and writing are left out.
+    """
+    suite = read_suite()
+    click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{_table(files(suite))}\n{summary(files(suite))}\n")
+    denoiser = network(suite)
+    if denoiser is None:
+        click.echo("Work: unknown until the teacher has been fetched (the registry does not know its network).")
+        return
+    per_forward, per_image = forward_gflop(denoiser), inception_gflop()
+    n_weights = sum(parameter.numel() for parameter in denoiser.parameters())
+    table = work(list(count(suite)), per_forward, per_image)
+    rate, origin = rate_of(table, tflops)
+    table["GPU hours"] = table["tflop"] / rate / 3600
+    click.echo(
+        f"Work: the network has {n_weights / 1e6:.1f} M weights and {per_forward:.1f} GFLOP per forward; {rate:.3g} TFLOP/s {origin}"
+    )
+    shown = table.assign(**{"forwards": table["forwards"].map("{:.2e}".format), "GPU hours": table["GPU hours"].map("{:.2f}".format)})
+    shown["measured hours"] = table["seconds"].map(lambda seconds: f"{seconds / 3600:.2f}" if seconds else "")
+    click.echo(_table(shown[["stage", "jobs", "done", "forwards", "GPU hours", "measured hours"]]))
+    left = table[table["done"] < table["jobs"]]
+    remaining = (left["GPU hours"] * (1 - left["done"] / left["jobs"])).sum()
+    click.echo(f"About {table['GPU hours'].sum():.1f} GPU-hours in all (an estimate), {remaining:.1f} of them still to do.")
+
+
+def files(suite: Suite) -> pd.DataFrame:
+    """A row per outside file: stage, file, bytes (None: unknown) and state."""
+    rows = _rows("fetch", source_of(suite.data), "data/raw", suite.data.local)
+    if isinstance(suite.teacher, ImportedTeacher):
+        rows += _rows("fetch-teacher", source_of_teacher(suite.teacher.source), "data/teacher", suite.teacher.local)
+    if inception := suite.metrics.inception:
+        for name in filter(None, ("inception-2015-12-05", inception.reference)):
+            rows += _rows("fetch-inception", SOURCES[name], "data/inception", inception.local)
+    return pd.DataFrame(rows)
+
+
+def _rows(stage: str, source: Source, folder: str, local: str | None) -> list[dict[str, object]]:
+    rows, cached = [], in_cache(folder)
+    for file in source.files:
+        here = Path(folder) / file.name
+        size_bytes = here.stat().st_size if here.is_file() else file.served_bytes or file.size_bytes
+        rows.append({"stage": stage, "file": file.name, "bytes": size_bytes, "state": _state(file, source, here, local, cached)})
+    return rows
+
+
+def _state(file: File, source: Source, here: Path, local: str | None, cached: bool) -> str:
+    if here.is_file():
+        return "here"
+    supplied = Path(local).expanduser() if local else None
+    if supplied and any(place.is_file() for place in (supplied, supplied / file.served_name, supplied / file.name)):
+        return f"supplied in {local}"
+    if cached:
+        return CACHED
+    if file.addresses:
+        return f"from {host_of(file.addresses[0])}"
+    return "from a Debian package" if source.package else "MISSING: to be got by hand, named by `local`"
+
+
+def in_cache(folder: str) -> bool:
+    """Whether this output stands in the lock file and its content in DVC's cache (in the usual place)."""
+    if not Path(LOCK_FILE).is_file():
+        return False
+    digests = [out.md5 for stage in parse_lock(Path(LOCK_FILE).read_text()).values() for out in stage.outs.values() if out.path == folder]
+    return any(Path(".dvc/cache/files/md5", digest[:2], digest[2:]).is_file() for digest in digests)
+
+
+def summary(table: pd.DataFrame) -> str:
+    """One line: how many bytes are still to be fetched, and how many files have an unknown size."""
+    wanted = table[~table["state"].isin(["here", CACHED]) & ~table["state"].str.startswith("supplied")]
+    unknown = int(wanted["bytes"].isna().sum())
+    known = int(wanted["bytes"].dropna().sum())
+    return f"{len(wanted)} of {len(table)} files to get: {known:,} bytes" + (f", and {unknown} of unknown size" if unknown else "")
+
+
+def work(counted: list[Work], per_forward: float, per_image: float) -> pd.DataFrame:
+    """A row per kind of job: stage, jobs, done (jobs whose record is here), forwards and tflop of all of them, and seconds measured."""
+    rows = []
+    for item in counted:
+        records = [load_json(path) for name in item.names if (path := Path(f"results/records/{name}.json")).is_file()]
+        jobs, stage = len(item.names), item.names[0].rpartition("-")[0] if len(item.names) > 1 else item.names[0]
+        operations = (item.forwards * per_forward + item.features * per_image) / 1000
+        row = {"stage": stage, "jobs": jobs, "done": len(records), "forwards": item.forwards * jobs, "tflop": operations * jobs}
+        rows.append(row | {"seconds": sum(float(record["seconds"]) for record in records)})
+    return pd.DataFrame(rows)
+
+
+def rate_of(table: pd.DataFrame, given: float | None) -> tuple[float, str]:
+    """TFLOP/s, and where the number comes from."""
+    if given is not None:
+        return given, "(given)"
+    ran = table[(table["done"] > 0) & (table["seconds"] > 0) & (table["tflop"] > 0)]
+    if len(ran):
+        return float((ran["tflop"] * ran["done"] / ran["jobs"]).sum() / ran["seconds"].sum()), "(measured on the stages that have run here)"
+    return A100_HALF_TFLOPS, "(SFD's published hours: an A100 in half precision)"
+
+
+def _table(table: pd.DataFrame) -> str:
+    shown = table.copy()
+    if "bytes" in shown:
+        shown["bytes"] = shown["bytes"].map(lambda value: "unknown" if pd.isna(value) else f"{int(value):,}")
+    return shown.to_string(index=False)

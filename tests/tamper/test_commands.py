@@ -1,0 +1,277 @@
+"""The commands that question a finished suite: why, impact, diff, export, and what the audit prints."""
+
+import json
+import os
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from backtrail.artifacts import file_digest, load_json
+from backtrail.cli import backtrail
+from backtrail.errors import UserError
+from backtrail.provenance.compare import compare
+from backtrail.provenance.crate import export
+from backtrail.provenance.impact import impact
+from backtrail.provenance.ledger import open_ledger
+from backtrail.provenance.numbers import numbers
+from backtrail.provenance.why import why
+from backtrail.report.collect import open_suite
+from backtrail.report.figures import FIGURES
+from backtrail.report.tables import results
+from backtrail.tables import load_csv, save_csv
+from tamper.conftest import commit
+from tamper.forging import flip, replace
+
+pytestmark = pytest.mark.xdist_group("tamper")
+CELL = "reports/tables/results.csv:disback,fd"
+
+
+def told(folder: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and output of a command, run in this process in the suite's folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        backtrail(list(arguments), standalone_mode=False)
+        code = 0
+    except SystemExit as leave:
+        code = int(leave.code or 0)
+    finally:
+        os.chdir(before)
+    return code, capsys.readouterr().out
+
+
+def links(link: dict) -> list[str]:
+    return [link["path"], *(path for source in link.get("from", []) for path in links(source))]
+
+
+def test_why_of_a_cell_gives_its_digits_its_seeds_and_the_chain_down_to_the_data(finished: Path) -> None:
+    found = why(CELL, finished)
+    values = [load_json(finished / f"results/metrics/disback/seed{s}.json")["values"]["student"]["nfe1"]["fd_classifier"] for s in (0, 1)]
+    assert [one["value"] for one in found["values"]] == values
+    assert found["mean"] == statistics.fmean(values) and found["std"] == statistics.stdev(values)
+    assert float(found["value"]) == pytest.approx(found["mean"], rel=1e-8) and found["verdict"] == "verified"
+    assert found["protocol"]["reference_sha256"] == file_digest(finished / "results/reference/classifier.safetensors")
+    paths = links(found["table"])
+    for seed in (0, 1):
+        chain = [
+            f"results/metrics/disback/seed{seed}.json", f"results/samples/disback/seed{seed}.safetensors",
+            f"results/students/disback/seed{seed}/student.safetensors", f"results/paths/disback/seed{seed}",
+        ]  # fmt: skip
+        assert sorted(chain, key=paths.index) == chain
+    assert {"results/teacher/teacher.safetensors", "data/dataset.safetensors", "data/raw"} <= set(paths)
+    assert not [path for path in paths if "sfd-v" in path]
+
+
+def test_why_tells_digest_commit_device_cost_nodes_and_what_is_unlike_the_paper(finished: Path) -> None:
+    (student,) = why("results/students/disback/seed0/student.safetensors", finished)["chain"]
+    assert student["sha256"] == file_digest(finished / student["path"])
+    assert re.fullmatch("[0-9a-f]{40}", student["commit"]) and student["device"] and student["seconds"] > 0
+    assert student["cost_F"] == load_csv(finished / "results/curves/disback/seed0.csv")["cost"].max()
+    path = next(link for link in student["from"] if link["path"] == "results/paths/disback/seed0")
+    assert [node["tensors_sha256"] for node in path["nodes"]] == list(load_csv(finished / "results/paths/disback/seed0/path.csv")["digest"])
+    (few_steps,) = why("results/students/sfd-v/seed0/student.safetensors", finished)["chain"]
+    unlike = {one["parameter"]: (one["ours"], one["paper"]) for one in few_steps["unlike_paper"]}
+    assert unlike["batch"] == (8, 128) and "schedule.t_min" not in unlike
+
+
+@pytest.mark.parametrize(
+    ("target", "column", "row"),
+    [
+        ("reports/tables/results.csv:disback,fd_classifier", "fd_classifier_mean", {"method": "disback", "nfe": "1"}),
+        ("reports/tables/results.csv:sfd-v,nfe=3,precision", "precision_classifier_mean", {"method": "sfd-v", "nfe": "3"}),
+        ("reports/tables/results.csv:disback,cost", "cost_F", {"method": "disback", "nfe": "1"}),
+        ("reports/tables/claims.csv:sfd-v-beats-dpmpp", "verdict", {"claim": "sfd-v-beats-dpmpp"}),
+        ("reports/figures/convergence.csv:disback,update=4", "mean", {"method": "disback", "update": "4", "nfe": "1"}),
+        ("results/metrics/disback/seed0.json:student/nfe1/fd_classifier", "fd_classifier", {"value": "student/nfe1"}),
+    ],
+)
+def test_a_number_is_found_by_row_and_column(finished: Path, target: str, column: str, row: dict[str, str]) -> None:
+    found = why(target, finished)
+    assert (found["column"], found["row"]) == (column, row)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("reports/tables/results.csv:sfd-v,fd", "names 2 numbers; add one of: method=sfd-v,nfe=2; method=sfd-v,nfe=3"),
+        ("reports/tables/results.csv:disbakc,fd", "'disbakc' is neither a row nor a column"),
+        ("README.md", "was made by no stage"),
+    ],
+)
+def test_a_target_that_is_not_one_number_is_answered_with_what_there_is(finished: Path, target: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        why(target, finished)
+
+
+def test_why_does_not_pass_over_a_wrong_byte(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(ledger / "results/samples/disback/seed1.safetensors")
+    _, text = told(ledger, "why", CELL, capsys=capsys)
+    assert "[broken]" in text.splitlines()[0] and "results/samples/disback/seed1.safetensors" in text
+
+
+def test_impact_names_every_number_that_really_changes(ledger: Path) -> None:
+    """Another way: the metric file is changed, tables and figures are computed again, and each cell that moved must have been named."""
+    path = "results/metrics/sfd-v/seed1.json"
+    named = {number["name"] for number in impact(path, ledger)["numbers"]}
+    before = {number.name: number.text for number in numbers(open_ledger(ledger))}
+    content = load_json(ledger / path)
+    for values in content["values"]["student"].values():
+        for metric in values:
+            values[metric] = values[metric] * 1.5 + 1
+    (ledger / path).write_text(json.dumps(content))
+    suite = open_suite(ledger)
+    save_csv(ledger / "reports/tables/results.csv", results(suite))
+    for figure in ("nfe", "cost", "convergence", "path"):
+        save_csv(ledger / f"reports/figures/{figure}.csv", FIGURES[figure].data(suite))
+    after = {number.name: number.text for number in numbers(open_ledger(ledger))}
+    moved = {name for name, text in after.items() if before.get(name) != text and not name.startswith("reports/tables/claims")}
+    assert moved and moved <= named
+    assert not [name for name in named if name.startswith("reports/tables/results.csv:disback")]
+
+
+def test_impact_of_a_parameter_and_of_a_source_file(finished: Path) -> None:
+    assert impact("params.yaml:teacher.steps", finished)["stages"][:2] in (["teacher", "teacher-samples"], ["fetch-teacher", "teacher"])
+    assert set(impact("src/backtrail/report/claims.py", finished)["stages"]) == {"tables", "report"}
+    assert "reference@classifier" not in impact("params.yaml:teacher", finished)["stages"]
+    with pytest.raises(UserError, match="no stage of this suite read or made nonsense"):
+        impact("nonsense", finished)
+
+
+def test_diff_finds_the_first_link_at_which_two_runs_part(ledger: Path) -> None:
+    """The run is committed; then it is as if the path of seed 0 had been recorded with other parameters."""
+    same = compare("HEAD", str(ledger), ledger)
+    assert same["parted"] == [] and same["numbers"] == []
+    lock = (ledger / "dvc.lock").read_text()
+    record = json.loads((ledger / "results/records/path@disback-0.json").read_text())
+    digests = {out: re.search(rf"path: {re.escape(out)}\n\s+hash: md5\n\s+md5: (\S+)", lock) for out in record["outputs"]}
+    for found in digests.values():
+        assert found is not None
+        lock = lock.replace(found[1], f"{'0' * 32}.dir")
+    head, _, tail = lock.partition("  path@disback-0:")
+    (ledger / "dvc.lock").write_text(head + "  path@disback-0:" + tail.replace("sigma_init: 2.5", "sigma_init: 80.0", 1))
+    student = re.search(r"results/students/disback/seed0/student.safetensors\n\s+hash: md5\n\s+md5: (\S+)", lock)
+    assert student is not None
+    text = (ledger / "dvc.lock").read_text().replace(student[1], "1" * 32)
+    (ledger / "dvc.lock").write_text(text)
+    found = compare("HEAD", str(ledger), ledger)
+    assert [part["stage"] for part in found["parted"]] == ["path@disback-0"]
+    assert found["parted"][0]["reasons"] == ["parameter score_distillation.disback.sigma_init: 2.5 / 80.0"]
+    assert "score-distillation@disback-0" in found["following"] and "teacher" in found["same"]
+
+
+def test_diff_of_what_is_no_run_says_what_is_one(finished: Path) -> None:
+    with pytest.raises(UserError, match="neither a folder nor a git revision"):
+        compare("no-such-thing", ".", finished)
+
+
+def test_audit_prints_the_finding_its_link_and_its_numbers_and_exits_by_the_worst(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(ledger, "audit", capsys=capsys)[0] == 0
+    replace(ledger / "results/metrics/disback/seed0.json", '"fd_classifier": ', '"fd_classifier": 1')
+    code, text = told(ledger, "audit", capsys=capsys)
+    assert code == 30 and "broken: results/metrics/disback/seed0.json" in text
+    assert "link: score-metrics@disback-0 -> results/metrics/disback/seed0.json" in text
+    assert "reports/tables/results.csv:disback,nfe=1: fd_classifier_mean" in text.replace("n_seeds 2, ", "")
+    code, text = told(ledger, "audit", "--json", capsys=capsys)
+    assert code == 30 and json.loads(text)["exit_code"] == 30
+
+
+def test_the_hash_audit_needs_neither_torch_nor_matplotlib() -> None:
+    import subprocess
+
+    code = "import sys, backtrail.cli.audit; print([m for m in ('torch', 'matplotlib', 'pandas', 'dvc') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("[]", "['pandas']")
+
+
+@pytest.fixture(scope="module")
+def crate(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "crate"
+    export(folder, finished)
+    return folder
+
+
+def test_the_crate_describes_every_stage_and_every_file_in_it(finished: Path, crate: Path) -> None:
+    graph = {entity["@id"]: entity for entity in load_json(crate / "ro-crate-metadata.json")["@graph"]}
+    for name, stage in open_ledger(finished).stages.items():
+        action, record = graph[f"#run/{name}"], load_json(finished / stage.record)
+        assert action["startTime"] == record["started"] and record["commit"] in action["description"]
+        assert graph[action["instrument"]["@id"]]["@type"] == "SoftwareApplication"
+    here = {path.relative_to(crate).as_posix() for path in crate.rglob("*") if path.is_file()}
+    assert here <= graph.keys() and {"CITATION.cff", "LICENCES.md", "LICENSE", "dvc.lock"} <= here
+    for path in here & {name for name, entity in graph.items() if "sha256" in entity}:
+        assert graph[path]["sha256"] == file_digest(crate / path)
+    assert not [path for path in here if path.startswith("data/")]
+
+
+def test_the_crate_passes_the_validator_of_its_profile(crate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off the network: RO-Crate's context comes from the package `rocrate`, whose newer version names four terms otherwise."""
+    pytest.importorskip("rocrate_validator")
+    import requests
+    import rocrate
+    from rocrate_validator import models, services
+    from rocrate_validator.utils.http import HttpRequester
+
+    context = load_json(Path(rocrate.__file__).parent / "data/ro-crate.jsonld")
+    workflow = "https://bioschemas.org/ComputationalWorkflow"
+    context["@context"] |= {"ComputationalWorkflow": workflow, "FormalParameter": "https://bioschemas.org/FormalParameter"}
+    context["@context"] |= {name: f"{workflow}#{name}" for name in ("input", "output")}
+
+    def get(self: HttpRequester, url: str, **options: object) -> requests.Response:
+        response = requests.Response()
+        response.url, response.status_code = url, 200 if url.endswith("crate/1.1/context") else 404
+        response._content = json.dumps(context).encode()
+        response.headers["Content-Type"] = "application/ld+json"
+        return response
+
+    monkeypatch.setattr(HttpRequester, "get", get, raising=False)
+    settings = services.ValidationSettings(
+        rocrate_uri=str(crate), profile_identifier="provenance-run-crate-0.5", requirement_severity=models.Severity.REQUIRED
+    )
+    found = services.validate(settings)
+    assert found.passed(), [issue.message for issue in found.get_issues()]
+
+
+@pytest.mark.parametrize(("student", "key"), [("disback-seed0", "student/nfe1"), ("sfd-v-seed1", "student/nfe2")])
+def test_the_example_on_a_model_card_draws_the_images_that_were_measured(
+    finished: Path, crate: Path, student: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = crate / "models" / student
+    text = (folder / "README.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    assert len([line for line in example.splitlines() if line]) <= 10
+    monkeypatch.chdir(folder)
+    exec(compile(example, "README.md", "exec"), {})
+    method, seed = student.rsplit("-", 1)
+    stored = safetensors.numpy.load_file(finished / f"results/samples/{method}/{seed}.safetensors")[key][:16]
+    assert np.array_equal(np.asarray(Image.open("samples.png")), stored[:, 0].reshape(-1, stored.shape[-1]))
+    assert file_digest("student.safetensors") in text
+
+
+def test_the_crate_is_not_written_over_something(finished: Path, crate: Path) -> None:
+    with pytest.raises(UserError, match="is there already"):
+        export(crate, finished)
+
+
+def test_nothing_private_is_in_records_reports_or_crate(finished: Path, crate: Path) -> None:
+    private = [str(finished), str(Path.home()) + "/", f'"{os.uname().nodename}"']
+    for folder in (finished / "results/records", finished / "reports", crate):
+        for path in folder.rglob("*"):
+            if path.suffix in (".json", ".csv", ".md", ".tex", ".html", ".svg", ".yaml", ".lock"):
+                text = path.read_text()
+                assert not [secret for secret in private if secret in text], path
+
+
+def test_code_committed_after_the_run_backs_it(ledger: Path) -> None:
+    from backtrail.provenance.audit import audit
+    from tamper.test_tampering import dirty_tree
+
+    dirty_tree(ledger)
+    assert audit(ledger).exit_code == 20
+    commit(ledger, "the code that ran")
+    assert audit(ledger).exit_code == 0

@@ -1,0 +1,105 @@
+"""`backtrail plan`: work counted from the parameters against the papers' own hours, and what would be fetched."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from backtrail.cli.plan import A100_HALF_TFLOPS, command, files, rate_of, summary, work
+from backtrail.cli.work import count, forward_gflop, inception_gflop, network
+from backtrail.parameters.suite import read_suite
+
+ROOT = Path(__file__).parents[2]
+SUITES = {name: read_suite(ROOT / f"suites/{name}/params.yaml") for name in ("cifar10", "imagenet64", "cifar10-jpeg")}
+
+
+def forwards(name: str) -> dict[str, float]:
+    """Forwards per job, by the first job's name."""
+    return {item.names[0]: item.forwards for item in count(SUITES[name])}
+
+
+HOURS = [("cifar10", "sfd", 0.64), ("cifar10", "sfd-v", 4.26), ("imagenet64", "sfd", 3.34), ("imagenet64", "sfd-v", 23.62)]
+
+
+@pytest.mark.parametrize(("suite", "method", "hours"), HOURS)
+def test_training_hours_are_the_papers(suite, method, hours):
+    """SFD's Tables 2 and 3: four runs of two networks by one rate. The paper's hours leave the evaluations of our curves out."""
+    p = SUITES[suite].trajectory_distillation[method]
+    evaluations = (p.rounds // p.evaluate_every + 1 + bool(p.rounds % p.evaluate_every)) * SUITES[suite].metrics.n_curve * 2
+    counted = forwards(suite)[f"trajectory-distillation@{method}-0"] - evaluations
+    assert counted * forward_gflop(network(SUITES[suite])) / 1000 / A100_HALF_TFLOPS / 3600 == pytest.approx(hours, rel=0.12)
+
+
+def test_forwards_are_the_cost_models():
+    """SFD: K (NFE + 1) + 3 NFE per trajectory; Algorithm 1: K + 3; Diff-Instruct and DisBack: 8 per update, 4 per recording step."""
+    suite, found = SUITES["cifar10"], forwards("cifar10")
+    n_curve, n_samples = 5000, 50_000
+    assert found["trajectory-distillation@sfd-0"] == 1563 * 128 * (4 * 3 + 3 * 2) + 17 * n_curve * 2
+    assert found["trajectory-distillation@trajectory-0"] == 3126 * 128 * (4 + 3) + 17 * n_curve * 2
+    updates = suite.score_distillation["disback"].updates
+    kept = len({*range(0, updates + 1, 1000), *suite.score_distillation["disback"].snapshots})
+    assert found["score-distillation@disback-0"] == 8 * 128 * updates + kept * n_curve
+    assert found["path@disback-0"] == 4 * 128 * 200 + 21 * 2 * 256
+    assert found["trajectory-samples@sfd-v-0"] == n_samples * sum(n - 2 for n in (4, 5, 6, 7, 3, 8, 9, 10))
+    assert found["teacher-samples"] == n_samples * (34 + 3 * sum(range(3, 11)))
+    assert forwards("cifar10-jpeg")["teacher"] == 3 * 200_000 * 128 and "teacher" not in found
+
+
+def test_inception_reads_every_sample_once():
+    images = {item.names[0]: item.features for item in count(SUITES["cifar10"])}
+    assert images["trajectory-metrics@sfd-v-0"] == 8 * 50_000 and images["teacher-metrics"] == 25 * 50_000
+    assert inception_gflop() == pytest.approx(11.42, abs=0.01)
+
+
+def test_the_rate_is_given_or_measured_or_published(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    counted = list(count(SUITES["cifar10"]))
+    table = work(counted, per_forward=2.0, per_image=11.0)
+    assert rate_of(table, 3.0)[0] == 3.0 and rate_of(table, None)[0] == A100_HALF_TFLOPS
+    Path("results/records").mkdir(parents=True)
+    Path("results/records/trajectory-distillation@sfd-1.json").write_text(json.dumps({"seconds": 100.0}))
+    table = work(counted, per_forward=2.0, per_image=11.0)
+    row = table.set_index("stage").loc["trajectory-distillation@sfd"]
+    assert (row["jobs"], row["done"], row["seconds"]) == (3, 1, 100.0)
+    rate, origin = rate_of(table, None)
+    assert rate == pytest.approx(forwards("cifar10")["trajectory-distillation@sfd-0"] * 2 / 1000 / 100) and "measured" in origin
+
+
+def test_files_are_here_supplied_cached_or_to_be_got(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    suite = SUITES["cifar10"]
+    table = files(suite).set_index("file")
+    assert list(table["state"]) == [
+        "from www.cs.toronto.edu",
+        "from nvlabs-fi-cdn.nvidia.com",
+        "from github.com",
+        "from nvlabs-fi-cdn.nvidia.com",
+    ]
+    assert summary(files(suite)) == f"4 of 4 files to get: {170_052_171 + 95_628_359:,} bytes, and 2 of unknown size"
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/cifar-10-binary.tar.gz").write_bytes(b"12345")
+    Path("mine.pkl").write_bytes(b"123")
+    supplied = suite.model_copy(update={"teacher": suite.teacher.model_copy(update={"local": "mine.pkl"})})
+    digest = hashlib.md5(b"folder").hexdigest() + ".dir"
+    lock = {"schema": "2.0", "stages": {"fetch-inception": {"cmd": "x", "outs": [{"path": "data/inception", "md5": digest, "size": 3}]}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    cache = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
+    cache.parent.mkdir(parents=True)
+    cache.touch()
+    table = files(supplied).set_index("file")
+    assert table.loc["cifar-10-binary.tar.gz", "state"] == "here" and table.loc["cifar-10-binary.tar.gz", "bytes"] == 5
+    assert table.loc["edm-cifar10-32x32-uncond-vp.pkl", "state"] == "supplied in mine.pkl"
+    assert table.loc["cifar10-32x32.npz", "state"].startswith("in DVC's cache")
+    assert summary(files(supplied)) == "0 of 4 files to get: 0 bytes"
+
+
+def test_the_command_says_all_of_it_and_does_nothing(monkeypatch, tmp_path):
+    (tmp_path / "params.yaml").write_text((ROOT / "suites/imagenet64/params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(command, ["--tflops", "100"], catch_exceptions=False).output
+    for part in ("MISSING: to be got by hand", "295.9 M weights", "100 TFLOP/s (given)", "score-distillation@disback", "(an estimate)"):
+        assert part in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
