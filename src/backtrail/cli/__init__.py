@@ -69,6 +69,7 @@ def backtrail() -> None:
 def main() -> None:
     """Run a command; an error that the user can mend is one sentence and an exit code, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of every font that it embeds
     try:
         backtrail(standalone_mode=False)
     except click.exceptions.Exit as leave:
