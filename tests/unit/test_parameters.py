@@ -78,3 +78,16 @@ def test_broken_yaml_names_the_place(tmp_path: Path) -> None:
 def test_a_missing_file_says_where_to_stand(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run the command in a suite's folder"):
         read_suite(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("score_distillation.disback.start_method", "sfd"),
+        ("trajectory_distillation.sfd.teacher_method", "sfd-v"),
+        ("trajectory_distillation.sfd.guidance", [2.0]),
+    ],
+)
+def test_an_option_that_no_stage_carries_is_refused_and_not_ignored(tmp_path: Path, key: str, value: object) -> None:
+    sentence = refused(tmp_path, key, value)
+    assert "leave" in sentence and key.split(".")[-1] in sentence

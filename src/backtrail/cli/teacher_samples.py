@@ -21,7 +21,11 @@ def command() -> None:
     p, n_images = section(TeacherSamples, "teacher_samples"), section(Metrics, "metrics").n_samples
     with torch_stage("teacher-samples", __name__, {"teacher_samples": p, "n_images": n_images}, [TEACHER], [SAMPLES]):
         teacher = load_denoiser(TEACHER)
-        runs = [(name, Sampler(s.solver, num_steps, s.schedule, s.afs)) for name, s in p.samplers.items() for num_steps in s.num_steps]
+        runs = [
+            (name, Sampler(s.solver, num_steps, s.schedule, s.afs, guidance=s.guidance))
+            for name, s in p.samplers.items()
+            for num_steps in s.num_steps
+        ]
         images = {}
         with progress(len(runs), unit="sampler") as tick:
             for done, (name, sampler) in enumerate(runs, start=1):

@@ -1,7 +1,7 @@
 """The whole of `params.yaml`: what a suite is."""
 
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,6 +55,17 @@ class Suite(Section, Generic[T]):
     def _curves(self) -> "Suite":
         if "classifier" not in self.metrics.extractors:
             raise ValueError("metrics.extractors must hold classifier: the curves are measured in its features")
+        return self
+
+    @model_validator(mode="after")
+    def _stages(self) -> Self:
+        """Options that the methods have and no stage carries yet are refused rather than ignored."""
+        for name, score in self.score_distillation.items():
+            if score.start_method is not None:
+                raise ValueError(f"score_distillation.{name}.start_method: no stage starts from another method's student; leave it out")
+        for name, p in self.trajectory_distillation.items():
+            if p.teacher_method is not None or p.guidance != [1.0]:
+                raise ValueError(f"trajectory_distillation.{name}: no stage takes teacher_method or guidance; leave them out")
         return self
 
     @model_validator(mode="after")
