@@ -52,11 +52,13 @@ def test_failing_stages_count_as_nothing_and_are_taken_up(project):
 def test_a_killed_run_is_taken_up(project):
     project.edit("disback_lr: 1", "disback_lr: 2")
     run = project.start_snakemake(HANG="path")
-    wait_for(lambda: has_run(project, "path"))
+    output = project.root / "results/path/node-0.txt"
+    # A stage notes its run first and writes half of its output next: the kill must not come between the two.
+    wait_for(lambda: has_run(project, "path") and output.exists() and output.read_text() == "half\n")
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert project.executed() == ["path"]
-    assert (project.root / "results/path/node-0.txt").read_text() == "half\n"
+    assert output.read_text() == "half\n"
 
     assert project.planned() == PATH_AND_AFTER
     # Snakemake's own lock stays behind a killed run, and names its cure. DVC's do not: the kernel frees them, or DVC sees a dead process.
