@@ -1,13 +1,15 @@
 """Write each stage's code into dvc.yaml: `make deps`. The lines under `deps:` that begin with ${code} are replaced, nothing else is
 touched.
 
-A stage's code is what its command imports, so a changed line reruns the stages that stand on it and no others. Suites get a copy of the
-file.
+A stage's code is what its command imports, so a changed line reruns the stages that stand on it and no others. Suites of images get a copy
+of the file; a suite without images (no `data` in its params.yaml) has a pipeline of its own, and keeps its stages.
 """
 
 import re
 import sys
 from pathlib import Path
+
+import yaml
 
 from backtrail.provenance.closure import PACKAGE_FOLDER, closure, source_files
 
@@ -44,11 +46,24 @@ def rewrite(text: str) -> str:
     return "".join(out)
 
 
+def has_own_pipeline(suite: Path) -> bool:
+    """Whether the suite in this folder has no images, and so none of the stages that the others share."""
+    return "data" not in yaml.safe_load((suite / "params.yaml").read_text())
+
+
+def pipelines(root: Path = ROOT) -> dict[Path, str]:
+    """The dvc.yaml of the repository and of each suite, and what should stand in it."""
+    shared = rewrite((root / "dvc.yaml").read_text())
+    copies = {
+        path: rewrite(path.read_text()) if has_own_pipeline(path.parent) else shared for path in sorted(root.glob("suites/*/dvc.yaml"))
+    }
+    return {root / "dvc.yaml": shared, **copies}
+
+
 def main(check: bool) -> int:
     """Rewrite the files, or with `check` say which are not as they should be. Returns the exit code."""
-    source = ROOT / "dvc.yaml"
-    wanted, stale = rewrite(source.read_text()), []
-    for path in [source, *sorted(ROOT.glob("suites/*/dvc.yaml"))]:
+    stale = []
+    for path, wanted in pipelines().items():
         if path.read_text() != wanted:
             stale.append(str(path.relative_to(ROOT)))
             if not check:

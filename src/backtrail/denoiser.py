@@ -4,7 +4,7 @@ Everything is written in the variance-exploding form x = x0 + sigma * noise (Kar
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,23 @@ class NetDenoiser(nn.Module):
     net: nn.Module
     sigma_data: float = 0.5
     configuration: Section | None = None
+    autocast: torch.dtype | None = None  # what the network's products are computed in; None is the weights' own
+    compiled: bool = False  # whether the network goes through torch.compile
+
+    def network(self, *inputs: Any, **options: Any) -> Any:
+        """The raw network's output. Copies of a denoiser compile their own network, at their first call."""
+        if self.compiled and self.net._compiled_call_impl is None:
+            self.net.compile()
+        if self.autocast is None:
+            return self.net(*inputs, **options)
+        with torch.autocast(self.device.type, self.autocast):
+            return self.net(*inputs, **options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; a closed form, which has no weights, does so on the CPU."""
+        weight = next(self.parameters(), None)
+        return torch.device("cpu") if weight is None else weight.device
 
     @property
     def n_classes(self) -> int:
@@ -80,7 +97,7 @@ class EDMDenoiser(NetDenoiser):
         c_out = s * self.sigma_data / variance.sqrt()
         c_in = variance.rsqrt()
         c_noise = s.flatten().log() / 4
-        return c_skip * x + c_out * self.net(c_in * x, c_noise, condition).to(x.dtype)
+        return c_skip * x + c_out * self.network(c_in * x, c_noise, condition).to(x.dtype)
 
 
 def score(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:

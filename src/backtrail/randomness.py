@@ -5,9 +5,14 @@ made on the CPU and moved: CUDA generators give other numbers for the same seed.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def derive_seed(seed: int, purpose: str, step: int = 0, index: int = 0) -> int:
@@ -44,3 +49,58 @@ def uniform(shape: tuple[int, ...], seed: int, purpose: str, step: int = 0) -> T
 def permutation(n: int, seed: int, purpose: str, step: int = 0) -> Tensor:
     """The integers 0..n-1 in random order, int64 [n]."""
     return torch.randperm(n, generator=generator(seed, purpose, step))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The dropout masks of a pass: a value's is a hash of the key, its layer, its sample's row in the batch, and its place in the sample.
+
+    first_row: the batch's row that is the first of what the pass computes.
+    """
+
+    key: int
+    first_row: int = 0
+
+    def dropout(self, x: Tensor, probability: float, layer: int) -> Tensor:
+        """x [B, ...] with values put to 0 with `probability`, the others scaled up; the hash is splitmix64."""
+        start = _wrapped(derive_seed(self.key, "layer", layer) + self.first_row * x[0].numel())
+        h = (torch.arange(x.numel(), device=x.device) + start) * _wrapped(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            h = (h ^ ((h >> shift) & ((1 << (64 - shift)) - 1))) * _wrapped(factor)
+        keep = ((h >> 40) & 0xFFFFFF).reshape(x.shape) >= round(probability * (1 << 24))
+        return torch.where(keep, x / (1 - probability), 0)
+
+
+_masks: ContextVar[Masks | None] = ContextVar("masks", default=None)
+
+
+@contextmanager
+def dropout_masks(seed: int, purpose: str, step: int, first_row: int = 0) -> Iterator[None]:
+    """Dropout inside the block is a function of (seed, purpose, step, row of the batch), never of how the batch is divided.
+
+    Layers of other libraries draw from torch's generators, which are seeded by the same coordinates and put back after the block.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, purpose, step, first_row))
+        token = _masks.set(Masks(derive_seed(seed, purpose, step), first_row))
+        try:
+            yield
+        finally:
+            _masks.reset(token)
+
+
+def current_masks() -> Masks | None:
+    """The masks of the surrounding `dropout_masks`, to be handed to what may be computed again later, in another thread."""
+    return _masks.get()
+
+
+def dropout(x: Tensor, probability: float, masks: Masks | None, layer: int) -> Tensor:
+    """Dropout of a layer in training; without masks, torch's own."""
+    if probability == 0:
+        return x
+    return functional.dropout(x, probability) if masks is None else masks.dropout(x, probability, layer)
+
+
+def _wrapped(value: int) -> int:
+    """An integer as int64 holds it."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)

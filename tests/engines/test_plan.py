@@ -159,14 +159,16 @@ def test_no_parameter_is_named_size_or_nfiles(path):
     assert not {"size", "nfiles"} & parameter_keys(yaml.safe_load(path.read_text()))
 
 
-def test_every_output_can_be_restored():
+@pytest.mark.parametrize("path", [ROOT / "dvc.yaml", *ROOT.glob("suites/*/dvc.yaml")], ids=lambda path: path.parent.name)
+def test_every_output_can_be_restored(path):
     """One uncached file under `outs:` keeps a whole stage out of the run cache; under `metrics:` and `plots:` it does not."""
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    stages = yaml.safe_load(path.read_text())["stages"]
     bodies = {name: body.get("do", body) for name, body in stages.items()}
     uncached = [(name, out) for name, body in bodies.items() for out in body["outs"] if isinstance(out, dict)]
     assert [name for name, out in uncached if any(not (options or {}).get("cache", True) for options in out.values())] == []
 
 
-def test_every_caption_exists():
-    captions = set(re.findall(r"caption: ([^,}\s]+)", (ROOT / "dvc.yaml").read_text()))
+@pytest.mark.parametrize("path", [ROOT / "dvc.yaml", *ROOT.glob("suites/*/dvc.yaml")], ids=lambda path: path.parent.name)
+def test_every_caption_exists(path):
+    captions = set(re.findall(r"caption: ([^,}\s]+)", path.read_text()))
     assert captions and {caption for caption in captions if not (ROOT / "workflow" / caption).is_file()} == set()

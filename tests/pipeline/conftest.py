@@ -38,6 +38,11 @@ def tiny(values: dict[str, Any]) -> dict[str, Any]:
             method["node_updates"] = 2
     for method in p["trajectory_distillation"].values():
         method |= {"rounds": 4, "batch": 8, "pool": 2, "evaluate_every": 2}
+    one = p["trajectory_distillation"]["sfd-v"] | {"num_steps": [3], "sample_num_steps": [3], "substeps": 3, "step_condition": "none"}
+    one |= {"solver": "euler", "teacher_afs": True, "cached": False}
+    p["second_stage"] = {"teacher_method": "sfd-v", "methods": {"sfd-one": one}}
+    started = p["score_distillation"]["disback"] | {"sigma_init": 3.107122}
+    p["started_score_distillation"] = {"start_method": "sfd-one", "methods": {"sfd-disback": started}}
     p["metrics"] |= {"n_samples": 64, "n_curve": 64, "n_reference": 300, "n_pairwise": 50}
     p["metrics"]["mismatch"] = {"n_samples": 8, "fit_steps": 2}
     p["report"]["sample_columns"] = 4

@@ -8,7 +8,7 @@ from torch import nn
 
 from backtrail.artifacts import load_json, save_json
 from backtrail.errors import UserError
-from backtrail.metrics.evaluate import METRICS, SETTINGS, evaluate, protocol
+from backtrail.metrics.evaluate import METRICS, SETTINGS, evaluate, evaluate_samplings, protocol
 from backtrail.metrics.features import Extractor
 from backtrail.metrics.frechet import frechet_distance, moments
 from backtrail.metrics.kernel import kernel_distance
@@ -27,6 +27,7 @@ CONTRACT = {
     "n_images",
     "n_reference",
     "reference_sha256",
+    "samplings",
     "seeds",
     "settings",
 }
@@ -94,6 +95,20 @@ def test_values_are_those_of_the_metrics_alone(measure):
     }
 
 
+def test_several_sets_give_their_mean_and_their_smallest_distance(measure):
+    p, samples = P.model_copy(update={"samplings": 3}), images(180, 2, 0, 220)
+    measures = {"classifier": measure}
+    values, sets = evaluate_samplings(samples, measures, p), [evaluate(part, measures, P) for part in samples.split(60)]
+    for name in sets[0]:
+        assert values[name] == pytest.approx(sum(one[name] for one in sets) / 3, rel=1e-12)
+    assert values["fd_classifier_best"] == min(one["fd_classifier"] for one in sets) < values["fd_classifier"]
+    assert {name for name in values if name.endswith("_best")} == {"fd_classifier_best"}
+    assert {entry["metric"] for entry in protocol(measures, p, (0, 180))} == set(values)
+    assert evaluate_samplings(samples[:60], measures, P) == sets[0]
+    with pytest.raises(UserError, match="n_samples x samplings = 180: found 60 images"):
+        evaluate_samplings(samples[:60], measures, p)
+
+
 def test_every_value_has_its_protocol_and_can_be_written(measure, tmp_path):
     entries = protocol({"classifier": measure}, P, (0, 60))
     values = evaluate(images(60, 1), {"classifier": measure}, P)
@@ -144,7 +159,8 @@ def test_variants_are_what_their_names_say():
 
 def test_parameters_name_what_is_not_allowed():
     assert validate(Metrics, {}, "metrics") == Metrics()
-    with pytest.raises(UserError, match=r"metrics\.extractors\.0 = 'vgg': .*'classifier', 'efficientnet-lite0' or 'inception'"):
+    known = "'classifier', 'efficientnet-lite0', 'inception' or 'inception-clean'"
+    with pytest.raises(UserError, match=rf"metrics\.extractors\.0 = 'vgg': .*{known}"):
         validate(Metrics, {"extractors": ["vgg"]}, "metrics")
     with pytest.raises(UserError, match=r"sigmas \[-1\.0\] must be positive"):
         validate(Mismatch, {"sigmas": [1.0, -1.0]}, "metrics.mismatch")

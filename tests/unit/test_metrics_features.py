@@ -93,7 +93,7 @@ def test_an_extractor_says_what_it_is():
     e = extractor("efficientnet-lite0")
     assert (e.name, e.key, e.dimension, e.dtype) == ("efficientnet-lite0", "efficientnet_lite0", 1280, "float32")
     assert e.digest == efficientnet.SHA256 and "64x64" in e.resize
-    assert set(EXTRACTORS) == {"classifier", "efficientnet-lite0", "inception"}
+    assert set(EXTRACTORS) == {"classifier", "efficientnet-lite0", "inception", "inception-clean"}
 
 
 def test_other_weights_are_refused(monkeypatch):

@@ -182,3 +182,20 @@ def test_wrong_statistics_are_refused(tmp_path):
     (tmp_path / "f.npz").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(UserError, match="no reference statistics"):
         read_moments(tmp_path / "f.npz", 3)
+
+
+def test_clean_features_are_those_of_clean_fids_resizing(weights, fidelity):
+    """clean-fid's own resizing of each image, then the net of torch-fidelity without its resizing."""
+    from cleanfid.resize import build_resizer
+
+    x = images(3, side=24)
+    resized = torch.stack([torch.from_numpy(build_resizer("clean")(image.permute(1, 2, 0).numpy())).permute(2, 0, 1) for image in x])
+    clean, plain = extractor("inception-clean", weights), extractor("inception", weights)
+    with torch.inference_mode():
+        expected = plain.network.pooled((resized - 128) / 128)
+    found = clean.features(x)
+    assert (found - expected).norm() <= 1e-6 * expected.norm()
+    assert (found - plain.features(x)).norm() > 1e-3 * expected.norm()  # the two resizings are not one
+    assert (clean.resize, clean.digest) != (plain.resize, plain.digest) and clean.digest == plain.digest
+    grey = images(2, side=24, channels=1)
+    torch.testing.assert_close(clean.features(grey), clean.features(grey.expand(-1, 3, -1, -1).contiguous()))

@@ -80,14 +80,52 @@ def test_a_missing_file_says_where_to_stand(tmp_path: Path) -> None:
         read_suite(tmp_path / "params.yaml")
 
 
+SECOND = {
+    "num_steps": [3], "sample_num_steps": [3], "substeps": 3, "solver": "euler", "teacher_afs": True, "cached": False,
+    "rounds": 8, "pool": 8, "optimiser": {"lr": 0.001},
+}  # fmt: skip
+STARTED = {"sigma_init": 3.107122, "updates": 8, "student": {"lr": 0.001}, "fake": {"lr": 0.001}}
+
+
+def second_stage(**changes: object) -> dict:
+    return {"teacher_method": "sfd-v", "methods": {"sfd-one": SECOND | changes}}
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "expected"),
     [
-        ("score_distillation.disback.start_method", "sfd"),
-        ("trajectory_distillation.sfd.teacher_method", "sfd-v"),
-        ("trajectory_distillation.sfd.guidance", [2.0]),
+        ("second_stage", {"teacher_method": None, "methods": {"sfd-one": SECOND}}, "teacher_method must name the method"),
+        ("second_stage", {"teacher_method": "sdf", "methods": {"sfd-one": SECOND}}, "'sdf' must be a method of trajectory_distillation"),
+        ("second_stage", {"teacher_method": "sfd", "methods": {"sfd-one": SECOND}}, "trained with [4] steps"),
+        ("second_stage", second_stage(substeps=4), "this asks it for [9]"),
+        ("second_stage", second_stage(schedule={"t_min": 0.002}), "second_stage.sfd-one: its teacher sfd-v was trained"),
+        ("second_stage", second_stage(teacher_afs=False), "afs = True"),
+        ("second_stage", second_stage(step_condition="zero"), "keeps its teacher's step condition"),
+        ("second_stage", second_stage(solver="heun"), "keeps its teacher's step condition, solver and inputs"),
+        ("second_stage", second_stage(cached=True), "cached must be false"),
+        ("started_score_distillation", {"start_method": None, "methods": {"sfd-disback": STARTED}}, "start_method must name the method"),
+        ("started_score_distillation", {"start_method": "sfd", "methods": {"sfd-disback": STARTED}}, "must be a method of second_stage"),
+        (
+            "started_score_distillation",
+            {"start_method": "sfd-one", "methods": {"sfd-disback": STARTED | {"student_start": "random"}}},
+            "cannot start at random too",
+        ),
+        ("teacher.label_dropout", 0.0, "guidance of heun-guided, sfd needs a conditional teacher"),
+        ("trajectory_distillation.sfd.guidance", [-1.0], "guidance [-1.0] must not be negative"),
+        ("second_stage", {"teacher_method": "sfd-v", "methods": {"sfd": SECOND}}, "['sfd'] stand in two"),
     ],
-)
-def test_an_option_that_no_stage_carries_is_refused_and_not_ignored(tmp_path: Path, key: str, value: object) -> None:
-    sentence = refused(tmp_path, key, value)
-    assert "leave" in sentence and key.split(".")[-1] in sentence
+)  # fmt: skip
+def test_methods_that_start_from_another_are_held_against_it(tmp_path: Path, key: str, value: object, expected: str) -> None:
+    assert expected in refused(tmp_path, key, value)
+
+
+def test_a_start_must_make_one_evaluation(tmp_path: Path) -> None:
+    values = copy.deepcopy(VALID)
+    values["second_stage"] = second_stage(num_steps=[4], sample_num_steps=[4], substeps=2)
+    values["started_score_distillation"] = {"start_method": "sfd-one", "methods": {"sfd-disback": STARTED}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match="'sfd-one' must make one evaluation"):
+        read_suite(tmp_path / "params.yaml")
+    values["second_stage"] = second_stage()
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    assert read_suite(tmp_path / "params.yaml").methods[:3] == ["diff-instruct", "disback", "sfd-disback"]

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,16 +14,14 @@ from backtrail.methods.path import DegradationPath
 from backtrail.methods.ring import SHAPE, Ring, ring_teacher, sliced_wasserstein
 from backtrail.methods.score_distillation import distil
 from backtrail.metrics.mismatch import mismatch
-from backtrail.parameters.base import validate
-from backtrail.parameters.score_distillation import ScoreDistillation
-from backtrail.parameters.teacher import Teacher
+from backtrail.parameters.suite import read_suite
 from backtrail.randomness import normal
+from backtrail.training.state import TrainingState
 from unit.oracles import MixtureDenoiser
 
-RING = Ring()
-ADAM = {"lr": 1e-4, "betas": [0.0, 0.999]}
-RECORDING = {"steps": 100, "nodes": 5, "spacing": "every", "optimiser": ADAM}
-SNAPSHOTS = [0, 10, 20, 30, 40, 50, 75, 100, 150, 200]
+SUITE = read_suite(Path(__file__).parents[2] / "suites/ring/params.yaml")
+RING = Ring(**SUITE.ring.model_dump())
+SNAPSHOTS = (0, 10, 20, 30, 40, 50, 75, 100, 150, 200)
 
 
 def test_points_have_the_moments_of_the_law():
@@ -56,36 +55,42 @@ def test_sliced_wasserstein_of_a_shift_and_of_a_scaling():
 
 @cache
 def teacher(steps: int):
-    p = {"net": {"kind": "mlp"}, "steps": steps, "batch": 256, "optimiser": {"lr": 2e-3, "betas": [0.9, 0.99], "warmup": 100}}
-    return ring_teacher(RING, validate(Teacher, p | {"average": {"half_life": 17920.0, "ramp": None}}, "teacher"))
+    return ring_teacher(RING, SUITE.teacher.model_copy(update={"steps": steps}))
 
 
 @cache
-def run(method: str, seed: int, updates: int, teacher_steps: int = 2000):
-    """By update, the sliced W2 of the student itself and the raw mismatch of the current target at sigma 0.2; the average's end."""
-    base = {"updates": updates, "batch": 256, "student": ADAM, "fake": ADAM, "average": {"half_life": 17656.0, "ramp": None}}
-    base |= {"snapshots": SNAPSHOTS, "evaluate_every": 25}
-    extra = {"diff-instruct": {}, "disback": {"recording": RECORDING, "node_updates": 50}}[method]
-    p = validate(ScoreDistillation, base | extra, "method")
+def run(method: str, seed: int, teacher_steps: int, **changes):
+    """A method of the suite, with some of its parameters changed: its path and the state that it ends with."""
+    p = SUITE.score_distillation[method].model_copy(update=changes)
     nodes, rows, _ = record(teacher(teacher_steps), p, SHAPE, RING.points(256, 0, "data"), seed)
     path = DegradationPath(nodes, pd.DataFrame([{"node": i, **row} for i, row in enumerate(rows)]))
-    z, reference = 2.5 * normal((8000, *SHAPE), 0, "evaluation"), RING.points(8000, 0, "reference")
+    return path, distil(path, p, SHAPE, seed, distance)
 
-    @torch.no_grad()
-    def distance(student) -> float:
-        return sliced_wasserstein(generate(student, z, 2.5), reference)
 
-    state = distil(path, p, SHAPE, seed, distance)
+@torch.no_grad()
+def distance(student) -> float:
+    return sliced_wasserstein(generate(student, 2.5 * normal((8000, *SHAPE), 0, "evaluation"), 2.5), RING.points(8000, 0, "reference"))
+
+
+def start(path: DegradationPath, state: TrainingState):
+    """By update, the distance of the student itself and the raw mismatch of the current target at sigma 0.2."""
     student, node_at = state.modules["student"].eval(), {row["update"]: row["node"] for row in state.rows}
     raw, mismatches = {}, {}
     for update in SNAPSHOTS:
         student.load_state_dict(state.snapshots[f"student-{update:09d}"])
         with torch.no_grad():
-            samples = generate(student, z[:2000], 2.5)
+            samples = generate(student, 2.5 * normal((2000, *SHAPE), 0, "mismatch-z"), 2.5)
         target = path.nodes[node_at[update]]
-        raw[update] = distance(student)
-        mismatches[update] = mismatch(target, target, samples, [0.2])["raw_mean"][0]
-    return raw, mismatches, sum(row["fd_classifier"] for row in state.rows[-5:]) / 5
+        raw[update], mismatches[update] = distance(student), mismatch(target, target, samples, [0.2])["raw_mean"][0]
+    return raw, mismatches
+
+
+def whole(method: str, seed: int):
+    """The run of the suite, its average measured where its start and its end are judged: `start`, and the mean of the last distances."""
+    p = SUITE.score_distillation[method]
+    last = tuple(p.updates - k * p.evaluate_every for k in range(SUITE.evaluation.window))
+    path, state = run(method, seed, SUITE.teacher.steps, evaluate_every=p.updates, snapshots=SNAPSHOTS + last)
+    return *start(path, state), sum(row["fd_classifier"] for row in state.rows if row["update"] in last) / len(last)
 
 
 def test_the_teacher_is_close_to_the_exact_denoiser():
@@ -100,8 +105,9 @@ def test_the_teacher_is_close_to_the_exact_denoiser():
 
 def test_disback_starts_at_less_than_six_tenths_of_the_mismatch_and_makes_no_detour():
     """Seed 0, 250 updates: measured 12.0 against 5.9 at update 0, and 4 to 50 % less up to update 100, while nodes are the targets."""
-    _, plain, _ = run("diff-instruct", 0, 250)
-    raw, walked, _ = run("disback", 0, 250)
+    short = {"updates": 250, "evaluate_every": 250, "snapshots": SNAPSHOTS}
+    _, plain = start(*run("diff-instruct", 0, 2000, **short))
+    raw, walked = start(*run("disback", 0, 2000, **short))
     assert walked[0] < 0.6 * plain[0]
     assert all(walked[update] < 0.9 * plain[update] for update in (0, 10, 20, 30))
     assert sum(walked.values()) < 0.85 * sum(plain.values())
@@ -110,11 +116,17 @@ def test_disback_starts_at_less_than_six_tenths_of_the_mismatch_and_makes_no_det
 
 
 @pytest.mark.slow
-def test_disback_ends_closer_to_the_data_at_equal_updates():
-    """Seeds 0, 1, 2, 1,500 updates of the student (the recording not charged): measured .0438 against .0469 in the mean.
+def test_the_claims_hold_over_three_seeds():
+    """Seeds 0, 1, 2, 1,500 updates of the student (the recording not charged).
 
-    With a teacher of 2,000 updates the margin is .0006: the end is then the teacher's own error, and the way there does not matter.
+    Measured: the mismatch lower at each of ten snapshots, by 44 to 51 % up to update 30 and by 0.2 to 2 % from 125 to 200, after which the
+    teacher is the target of both; the end at .0471 against .0496, nearer by .0011, .0025 and .0040. With a teacher of 2,000 updates the
+    ends differ by less: they are then the teacher's own error, and the way there does not matter.
     """
-    ends = {method: [run(method, seed, 1500, 3000)[2] for seed in (0, 1, 2)] for method in ("diff-instruct", "disback")}
-    assert all(walked < plain for walked, plain in zip(ends["disback"], ends["diff-instruct"], strict=True))
-    assert sum(ends["diff-instruct"]) / 3 - sum(ends["disback"]) / 3 > 0.001
+    plain, walked = ([whole(method, seed) for seed in SUITE.seeds] for method in ("diff-instruct", "disback"))
+    for (_, high, far), (raw, low, near) in zip(plain, walked, strict=True):
+        assert all(low[update] < high[update] for update in SNAPSHOTS)
+        assert all(low[update] < 0.9 * high[update] for update in (0, 10, 20, 30))
+        assert max(raw[update] for update in SNAPSHOTS if update <= SUITE.evaluation.detour_updates) <= raw[0] + 0.005
+        assert near < far
+    assert sum(run[2] for run in plain) - sum(run[2] for run in walked) > 3 * 0.001

@@ -259,7 +259,7 @@ def first_stage_student():
     return run(tiny_denoiser(), p).modules["student"].eval().requires_grad_(False)
 
 
-SECOND = {"num_steps": [3], "substeps": 3, "solver": "euler", "teacher_afs": True, "teacher_method": "sfd-v", "sample_num_steps": [3]}
+SECOND = {"num_steps": [3], "substeps": 3, "solver": "euler", "teacher_afs": True, "sample_num_steps": [3]}
 
 
 def test_the_second_stages_teacher_is_the_first_stages_sampler():
@@ -320,7 +320,6 @@ def test_a_one_evaluation_student_is_the_one_step_generator_that_score_distillat
         ({"num_steps": [4, 5]}, r"several num_steps need a step_condition"),
         ({"solver": "rk45"}, r"solver = 'rk45': should be 'euler', 'heun'"),
         ({"loss": "l1+lpips"}, r"go together"),
-        ({"teacher_method": "sfd", "inputs": "data"}, r"a second stage"),
         ({"teacher_afs": True, "inputs": "data"}, r"teacher_afs needs inputs = trajectory"),
         ({"guidance": [1.0, -2.0]}, r"guidance \[1.0, -2.0\] must not be negative"),
     ],
@@ -354,7 +353,7 @@ def test_disback_from_sfds_one_evaluation_student_end_to_end():
     start = at_step_condition(second, 3)
     adam = {"lr": 1e-3, "betas": [0.0, 0.999]}
     recording = {"steps": 6, "nodes": 2, "optimiser": adam, "evaluation_batch": 16}
-    values = {"start_method": "sfd-one", "sigma_init": 3.107122, "updates": 4, "batch": 4, "student": adam, "fake": adam}
+    values = {"sigma_init": 3.107122, "updates": 4, "batch": 4, "student": adam, "fake": adam}
     q = validate(ScoreDistillation, values | {"recording": recording}, "method")
     data = torch.zeros(16, 1, 4, 4)
     nodes, rows, _ = record(teacher, q, (1, 4, 4), data, 0, start=start)

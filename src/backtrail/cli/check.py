@@ -9,5 +9,4 @@ from backtrail.parameters.suite import read_suite
 def command() -> None:
     """Check params.yaml: unknown keys, wrong types and impossible values are named, and nothing is run."""
     suite = read_suite()
-    methods = [*suite.score_distillation, *suite.trajectory_distillation]
-    click.echo(f"params.yaml is valid: suite {suite.suite}, methods {', '.join(methods)}, seeds {', '.join(map(str, suite.seeds))}")
+    click.echo(f"params.yaml is valid: suite {suite.suite}, methods {', '.join(suite.methods)}, seeds {', '.join(map(str, suite.seeds))}")

@@ -4,12 +4,11 @@ import click
 
 from backtrail.artifacts import save_json
 from backtrail.cli.measures import load_measure, reference_file, weights_files
-from backtrail.cli.student import method_parameters
+from backtrail.cli.student import find_student
 from backtrail.cli.torch_stage import torch_stage
-from backtrail.metrics.evaluate import evaluate, protocol
+from backtrail.metrics.evaluate import evaluate_samplings, protocol
 from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
-from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.tensors import load_tensors
 from backtrail.training.progress import progress
 
@@ -24,18 +23,17 @@ def command(method: str | None, seed: int | None) -> None:
     p = section(Metrics, "metrics")
     name, stage_name = "teacher", "teacher-metrics"
     if method is not None:
-        family = "score" if isinstance(method_parameters(method), ScoreDistillation) else "trajectory"
-        name, stage_name = f"{method}/seed{seed}", f"{family}-metrics@{method}-{seed}"
+        name, stage_name = f"{method}/seed{seed}", f"{find_student(method).family}-metrics@{method}-{seed}"
     samples, out = f"results/samples/{name}.safetensors", f"results/metrics/{name}.json"
     inputs = [samples, *weights_files(p.extractors), *map(reference_file, p.extractors)]
-    with torch_stage(stage_name, __name__, {"metrics": p}, inputs, [out]):
+    with torch_stage(stage_name, __name__, {"metrics": p}, inputs, [out]) as stage:
         sets, metadata = load_tensors(samples)
-        measures = {extractor: load_measure(extractor) for extractor in p.extractors}
+        measures = {extractor: load_measure(extractor, stage.device) for extractor in p.extractors}
         values: dict[str, dict[str, dict[str, float]]] = {}
         with progress(len(sets), unit="set") as tick:
             for done, (key, images) in enumerate(sets.items(), start=1):
                 sampler, nfe = key.split("/")
-                values.setdefault(sampler, {})[nfe] = evaluate(images, measures, p)
+                values.setdefault(sampler, {})[nfe] = evaluate_samplings(images, measures, p)
                 tick(done)
         seeds = (metadata["first_seed"], metadata["first_seed"] + metadata["n_images"])
         result = {"method": metadata["method"], "values": values, "trained_nfe": metadata["trained_nfe"]}

@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 import pandas as pd
 
+from backtrail.cli.method import find_method
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.methods.degradation import fit_to_student
-from backtrail.methods.one_step import generate, student_input
+from backtrail.methods.one_step import draw_labels, generate, given, student_input
 from backtrail.methods.path import load_path
 from backtrail.metrics.mismatch import mismatch
 from backtrail.nets.build import load_denoiser
@@ -18,32 +19,37 @@ from backtrail.tables import save_csv
 from backtrail.tensors import load_tensors
 from backtrail.training.progress import progress
 
+SCORE = {"score": ScoreDistillation, "started-score": ScoreDistillation}
+
 
 @click.command()
-@click.option("--method", required=True, help="Name of the method in score_distillation of params.yaml.")
+@click.option("--method", "name", required=True, help="Name of a method of score distillation in params.yaml.")
 @click.option("--seed", required=True, type=click.IntRange(0), help="Seed of the student.")
-def command(method: str, seed: int) -> None:
+def command(name: str, seed: int) -> None:
     """At each snapshot, how far the current target's score is from that of the student's samples, per noise level.
 
     The reference score is the fake score of the snapshot, fitted further to the student's samples.
     """
-    p, m = section(ScoreDistillation, f"score_distillation.{method}"), section(Metrics, "metrics").mismatch
-    path_folder, snapshots = f"results/paths/{method}/seed{seed}", Path(f"results/students/{method}/seed{seed}/snapshots")
-    out = f"results/mismatch/{method}/seed{seed}.csv"
-    inputs = [path_folder, str(snapshots)]
-    with torch_stage(f"mismatch@{method}-{seed}", __name__, {"method": p, "seed": seed, "mismatch": m}, inputs, [out]):
+    method, m = find_method(name, SCORE), section(Metrics, "metrics").mismatch
+    p, path_folder, snapshots = method.parameters, f"results/paths/{name}/seed{seed}", Path(f"results/students/{name}/seed{seed}/snapshots")
+    out = f"results/mismatch/{name}/seed{seed}.csv"
+    stage_name = f"{'started-' if method.start else ''}mismatch@{name}-{seed}"
+    parameters = {**method.stage_parameters(seed), "mismatch": m}
+    with torch_stage(stage_name, __name__, parameters, [path_folder, str(snapshots)], [out]) as stage:
         path = load_path(path_folder)
-        shape = path.teacher.image_shape
+        nodes, shape = [stage.place(node) for node in path.nodes], path.teacher.image_shape
+        z = student_input((m.n_samples, *shape), p.sigma_init, seed, "mismatch-z", 0, stage.device)
+        labels = draw_labels(path.teacher.n_classes, m.n_samples, seed, "mismatch-label", 0, stage.device)
         files = sorted(snapshots.glob("student-*.safetensors"))
         tables = []
         with progress(len(files), unit="snapshot") as tick:
             for done, file in enumerate(files, start=1):
                 update, node = int(file.stem.split("-")[1]), load_tensors(file)[1]["node"]
-                student = load_denoiser(file)
-                start = load_denoiser(file.with_name(file.name.replace("student-", "fake-")))
+                student = stage.place(load_denoiser(file))
+                start = stage.place(load_denoiser(file.with_name(file.name.replace("student-", "fake-"))))
                 reference = fit_to_student(start, student, p, shape, seed, m.fit_steps)
-                samples = generate(student, student_input((m.n_samples, *shape), p.sigma_init, seed, "mismatch-z", 0), p.sigma_init)
-                table = mismatch(path.nodes[node], reference, samples, m.sigmas, m.batch_size)
+                samples = generate(student, z, p.sigma_init, labels)
+                table = mismatch(nodes[node], reference, samples, m.sigmas, m.batch_size, given(labels))
                 place = {"update": update, "total_updates": update + path.recorded_steps, "node": node}
                 tables.append(pd.DataFrame(place, index=table.index).join(table))
                 tick(done)

@@ -10,6 +10,8 @@ from backtrail.cli.work import Work, count, forward_gflop, inception_gflop, netw
 from backtrail.data.download import host_of
 from backtrail.data.registry import File, Source
 from backtrail.data.sources import SOURCES, source_of, source_of_teacher
+from backtrail.errors import UserError
+from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher
 from backtrail.provenance.ledger import LOCK_FILE, parse_lock
@@ -30,6 +32,8 @@ def command(tflops: float | None) -> None:
     precision). Reading and writing are left out.
     """
     suite = read_suite()
+    if isinstance(suite, RingSuite):
+        raise UserError(f"suite {suite.suite} fetches nothing and takes minutes: run it with `dvc repro`; `backtrail plan` is for images")
     click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{_table(files(suite))}\n{summary(files(suite))}\n")
     denoiser = network(suite)
     if denoiser is None:
@@ -110,6 +114,19 @@ def work(counted: list[Work], per_forward: float, per_image: float) -> pd.DataFr
         row = {"stage": stage, "jobs": jobs, "done": len(records), "forwards": item.forwards * jobs, "tflop": operations * jobs}
         rows.append(row | {"seconds": sum(float(record["seconds"]) for record in records)})
     return pd.DataFrame(rows)
+
+
+def hours_of_methods(suite: Suite) -> dict[str, float]:
+    """GPU-hours of each method's stages for all seeds, and of the teacher's solvers as `teacher`, at the rate of SFD's published hours."""
+    denoiser, hours = network(suite), dict[str, float]()
+    if denoiser is None:
+        return hours
+    table = work(list(count(suite)), forward_gflop(denoiser), inception_gflop())
+    for row in table.itertuples():
+        method = row.stage.partition("@")[2].removesuffix(f"-{suite.seeds[0]}") or "teacher"
+        if row.stage not in ("teacher", "reference@inception"):
+            hours[method] = hours.get(method, 0.0) + row.tflop / A100_HALF_TFLOPS / 3600
+    return hours
 
 
 def rate_of(table: pd.DataFrame, given: float | None) -> tuple[float, str]:

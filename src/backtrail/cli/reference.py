@@ -25,10 +25,10 @@ def command(name: str) -> None:
     out, values = reference_file(name), f"results/reference/{name}.json"
     published = published_statistics(name, p)
     inputs = [DATASET, *weights_files([name]), *([str(published)] if published else [])]
-    with torch_stage(f"reference@{name}", __name__, {"metrics": p}, inputs, [out, values]):
+    with torch_stage(f"reference@{name}", __name__, {"metrics": p}, inputs, [out, values]) as stage:
         dataset = load_dataset(DATASET)
-        save_reference(out, load_extractor(name), dataset.train_images, p, published)
-        save_json(values, {"extractor": name, **real_images(dataset.test_images, load_measure(name), p)})
+        save_reference(out, load_extractor(name, stage.device), dataset.train_images, p, published)
+        save_json(values, {"extractor": name, **real_images(dataset.test_images, load_measure(name, stage.device), p)})
 
 
 def published_statistics(name: str, p: Metrics) -> Path | None:

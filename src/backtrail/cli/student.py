@@ -1,31 +1,36 @@
-"""How the student of each family is sampled."""
+"""How the student of each family is found and sampled."""
 
-from backtrail.errors import UserError
-from backtrail.parameters.base import read, section
+from backtrail.cli.method import Method, find_method
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.sampling.sample import Sampler
 
-Method = ScoreDistillation | TrajectoryDistillation
+MODELS: dict[str, type[ScoreDistillation] | type[TrajectoryDistillation]] = {
+    "score": ScoreDistillation,
+    "started-score": ScoreDistillation,
+    "trajectory": TrajectoryDistillation,
+    "second-stage": TrajectoryDistillation,
+}
 
 
-def method_parameters(method: str) -> Method:
-    """The parameters of a method, in whichever section it stands. Raises UserError if it stands in none."""
-    values = read()
-    for key, model in (("score_distillation", ScoreDistillation), ("trajectory_distillation", TrajectoryDistillation)):
-        if method in (values.get(key) or {}):
-            return section(model, f"{key}.{method}")
-    known = [name for key in ("score_distillation", "trajectory_distillation") for name in values.get(key) or {}]
-    raise UserError(f"params.yaml has no method {method!r}; known: {', '.join(known)}")
+def find_student(name: str) -> Method[ScoreDistillation | TrajectoryDistillation]:
+    """The method, in whichever section it stands. Raises UserError if it stands in none."""
+    return find_method(name, MODELS)
 
 
-def trajectory_sampler(p: TrajectoryDistillation, num_steps: int) -> Sampler:
-    """A few-step student takes Euler steps on the time stamps that it was trained on."""
-    return Sampler("euler", num_steps, p.schedule, p.afs, step_condition=p.step_condition != "none")
+def trajectory_sampler(p: TrajectoryDistillation, num_steps: int, step_condition: bool = False, guidance: float = 1.0) -> Sampler:
+    """A few-step student takes Euler steps on the time stamps that it was trained on; `step_condition` is its net's."""
+    return Sampler("euler", num_steps, p.schedule, p.afs, step_condition=step_condition, guidance=guidance)
 
 
-def samplers(p: Method) -> tuple[list[Sampler], list[int]]:
+def samplers(p: ScoreDistillation | TrajectoryDistillation, step_condition: bool = False) -> tuple[list[Sampler], list[int]]:
     """The samplers that a student is measured with, and the numbers of evaluations that it was trained for."""
     if isinstance(p, ScoreDistillation):
         return [Sampler(sigma_init=p.sigma_init)], [1]
-    return [trajectory_sampler(p, n) for n in p.sample_num_steps], [trajectory_sampler(p, n).nfe for n in p.num_steps]
+    ways = [trajectory_sampler(p, n, step_condition, w) for w in p.guidance for n in p.sample_num_steps]
+    return ways, [trajectory_sampler(p, n).nfe for n in p.num_steps]
+
+
+def source_name(sampler: Sampler) -> str:
+    """The name under which a student's images stand: its own, with the weight of guidance where there is some."""
+    return "student" if sampler.guidance == 1 else f"student-w{sampler.guidance:g}"

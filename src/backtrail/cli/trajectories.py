@@ -18,6 +18,7 @@ def command(method: str) -> None:
     """Compute the pool of teacher trajectories that all seeds of a method share (nothing, where the method has `cached: false`)."""
     p = section(TrajectoryDistillation, f"trajectory_distillation.{method}")
     out = f"results/trajectories/{method}.safetensors"
-    with torch_stage(f"trajectories@{method}", __name__, {"method": p}, [DATASET, TEACHER], [out]):
+    with torch_stage(f"trajectories@{method}", __name__, {"method": p}, [DATASET, TEACHER], [out]) as stage:
         dataset = load_dataset(DATASET)
-        Pool(load_denoiser(TEACHER), p, dataset.train_images, labels=dataset.train_labels).save(out, {"method": method})
+        teacher = stage.place(load_denoiser(TEACHER))
+        Pool(teacher, p, dataset.train_images, labels=dataset.train_labels).save(out, {"method": method})

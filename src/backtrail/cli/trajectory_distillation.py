@@ -1,38 +1,47 @@
-"""`backtrail trajectory-distillation`: a few-step student on the teacher's trajectories (Algorithm 1, SFD, SFD-v)."""
+"""`backtrail trajectory-distillation`: a few-step student on its teacher's trajectories (Algorithm 1, SFD, SFD-v, SFD's second stage)."""
 
 import click
 import pandas as pd
 
 from backtrail.cli.measures import CLASSIFIER, curve_point, reference_file
+from backtrail.cli.method import find_method
 from backtrail.cli.student import trajectory_sampler
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.data.dataset import load_dataset
-from backtrail.methods.trajectories import load_pool
+from backtrail.methods.trajectories import Pool, load_pool, student_times
 from backtrail.methods.trajectory_distillation import distil
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.tables import save_csv
+from backtrail.tensors import load_tensors
 
 DATASET, TEACHER = "data/dataset.safetensors", "results/teacher/teacher.safetensors"
+TRAJECTORY = {"trajectory": TrajectoryDistillation, "second-stage": TrajectoryDistillation}
 
 
 @click.command()
-@click.option("--method", required=True, help="Name of the method in trajectory_distillation of params.yaml.")
+@click.option("--method", "name", required=True, help="Name of a method of trajectory distillation in params.yaml.")
 @click.option("--seed", required=True, type=click.IntRange(0), help="Seed of the student.")
-def command(method: str, seed: int) -> None:
-    """Train a student whose Euler steps land where the teacher's solver does; writes the student and its curve."""
-    p, n_curve = section(TrajectoryDistillation, f"trajectory_distillation.{method}"), section(Metrics, "metrics").n_curve
-    pool_file = f"results/trajectories/{method}.safetensors"
-    inputs = [DATASET, TEACHER, pool_file, CLASSIFIER, reference_file("classifier")]
-    out, curve = f"results/students/{method}/seed{seed}/student.safetensors", f"results/curves/{method}/seed{seed}.csv"
-    parameters = {"method": p, "seed": seed, "n_curve": n_curve}
-    with torch_stage(f"trajectory-distillation@{method}-{seed}", __name__, parameters, inputs, [out, curve]) as stage:
-        teacher, dataset = load_denoiser(TEACHER), load_dataset(DATASET)
+def command(name: str, seed: int) -> None:
+    """Train a student whose Euler steps land where its teacher's solver does; writes the student and its curve."""
+    method, n_curve = find_method(name, TRAJECTORY), section(Metrics, "metrics").n_curve
+    p, pool_file = method.parameters, f"results/trajectories/{name}.safetensors"
+    teacher_file = method.student(seed) if method.start else TEACHER
+    inputs = [DATASET, teacher_file, *([] if method.start else [pool_file]), CLASSIFIER, reference_file("classifier")]
+    out, curve = f"results/students/{name}/seed{seed}/student.safetensors", f"results/curves/{name}/seed{seed}.csv"
+    parameters = {**method.stage_parameters(seed), "n_curve": n_curve}
+    with torch_stage(f"{method.family}-distillation@{name}-{seed}", __name__, parameters, inputs, [out, curve], several=True) as stage:
+        dataset, teacher = load_dataset(DATASET), stage.place(load_denoiser(teacher_file))
         images, labels = dataset.train_images, dataset.train_labels
-        shape = tuple(images.shape[1:])
-        evaluate = curve_point(trajectory_sampler(p, p.sample_num_steps[0]), n_curve, shape, teacher.n_classes)
-        state = distil(teacher, load_pool(pool_file, teacher, p, images, labels), p, seed, evaluate, stage.scratch)
-        save_denoiser(out, state.modules["student"])
+        pool = Pool(teacher, p, images) if method.start else load_pool(pool_file, teacher, p, images, labels)
+        steps_told = teacher.step_condition or p.step_condition != "none"
+        evaluate = curve_point(trajectory_sampler(p, p.sample_num_steps[0], steps_told), n_curve, stage.device)
+        start_cost = load_tensors(teacher_file)[1]["cost"] if method.start else 0
+        state = distil(teacher, pool, p, seed, evaluate, stage.scratch, start_cost, stage.group)
+        if not stage.writes:
+            return
+        times = student_times(p, p.num_steps[0]).tolist()
+        save_denoiser(out, state.modules["student"], cost=state.notes["cost"], times=times)
         save_csv(curve, pd.DataFrame(state.rows))

@@ -12,7 +12,7 @@ from backtrail.provenance.why import why
 @click.argument("target")
 @click.option("--json", "as_json", is_flag=True, help="The chain for programs, with every digest in full.")
 def command(target: str, as_json: bool) -> None:
-    """The chain behind TARGET: a file, or a number in it as FILE:SELECTOR.
+    """The chain behind TARGET: a file, a number in it as FILE:SELECTOR, or the short id that a row in LaTeX or a picture carries.
 
     A selector names row and column between commas: `reports/tables/results.csv:disback,fd`, `reports/figures/nfe.csv:sfd-v,nfe=3`,
     `results/metrics/sfd/seed0.json:student/nfe2/fd_classifier`.

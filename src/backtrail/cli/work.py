@@ -39,51 +39,59 @@ def count(suite: Suite) -> Iterator[Work]:
         yield Work(["teacher"], 3 * suite.teacher.steps * suite.teacher.batch)
     ways = suite.teacher_samples.samplers.values()
     teacher_sets = [Sampler(s.solver, n, s.schedule, s.afs, guidance=s.guidance).nfe for s in ways for n in s.num_steps]
-    yield Work(["teacher-samples"], m.n_samples * sum(teacher_sets))
-    for method, p in suite.score_distillation.items():
-        yield from _score(suite, method, p)
-    for method, p in suite.trajectory_distillation.items():
-        yield from _trajectory(suite, method, p)
-    if "inception" in m.extractors:
+    yield Work(["teacher-samples"], m.n_drawn * sum(teacher_sets))
+    for family, methods in (("", suite.score_distillation), ("started-", suite.started_score_distillation.methods)):
+        for method, p in methods.items():
+            yield from _score(suite, family, method, p)
+    for family, methods in (("trajectory", suite.trajectory_distillation), ("second-stage", suite.second_stage.methods)):
+        for method, p in methods.items():
+            yield from _trajectory(suite, family, method, p)
+    if readers := n_readers(suite):
         n_reference = m.n_pairwise if m.inception and m.inception.reference else m.n_reference
         floors = 8 * (m.n_floor or m.n_samples) + m.n_curve  # the floor itself, and seven kinds of real images for the ranking
-        yield Work(["reference@inception"], 0, n_reference + floors)
-        yield Work(["teacher-metrics"], 0, m.n_samples * len(teacher_sets))
+        yield Work([f"reference@{name}" for name in m.extractors if name.startswith("inception")], 0, n_reference + floors)
+        yield Work(["teacher-metrics"], 0, readers * m.n_drawn * len(teacher_sets))
 
 
-def _score(suite: Suite, method: str, p: ScoreDistillation) -> Iterator[Work]:
+def _score(suite: Suite, prefix: str, method: str, p: ScoreDistillation) -> Iterator[Work]:
     m, mismatch = suite.metrics, suite.metrics.mismatch
     recording = p.recording
     recorded = recording.steps * 4 * p.batch if recording else 0
     looks = recording.steps // recording.candidates + 1 if recording else 1
-    yield Work(_names(suite, "path", method), recorded + looks * 2 * (recording.evaluation_batch if recording else 256))
+    yield Work(_names(suite, f"{prefix}path", method), recorded + looks * 2 * (recording.evaluation_batch if recording else 256))
     kept = {*p.snapshots, p.updates}
     evaluations = len({*range(0, p.updates + 1, p.evaluate_every), *kept})
-    yield Work(_names(suite, "score-distillation", method), update_cost(p) * p.updates * p.batch + evaluations * m.n_curve)
+    yield Work(_names(suite, f"{prefix}score-distillation", method), update_cost(p) * p.updates * p.batch + evaluations * m.n_curve)
     fit, read = 4 * mismatch.fit_steps * p.batch, mismatch.n_samples * (1 + 2 * len(mismatch.sigmas))
-    yield Work(_names(suite, "mismatch", method), len(kept) * (fit + read))
-    yield from _sampled(suite, "score", method, samplers(p)[0])
+    yield Work(_names(suite, f"{prefix}mismatch", method), len(kept) * (fit + read))
+    yield from _sampled(suite, f"{prefix}score", method, samplers(p)[0])
 
 
-def _trajectory(suite: Suite, method: str, p: TrajectoryDistillation) -> Iterator[Work]:
+def _trajectory(suite: Suite, family: str, method: str, p: TrajectoryDistillation) -> Iterator[Work]:
     n_kinds = len(p.num_steps)
     taught = sum(teacher_evaluations(p, n) for n in p.num_steps)
-    yield Work([f"trajectories@{method}"], p.pool * p.batch * taught if p.cached else 0)
+    if family == "trajectory":
+        yield Work([f"trajectories@{method}"], p.pool * p.batch * taught if p.cached else 0)
     # A round on the student's own walk updates at each of its evaluations, one on data at a single one.
     trained = 3 * (sum(n - 1 - p.afs for n in p.num_steps) / n_kinds if p.inputs == "trajectory" else 1)
     per_round = trained + (0 if p.cached else taught / n_kinds)
     ways = samplers(p)[0]
     evaluations = len({*range(0, p.rounds + 1, p.evaluate_every), p.rounds})
     forwards = p.rounds * p.batch * per_round + evaluations * suite.metrics.n_curve * ways[0].nfe
-    yield Work(_names(suite, "trajectory-distillation", method), forwards)
-    yield from _sampled(suite, "trajectory", method, ways)
+    yield Work(_names(suite, f"{family}-distillation", method), forwards)
+    yield from _sampled(suite, family, method, ways)
 
 
 def _sampled(suite: Suite, family: str, method: str, ways: list[Sampler]) -> Iterator[Work]:
-    n_images = suite.metrics.n_samples
+    n_images = suite.metrics.n_drawn
     yield Work(_names(suite, f"{family}-samples", method), n_images * sum(way.nfe for way in ways))
-    if "inception" in suite.metrics.extractors:
-        yield Work(_names(suite, f"{family}-metrics", method), 0, n_images * len(ways))
+    if readers := n_readers(suite):
+        yield Work(_names(suite, f"{family}-metrics", method), 0, readers * n_images * len(ways))
+
+
+def n_readers(suite: Suite) -> int:
+    """How often Inception reads each image: once for each of its extractors."""
+    return sum(name.startswith("inception") for name in suite.metrics.extractors)
 
 
 def _names(suite: Suite, stage: str, method: str) -> list[str]:

@@ -12,13 +12,23 @@ import torch
 from torch import Tensor
 
 from backtrail.denoiser import NetDenoiser
-from backtrail.methods.one_step import diffuse, draw_labels, generate, given, initial_student, score_matching_loss, student_input
+from backtrail.methods.one_step import (
+    diffuse,
+    draw_labels,
+    generate,
+    given,
+    initial_student,
+    rows_of,
+    score_matching_loss,
+    student_input,
+)
 from backtrail.parameters.score_distillation import Recording, ScoreDistillation
 from backtrail.parameters.training import NoiseLaw
+from backtrail.training.group import ALONE, Group
 from backtrail.training.loop import Losses, run
 from backtrail.training.noise import edm_loss
 from backtrail.training.scratch import Scratch
-from backtrail.training.state import TrainingState, adam, optimiser_step, weights
+from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot
 
 
 def record(
@@ -30,6 +40,7 @@ def record(
     scratch: Scratch | None = None,
     start: NetDenoiser | None = None,
     data_labels: Tensor | None = None,
+    group: Group = ALONE,
 ) -> tuple[list[NetDenoiser], list[dict], dict]:
     """The path for the student that `p` starts from.
 
@@ -42,12 +53,12 @@ def record(
     if p.recording is None:
         return [teacher], [{"step": 0, **measure(teacher)}], {"stopped_by": "path of one node", "steps": 0}
     node = copy.deepcopy(teacher).eval().requires_grad_(True)
-    state = TrainingState({"node": node}, {"node": adam(node, p.recording.optimiser)})
+    state = TrainingState({"node": node}, {"node": adam(node, p.recording.optimiser)}, group=group)
     stopped_by = "budget"
     for step, _ in run(state, lambda step: _update(state, student, p, shape, seed, step), p.recording.steps, scratch):
         if step % p.recording.candidates == 0 or step == p.recording.steps:
             state.rows.append({"step": step, **measure(node)})
-            state.snapshots[f"{step:09d}"] = weights(node)
+            state.snapshots[f"{step:09d}"] = snapshot(node)
             if converged(state.rows, p.recording.tolerance) and len(state.rows) > p.recording.nodes:
                 stopped_by = "convergence"
                 break
@@ -63,15 +74,16 @@ class PathLoss:
         self, student: NetDenoiser, p: ScoreDistillation, shape: tuple[int, ...], data: Tensor, seed: int, data_labels: Tensor | None = None
     ):
         n = p.recording.evaluation_batch if p.recording else 256
-        labels = draw_labels(student.n_classes, n, seed, "path-loss-label", 0)
+        labels = draw_labels(student.n_classes, n, seed, "path-loss-label", 0, student.device)
         if labels is not None and data_labels is None:
             raise ValueError("the loss of a conditional denoiser on data needs the data's labels")
         with torch.no_grad():
-            x0 = generate(student, student_input((n, *shape), p.sigma_init, seed, "path-loss-z", 0), p.sigma_init, labels)
-        of_data = given(data_labels[:n]) if labels is not None and data_labels is not None else None
+            z = student_input((n, *shape), p.sigma_init, seed, "path-loss-z", 0, student.device)
+            x0 = generate(student, z, p.sigma_init, labels)
+        of_data = given(data_labels[:n].to(student.device)) if labels is not None and data_labels is not None else None
         self.sets = {
             "loss_student": (*self._diffused(x0, p.noise_fake, seed), given(labels)),
-            "loss_data": (*self._diffused(data[:n], p.noise_fake, seed), of_data),
+            "loss_data": (*self._diffused(data[:n].to(student.device), p.noise_fake, seed), of_data),
         }
 
     @torch.no_grad()
@@ -120,13 +132,18 @@ def _update(state: TrainingState, student: NetDenoiser, p: ScoreDistillation, sh
     """One update of the degraded score (DisBack, Eq. 7): the student is frozen."""
     assert p.recording is not None
     node: NetDenoiser = state.modules["node"]  # type: ignore[assignment]
-    labels = draw_labels(node.n_classes, p.batch, seed, "recording-label", step)
-    with torch.no_grad():
-        x0 = generate(student, student_input((p.batch, *shape), p.sigma_init, seed, "recording-z", step), p.sigma_init, labels)
-    loss = score_matching_loss(node, x0, p.noise_fake, labels, seed, "recording", step)
-    loss.backward()
-    optimiser_step(state.optimisers["node"], p.recording.optimiser, step)
-    return {"loss": loss.item()}
+    labels = draw_labels(node.n_classes, p.batch, seed, "recording-label", step, node.device)
+    z = student_input((p.batch, *shape), p.sigma_init, seed, "recording-z", step, node.device)
+    total = 0.0
+    for part in state.group.parts(p.batch):
+        own = rows_of(labels, part)
+        with torch.no_grad():
+            x0 = generate(student, z[part.rows], p.sigma_init, own)
+        loss = part.share * score_matching_loss(node, x0, p.noise_fake, own, seed, "recording", step, part)
+        loss.backward()
+        total += loss.item()
+    optimiser_step(state.optimisers["node"], p.recording.optimiser, step, group=state.group)
+    return {"loss": state.group.total(total, node.device)}
 
 
 def _with_weights(like: NetDenoiser, values: dict[str, Tensor]) -> NetDenoiser:
@@ -145,9 +162,10 @@ def fit_to_student(
     model = copy.deepcopy(start).eval().requires_grad_(True)
     optimiser = adam(model, p.fake)
     for step in range(steps):
-        labels = draw_labels(model.n_classes, p.batch, seed, "fit-label", step)
+        labels = draw_labels(model.n_classes, p.batch, seed, "fit-label", step, model.device)
+        z = student_input((p.batch, *shape), p.sigma_init, seed, "fit-z", step, model.device)
         with torch.no_grad():
-            x0 = generate(student, student_input((p.batch, *shape), p.sigma_init, seed, "fit-z", step), p.sigma_init, labels)
+            x0 = generate(student, z, p.sigma_init, labels)
         score_matching_loss(model, x0, p.noise_fake, labels, seed, "fit", step).backward()
         optimiser_step(optimiser, p.fake, step, factor=1 - step / steps)
     return model.requires_grad_(False)

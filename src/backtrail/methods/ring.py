@@ -65,7 +65,7 @@ def ring_teacher(ring: Ring, p: Teacher, scratch: Scratch | None = None) -> NetD
         loss = score_matching_loss(net, points, p.noise, None, p.seed, "teacher", step)
         loss.backward()
         optimiser_step(state.optimisers["teacher"], p.optimiser, step, factor=(1 + math.cos(math.pi * step / p.steps)) / 2)
-        update_average(state.averages["teacher"], net, p.average, step + 1, p.batch)
+        update_average(state.averages["teacher"], net, p.average, step, p.batch)
         return {"loss": loss.item()}
 
     for _ in run(state, update, p.steps, scratch):

@@ -1,26 +1,28 @@
 """Score distillation along a path of targets: Diff-Instruct (arXiv 2305.18455) and DisBack (arXiv 2408.15991, Algorithm 2).
 
 The student's gradient is E[w(sigma) (s_fake(x_t) - s_target(x_t)) dx_t/d eta] (DisBack, Eq. 8). The target walks the recorded path
-backwards,
-from the node before the last to the teacher; the fake score starts from the last node and is carried over at each switch. With a path of
-one node the target is the teacher throughout: that is Diff-Instruct.
+backwards, from the node before the last to the teacher; the fake score starts from the last node and is carried over at each switch. With a
+path of one node the target is the teacher throughout: that is Diff-Instruct.
 """
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from backtrail.denoiser import NetDenoiser, per_image
-from backtrail.methods.one_step import diffuse, draw_labels, generate, given, initial_student, student_input
+from backtrail.methods.one_step import diffuse, draw_labels, generate, given, initial_student, rows_of, student_input
 from backtrail.methods.path import DegradationPath
 from backtrail.parameters.score_distillation import ScoreDistillation
-from backtrail.randomness import derive_seed
+from backtrail.parameters.training import Adam
+from backtrail.randomness import dropout_masks
+from backtrail.training.group import ALONE, Group, Part
 from backtrail.training.loop import Losses, run
 from backtrail.training.noise import edm_loss
 from backtrail.training.scratch import Scratch
-from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
+from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot, update_average, weights
 
 Evaluate = Callable[[NetDenoiser], float]
 
@@ -33,27 +35,30 @@ def distil(
     evaluate: Evaluate,
     scratch: Scratch | None = None,
     start: NetDenoiser | None = None,
+    start_cost: int = 0,
+    group: Group = ALONE,
 ) -> TrainingState:
     """Train a one-step student; returns the run: modules "student" and "fake", average "student", curve in `rows`, snapshots.
 
     shape is one image's [C, H, W]. `evaluate` gets the averaged student and returns its distance to the data. `start` is the initial
-    student where it is neither the teacher nor random.
+    student where it is neither the teacher nor random, and `start_cost` what it has cost, in forwards of the net on a batch.
     """
     state = initial_state(path, p, seed, start)
+    state.group = group
     schedule = TargetSchedule(path, p)
     evaluated = copy.deepcopy(state.modules["student"]).eval()
 
     def log(losses: Losses) -> None:
         evaluated.load_state_dict(state.averages["student"])
-        # The row of update 0 is the initial student, which has cost the recording alone.
-        cost = path.cost + state.step * update_cost(p)
+        # The row of update 0 is the initial student, which has cost its start and the recording.
+        cost = start_cost + path.cost + state.step * update_cost(p)
         state.rows.append(
             {"update": state.step, "total_updates": state.step + path.recorded_steps, "cost": cost, "node": state.notes["target"], "nfe": 1}
             | {"fd_classifier": evaluate(evaluated), "loss_student": losses.get("student"), "loss_fake": losses.get("fake")}
         )
         if state.step in p.snapshots or state.step == p.updates:
             for name in ("student", "fake"):
-                state.snapshots[f"{name}-{state.step:09d}"] = weights(state.modules[name])
+                state.snapshots[f"{name}-{state.step:09d}"] = snapshot(state.modules[name])
 
     for step, losses in run(state, lambda step: update(state, path, schedule, p, shape, seed, step), p.updates, scratch):
         if step % p.evaluate_every == 0 or step in p.snapshots or step == p.updates:
@@ -130,78 +135,116 @@ def update(
     """
     state.notes["target"] = schedule.node(step, state)
     target = path.nodes[state.notes["target"]]
-    labels = draw_labels(target.n_classes, p.batch, seed, "distil-label", step)
-    z = student_input((p.batch, *shape), p.sigma_init, seed, "distil-z", step)
-    steps = _shared_steps if p.shared_noise else _separate_steps
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "dropout", step))
-        x0 = generate(state.modules["student"], z, p.sigma_init, labels)
-        losses, mismatch = steps(state, target, p, x0, labels, seed, step)
-    _average_student(state, p, step + 1)
-    schedule.observe(mismatch, state)
+    batch = Batch(
+        student_input((p.batch, *shape), p.sigma_init, seed, "distil-z", step, target.device),
+        draw_labels(target.n_classes, p.batch, seed, "distil-label", step, target.device),
+        seed,
+        step,
+    )
+    totals = (_shared_steps if p.shared_noise else _separate_steps)(state, target, p, batch)
+    losses = {name: state.group.total(value, target.device) for name, value in totals.items()}
+    _average_student(state, p, step)
+    schedule.observe(losses.pop("mismatch"), state)
     return losses
 
 
-def _separate_steps(
-    state: TrainingState, target: NetDenoiser, p: ScoreDistillation, x0: Tensor, labels: Tensor | None, seed: int, step: int
-) -> tuple[Losses, float]:
-    """Both losses with their own noise, in the order that `p` names; returns the losses and the raw mismatch |D_target - x0|."""
-    losses: Losses = {}
-    mismatch = 0.0
-    for part in ("fake", "student") if p.order == "fake-first" else ("student", "fake"):
-        if part == "fake":
-            for draw in range(step * p.fake_per_student, (step + 1) * p.fake_per_student):
-                noisy, sigma = diffuse(x0.detach(), p.noise_fake, seed, "fake", draw)
-                denoised = state.modules["fake"].train(p.dropout)(noisy, sigma, given(labels))
-                losses["fake"] = _fit_fake(state, p, denoised, x0.detach(), sigma, draw)
+@dataclass(frozen=True)
+class Batch:
+    """The student's inputs of an update, [B, C, H, W], their labels [B], and what the update's draws are functions of."""
+
+    z: Tensor
+    labels: Tensor | None
+    seed: int
+    step: int
+
+    def samples(self, student: torch.nn.Module, p: ScoreDistillation, part: Part) -> Tensor:
+        """x0 of a part of the batch."""
+        with dropout_masks(self.seed, "student-dropout", self.step, part.rows.start):
+            return generate(student, self.z[part.rows], p.sigma_init, rows_of(self.labels, part))
+
+
+def _separate_steps(state: TrainingState, target: NetDenoiser, p: ScoreDistillation, batch: Batch) -> Losses:
+    """Both losses with their own noise, in the order that `p` names; returns them and the raw mismatch |D_target - x0|.
+
+    In one pass the student runs once for both losses. In several its samples are made first, and again for its own gradient: a forward
+    more, and the memory of one pass.
+    """
+    parts, student = state.group.parts(len(batch.z)), state.modules["student"]
+    if len(parts) == 1:
+        samples = [batch.samples(student, p, parts[0])]
+    else:
+        with torch.no_grad():
+            samples = [batch.samples(student, p, part) for part in parts]
+    totals = dict.fromkeys(("fake", "student", "mismatch"), 0.0)
+    for turn in ("fake", "student") if p.order == "fake-first" else ("student", "fake"):
+        if turn == "fake":
+            for draw in range(batch.step * p.fake_per_student, (batch.step + 1) * p.fake_per_student):
+                totals["fake"] = 0.0
+                for part, x0 in zip(parts, samples, strict=True):
+                    noisy, sigma = diffuse(x0.detach(), p.noise_fake, batch.seed, "fake", draw, part)
+                    with dropout_masks(batch.seed, "fake-dropout", draw, part.rows.start):
+                        denoised = state.modules["fake"].train(p.dropout)(noisy, sigma, given(rows_of(batch.labels, part)))
+                        totals["fake"] += _add_fake_gradient(state, denoised, x0.detach(), sigma, part)
+                _step(state, "fake", p.fake, p, draw)
         else:
-            noisy, sigma = diffuse(x0.detach(), p.noise_student, seed, "student", step)
-            with torch.no_grad():
-                # Without dropout, so that equal scores differ by nothing; the released code replays one mask for both nets.
-                denoised_fake = state.modules["fake"].eval()(noisy, sigma, given(labels))
-                denoised_target = target(noisy, sigma, given(labels))
-            losses["student"] = _move_student(state, p, denoised_fake, denoised_target, x0, sigma, step)
-            mismatch = _distance(denoised_target, x0)
-    return losses, mismatch
+            for part, x0 in zip(parts, samples, strict=True):
+                x0 = x0 if x0.requires_grad else batch.samples(student, p, part)
+                noisy, sigma = diffuse(x0.detach(), p.noise_student, batch.seed, "student", batch.step, part)
+                labels = given(rows_of(batch.labels, part))
+                with torch.no_grad():
+                    # Without dropout, so that equal scores differ by nothing; the released code replays one mask for both nets.
+                    denoised_fake = state.modules["fake"].eval()(noisy, sigma, labels)
+                    denoised_target = target(noisy, sigma, labels)
+                totals["student"] += _add_student_gradient(p, denoised_fake, denoised_target, x0, sigma, part)
+                totals["mismatch"] += part.share * _distance(denoised_target, x0)
+            _step(state, "student", p.student, p, batch.step)
+    return totals
 
 
-def _shared_steps(
-    state: TrainingState, target: NetDenoiser, p: ScoreDistillation, x0: Tensor, labels: Tensor | None, seed: int, step: int
-) -> tuple[Losses, float]:
+def _shared_steps(state: TrainingState, target: NetDenoiser, p: ScoreDistillation, batch: Batch) -> Losses:
     """Both losses on the same noisy samples: the fake score's forward serves both, seven forwards in all.
 
     The student then sees the fake score before its update of this iteration, and both losses share the student's noise law: another
     estimator, faster and slightly staler.
     """
-    noisy, sigma = diffuse(x0.detach(), p.noise_student, seed, "student", step)
-    denoised_fake = state.modules["fake"].train(p.dropout)(noisy, sigma, given(labels))
-    with torch.no_grad():
-        denoised_target = target(noisy, sigma, given(labels))
-    losses = {"student": _move_student(state, p, denoised_fake.detach(), denoised_target, x0, sigma, step)}
-    losses["fake"] = _fit_fake(state, p, denoised_fake, x0.detach(), sigma, step)
-    return losses, _distance(denoised_target, x0)
+    totals = dict.fromkeys(("fake", "student", "mismatch"), 0.0)
+    for part in state.group.parts(len(batch.z)):
+        x0, labels = batch.samples(state.modules["student"], p, part), given(rows_of(batch.labels, part))
+        noisy, sigma = diffuse(x0.detach(), p.noise_student, batch.seed, "student", batch.step, part)
+        with dropout_masks(batch.seed, "fake-dropout", batch.step, part.rows.start):
+            denoised_fake = state.modules["fake"].train(p.dropout)(noisy, sigma, labels)
+            with torch.no_grad():
+                denoised_target = target(noisy, sigma, labels)
+            totals["student"] += _add_student_gradient(p, denoised_fake.detach(), denoised_target, x0, sigma, part)
+            totals["fake"] += _add_fake_gradient(state, denoised_fake, x0.detach(), sigma, part)
+        totals["mismatch"] += part.share * _distance(denoised_target, x0)
+    _step(state, "student", p.student, p, batch.step)
+    _step(state, "fake", p.fake, p, batch.step)
+    return totals
 
 
-def _fit_fake(state: TrainingState, p: ScoreDistillation, denoised: Tensor, x0: Tensor, sigma: Tensor, draw: int) -> float:
-    """Denoising score matching of the fake score on the student's samples (DisBack, Eq. 5)."""
-    fake = state.modules["fake"]
-    loss = edm_loss(denoised, x0, sigma, fake.sigma_data)
+def _add_fake_gradient(state: TrainingState, denoised: Tensor, x0: Tensor, sigma: Tensor, part: Part) -> float:
+    """Denoising score matching of the fake score on the student's samples (DisBack, Eq. 5); returns the part's share of the loss."""
+    loss = part.share * edm_loss(denoised, x0, sigma, state.modules["fake"].sigma_data)
     loss.backward()
-    _repair(state, fake, p)
-    optimiser_step(state.optimisers["fake"], p.fake, draw)
     return loss.item()
 
 
-def _move_student(
-    state: TrainingState, p: ScoreDistillation, denoised_fake: Tensor, denoised_target: Tensor, x0: Tensor, sigma: Tensor, step: int
+def _add_student_gradient(
+    p: ScoreDistillation, denoised_fake: Tensor, denoised_target: Tensor, x0: Tensor, sigma: Tensor, part: Part
 ) -> float:
-    """The student's update (DisBack, Eq. 8); returns the mean absolute weighted score difference."""
+    """The student's gradient (DisBack, Eq. 8); returns the part's share of the mean absolute weighted score difference."""
     gradient = score_gradient(denoised_fake, denoised_target, x0.detach(), sigma, p.weighting)
     # The gradient of mean_B sum(g * x0) with g held fixed is g / B at x0: the score difference enters where dx_t / dx0 = 1.
-    x0.backward(gradient / len(x0))
-    _repair(state, state.modules["student"], p)
-    optimiser_step(state.optimisers["student"], p.student, step)
-    return gradient.abs().mean().item()
+    x0.backward(gradient / part.batch)
+    return part.share * gradient.abs().mean().item()
+
+
+def _step(state: TrainingState, name: str, adam: Adam, p: ScoreDistillation, step: int) -> None:
+    """One update of a module by the gradients that its passes have left."""
+    state.group.add_up(parameter.grad for parameter in state.modules[name].parameters() if parameter.grad is not None)
+    _repair(state, state.modules[name], p)
+    optimiser_step(state.optimisers[name], adam, step)
 
 
 def _distance(denoised: Tensor, x0: Tensor) -> float:

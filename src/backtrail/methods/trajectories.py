@@ -1,8 +1,7 @@
 """What a trajectory student is taught: pieces of the teacher's solver's path, from the cache or computed when they are needed.
 
 Batch b of the pool is a function of (the pool's seed, num_steps, b) alone and is always computed as one batch, so the cached bytes and
-those
-on the fly are equal to the bit.
+those on the fly are equal to the bit. The cache pays where a batch is used more than once: by several seeds, or by rounds > pool.
 """
 
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS, Analytical
 from backtrail.tensors import load_tensors, save_tensors
 
 POOL_SEED = 0
+ALL = slice(None)
 RECIPE = {"inputs", "num_steps", "substeps", "solver", "schedule", "afs", "teacher_afs", "batch", "pool"}  # what a pool's bytes depend on
 
 
@@ -36,6 +36,10 @@ class Piece:
     states: Tensor
     labels: Tensor | None = None
 
+    def of(self, rows: slice) -> "Piece":
+        """Some of its samples."""
+        return Piece(self.num_steps, self.first, self.states[:, rows], None if self.labels is None else self.labels[rows])
+
 
 def student_times(p: TrajectoryDistillation, num_steps: int) -> Tensor:
     """The student's time stamps, descending, float64 [num_steps]."""
@@ -48,17 +52,20 @@ def teacher_times(p: TrajectoryDistillation, num_steps: int) -> Tensor:
 
 
 @torch.no_grad()
-def trajectory_from_noise(teacher: NetDenoiser, p: TrajectoryDistillation, shape: tuple[int, ...], num_steps: int, batch: int) -> Piece:
+def trajectory_from_noise(
+    teacher: NetDenoiser, p: TrajectoryDistillation, shape: tuple[int, ...], num_steps: int, batch: int, rows: slice = ALL
+) -> Piece:
     """SFD's target (Algorithm 2): one run of the teacher's solver from x_N ~ N(0, t_N^2 I), read at every K-th state.
 
     In the second stage the teacher is a few-step student: it may take its first step analytically, and is told its own time stamps.
     """
     times = teacher_times(p, num_steps)
-    n_classes = teacher.n_classes
-    labels = integers(n_classes, (p.batch,), POOL_SEED, f"trajectory-label-{num_steps}", batch) if n_classes else None
-    told = torch.full((p.batch,), float(len(times))) if teacher.step_condition else None
-    noise = normal((p.batch, *shape), POOL_SEED, f"trajectory-{num_steps}", batch)
-    start = (times[0] * noise.double()).float()
+    n_classes, labels = teacher.n_classes, None
+    if n_classes:
+        labels = integers(n_classes, (p.batch,), POOL_SEED, f"trajectory-label-{num_steps}", batch)[rows].to(teacher.device)
+    noise = normal((p.batch, *shape), POOL_SEED, f"trajectory-{num_steps}", batch)[rows]
+    start = (times[0] * noise.double()).float().to(teacher.device)
+    told = torch.full((len(start),), float(len(times)), device=teacher.device) if teacher.step_condition else None
     denoiser = AnalyticalFirstStep(teacher) if p.teacher_afs else teacher
     states = [start, *SOLVERS[p.solver](denoiser, start, times, Condition(labels, told))]
     return Piece(num_steps, 0, torch.stack(states[:: p.substeps]), labels)
@@ -66,7 +73,13 @@ def trajectory_from_noise(teacher: NetDenoiser, p: TrajectoryDistillation, shape
 
 @torch.no_grad()
 def step_from_data(
-    teacher: NetDenoiser, p: TrajectoryDistillation, images: Tensor, num_steps: int, batch: int, image_labels: Tensor | None = None
+    teacher: NetDenoiser,
+    p: TrajectoryDistillation,
+    images: Tensor,
+    num_steps: int,
+    batch: int,
+    image_labels: Tensor | None = None,
+    rows: slice = ALL,
 ) -> Piece:
     """Algorithm 1's target: x_{n+1} ~ N(x_0, t_{n+1}^2 I) around data, then K steps of the teacher's solver to t_n.
 
@@ -76,11 +89,11 @@ def step_from_data(
     if teacher.n_classes and image_labels is None:
         raise ValueError("a conditional teacher needs the images' labels")
     first = p.afs + int(integers(num_steps - 1 - p.afs, (1,), POOL_SEED, f"data-step-{num_steps}", batch))
-    rows = integers(len(images), (p.batch,), POOL_SEED, f"data-rows-{num_steps}", batch)
+    chosen = integers(len(images), (p.batch,), POOL_SEED, f"data-rows-{num_steps}", batch)[rows]
     times = teacher_times(p, num_steps)[first * p.substeps : (first + 1) * p.substeps + 1]
-    noise = normal((p.batch, *images.shape[1:]), POOL_SEED, f"data-noise-{num_steps}", batch)
-    start = (to_float(images[rows]).double() + times[0] * noise.double()).float()
-    labels = image_labels[rows] if teacher.n_classes and image_labels is not None else None
+    noise = normal((p.batch, *images.shape[1:]), POOL_SEED, f"data-noise-{num_steps}", batch)[rows]
+    start = (to_float(images[chosen]).double() + times[0] * noise.double()).float().to(teacher.device)
+    labels = image_labels[chosen].to(teacher.device) if teacher.n_classes and image_labels is not None else None
     *_, end = SOLVERS[p.solver](teacher, start, times, Condition(labels))
     return Piece(num_steps, first, torch.stack([start, end]), labels)
 
@@ -108,14 +121,16 @@ class Pool:
     ):
         self.teacher, self.p, self.images, self.cache, self.labels = teacher, p, images, cache, labels
 
-    def piece(self, num_steps: int, batch: int) -> Piece:
-        """Batch `batch` (0 ... pool - 1) for `num_steps`."""
+    def piece(self, num_steps: int, batch: int, rows: slice = ALL) -> Piece:
+        """Batch `batch` (0 ... pool - 1) for `num_steps`; of several processes each asks for its rows."""
         if self.cache is not None:
             key = f"{num_steps}/{batch:05d}"
-            return Piece(num_steps, int(self.cache[f"{key}/first"]), self.cache[f"{key}/states"], self.cache.get(f"{key}/labels"))
+            labels = self.cache.get(f"{key}/labels")
+            states = self.cache[f"{key}/states"][:, rows]
+            return Piece(num_steps, int(self.cache[f"{key}/first"]), states, None if labels is None else labels[rows])
         if self.p.inputs == "data":
-            return step_from_data(self.teacher, self.p, self.images, num_steps, batch, self.labels)
-        return trajectory_from_noise(self.teacher, self.p, tuple(self.images.shape[1:]), num_steps, batch)
+            return step_from_data(self.teacher, self.p, self.images, num_steps, batch, self.labels, rows)
+        return trajectory_from_noise(self.teacher, self.p, tuple(self.images.shape[1:]), num_steps, batch, rows)
 
     def save(self, path: str | Path, metadata: dict) -> None:
         """Compute the whole pool and write it; with `cached` off, a file that says that nothing is cached."""

@@ -15,8 +15,9 @@ from backtrail.methods.lpips import LPIPS, load_lpips
 from backtrail.methods.trajectories import Piece, Pool, student_times, teacher_evaluations
 from backtrail.nets.build import with_step_condition
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
-from backtrail.randomness import derive_seed, integers, permutation
+from backtrail.randomness import dropout_masks, integers, permutation
 from backtrail.sampling.solvers import AnalyticalFirstStep, euler
+from backtrail.training.group import ALONE, Group
 from backtrail.training.loop import Losses, run
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step
@@ -25,20 +26,29 @@ Evaluate = Callable[[NetDenoiser], float]
 
 
 def distil(
-    teacher: NetDenoiser, pool: Pool, p: TrajectoryDistillation, seed: int, evaluate: Evaluate, scratch: Scratch | None = None
+    teacher: NetDenoiser,
+    pool: Pool,
+    p: TrajectoryDistillation,
+    seed: int,
+    evaluate: Evaluate,
+    scratch: Scratch | None = None,
+    start_cost: int = 0,
+    group: Group = ALONE,
 ) -> TrainingState:
     """Train a few-step student; returns the run: module "student", the curve in `rows`.
 
-    The student starts as a copy of `teacher`, which in the second stage is the first stage's student. `evaluate` gets the student and
-    returns its distance to the data at the first of `sample_num_steps`. Raises UserError if LPIPS is asked for and has no weights.
+    The student starts as a copy of `teacher`, which in the second stage is the first stage's student and has cost `start_cost` (forwards
+    of the net on a batch). `evaluate` gets the student and returns its distance to the data at the first of `sample_num_steps`.
+    Raises UserError if LPIPS is asked for and has no weights.
     """
-    perceptual = load_lpips(p.lpips.file, p.lpips.sha256) if p.lpips is not None else None
+    perceptual = load_lpips(p.lpips.file, p.lpips.sha256).to(teacher.device) if p.lpips is not None else None
     student = copy.deepcopy(teacher)
     if p.step_condition != "none":
         student = with_step_condition(teacher, seed, random_start=p.step_condition == "random")
     # Dropout is the only part of the nets that train() turns on.
     student = (student.train() if p.dropout else student.eval()).requires_grad_(True)
-    state = TrainingState({"student": student}, {"student": adam(student, p.optimiser)}, notes={"cost": 0, "updates": 0})
+    notes = {"cost": start_cost, "updates": 0}
+    state = TrainingState({"student": student}, {"student": adam(student, p.optimiser)}, notes=notes, group=group)
     for step, losses in run(state, lambda step: distil_round(state, pool, p, seed, step, perceptual), p.rounds, scratch):
         if step % p.evaluate_every == 0 or step == p.rounds:
             evaluated = copy.deepcopy(student).eval()
@@ -54,22 +64,25 @@ def distil_round(
     """One pass over one batch of the pool: an update per step of the student (Algorithm 2; a single one in Algorithm 1)."""
     student: NetDenoiser = state.modules["student"]  # type: ignore[assignment]
     num_steps, batch = plan(p, seed, step)
-    piece = pool.piece(num_steps, batch)
+    parts, own = state.group.parts(p.batch), state.group.own(p.batch).rows
+    piece = pool.piece(num_steps, batch, own)
+    walks = [walk(student, piece.of(slice(part.rows.start - own.start, part.rows.stop - own.start)), p) for part in parts]
     factor = 0.1 if step >= p.decay_at * p.rounds else 1.0
-    total, updates = 0.0, 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "dropout", step))
-        for index, predicted, target in walk(student, piece, p):
-            loss = DISTANCES[p.loss](predicted, target)
-            if perceptual is not None and index == num_steps - 2:
-                loss = loss + predicted[0].numel() * perceptual(predicted, target).mean()
-            loss.backward()
-            optimiser_step(state.optimisers["student"], p.optimiser, state.notes["updates"], factor)
-            state.notes["updates"] += 1
-            total, updates = total + loss.item(), updates + 1
+    total, updates = 0.0, len(piece.states) - 1 - (p.afs and piece.first == 0)
+    for _ in range(updates):
+        for part, steps in zip(parts, walks, strict=True):
+            with dropout_masks(seed, "student-dropout", state.notes["updates"], part.rows.start):
+                index, predicted, target = next(steps)
+                loss = DISTANCES[p.loss](predicted, target)
+                if perceptual is not None and index == num_steps - 2:
+                    loss = loss + predicted[0].numel() * perceptual(predicted, target).mean()
+                (part.share * loss).backward()
+            total += part.share * loss.item()
+        optimiser_step(state.optimisers["student"], p.optimiser, state.notes["updates"], factor, state.group)
+        state.notes["updates"] += 1
     # Charged as if computed here, cached or not: the cache saves time, not cost.
     state.notes["cost"] += teacher_evaluations(p, num_steps) + 3 * updates
-    return {"student": total / updates}
+    return {"student": state.group.total(total / updates, student.device)}
 
 
 def plan(p: TrajectoryDistillation, seed: int, step: int) -> tuple[int, int]:
@@ -85,10 +98,12 @@ def walk(student: NetDenoiser, piece: Piece, p: TrajectoryDistillation) -> Itera
     The next state is the detached prediction of the same forward, made before the update that the caller does between two yields.
     """
     times = student_times(p, piece.num_steps)
-    x = piece.states[0]
-    told = torch.full((len(x),), float(piece.num_steps)) if student.step_condition else None
-    condition = Condition(piece.labels, told)
-    for offset, target in enumerate(piece.states[1:]):
+    states = piece.states.to(student.device)
+    labels = None if piece.labels is None else piece.labels.to(student.device)
+    x = states[0]
+    told = torch.full((len(x),), float(piece.num_steps), device=x.device) if student.step_condition else None
+    condition = Condition(labels, told)
+    for offset, target in enumerate(states[1:]):
         index = piece.first + offset
         pair = times[index : index + 2]
         if p.afs and index == 0:

@@ -51,7 +51,7 @@ SETTINGS: dict[str, Callable[[Metrics], dict[str, Any]]] = {
 
 def metric_name(metric: str, extractor: Extractor) -> str:
     """The name under which a value stands: `fd_efficientnet_lite0`; in Inception's features a Frechet distance is called FID."""
-    return f"{'fid' if (metric, extractor.name) == ('fd', 'inception') else metric}_{extractor.key}"
+    return f"{'fid' if metric == 'fd' and extractor.name.startswith('inception') else metric}_{extractor.key}"
 
 
 def evaluate(images: Tensor, measures: Mapping[str, Measure], p: Metrics) -> dict[str, float]:
@@ -70,6 +70,21 @@ def evaluate(images: Tensor, measures: Mapping[str, Measure], p: Metrics) -> dic
     return values
 
 
+def evaluate_samplings(images: Tensor, measures: Mapping[str, Measure], p: Metrics) -> dict[str, float]:
+    """The values of `p.samplings` sets of `p.n_samples` images, one set after the other in `images`: the mean over the sets.
+
+    Of several sets, Frechet distances are also given as the smallest, `NAME_best`, the number that EDM's protocol reports of three.
+    Raises UserError if there are not that many images.
+    """
+    if len(images) != p.n_drawn:
+        raise UserError(f"metrics.n_samples x samplings = {p.n_drawn}: found {len(images)} images; make the samples again with this number")
+    sets = [evaluate(part, measures, p) for part in images.split(p.n_samples)]
+    values = {name: sum(one[name] for one in sets) / len(sets) for name in sets[0]}
+    if len(sets) > 1:
+        values |= {f"{name}_best": min(one[name] for one in sets) for name in sets[0] if name.startswith(("fd_", "fid_"))}
+    return values
+
+
 def protocol(measures: Mapping[str, Measure], p: Metrics, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """What stands beside the values of `evaluate`: one entry per metric. `seeds`: first image seed and the one after the last."""
     entries = []
@@ -78,20 +93,22 @@ def protocol(measures: Mapping[str, Measure], p: Metrics, seeds: Sequence[int]) 
         pairs = min(p.n_pairwise, p.n_samples), min(p.n_pairwise, p.n_samples, len(reference.features))
         for metric in p.metrics:
             n_images, n_reference = (p.n_samples, reference.n_images) if metric == "fd" else pairs
-            entries.append(
-                {
-                    "metric": metric_name(metric, extractor),
-                    "extractor": extractor.name,
-                    "extractor_sha256": extractor.digest,
-                    "resize": extractor.resize,
-                    "dtype": extractor.dtype,
-                    "n_images": n_images,
-                    "n_reference": n_reference,
-                    "reference_sha256": reference.sha256,
-                    "seeds": list(seeds),
-                    "settings": {"batch_size": p.batch_size, **SETTINGS[metric](p)},
-                }
-            )
+            entry = {
+                "metric": metric_name(metric, extractor),
+                "extractor": extractor.name,
+                "extractor_sha256": extractor.digest,
+                "resize": extractor.resize,
+                "dtype": extractor.dtype,
+                "n_images": n_images,
+                "n_reference": n_reference,
+                "reference_sha256": reference.sha256,
+                "samplings": p.samplings,
+                "seeds": list(seeds),
+                "settings": {"batch_size": p.batch_size, **SETTINGS[metric](p)},
+            }
+            entries.append(entry)
+            if metric == "fd" and p.samplings > 1:
+                entries.append(entry | {"metric": f"{entry['metric']}_best"})
     return entries
 
 

@@ -68,18 +68,30 @@ def data_set_classifier(weights: Path | None = None, device: str | torch.device 
 
 def inception_2015(weights: Path | None = None, device: str | torch.device = "cpu") -> Extractor:
     """FID's own features: Inception v3 of 2015-12-05 from its published state dict, the file `weights`. Raises UserError."""
-    if weights is None:
-        raise UserError("the extractor `inception` needs the file that the stage `fetch-inception` brings; found none")
-    net = inception.read_inception(weights).fold().to(device)
-    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     resize = f"bilinear as TensorFlow 1, to {inception.RESIZE}x{inception.RESIZE}, float"
-    return Extractor("inception", digest, inception.DIMENSION, resize, "float32", net)
+    net, digest = _inception(weights)
+    return Extractor("inception", digest, inception.DIMENSION, resize, "float32", net.to(device))
+
+
+def inception_clean(weights: Path | None = None, device: str | torch.device = "cpu") -> Extractor:
+    """The same net on images resized as clean-fid does (mode "clean"), from the file `weights`. Raises UserError."""
+    resize = f"bicubic, antialiased, by Pillow, to {inception.RESIZE}x{inception.RESIZE}, float"
+    net, digest = _inception(weights)
+    return Extractor("inception-clean", digest, inception.DIMENSION, resize, "float32", inception.CleanInception(net).to(device))
+
+
+def _inception(weights: Path | None) -> tuple[inception.Inception, str]:
+    """The folded net and the digest of its file."""
+    if weights is None:
+        raise UserError("the extractors of Inception need the file that the stage `fetch-inception` brings; found none")
+    return inception.read_inception(weights).fold(), hashlib.sha256(Path(weights).read_bytes()).hexdigest()
 
 
 EXTRACTORS: dict[str, Callable[..., Extractor]] = {
     "classifier": data_set_classifier,
     "efficientnet-lite0": efficientnet_lite0,
     "inception": inception_2015,
+    "inception-clean": inception_clean,
 }
 
 

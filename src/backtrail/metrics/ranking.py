@@ -74,7 +74,7 @@ def real_images(test_images: Tensor, measure: Measure, p: Metrics) -> dict[str, 
         asking = "metrics.n_floor" if p.n_floor else "metrics.n_samples"
         raise UserError(f"{asking} and n_curve ask for {n} test images; the data set has {len(test_images)}: choose at most that")
     images = test_images[choose(len(test_images), n)]
-    alone = p.model_copy(update={"extractors": [extractor.name], "n_samples": n_floor})
+    alone = p.model_copy(update={"extractors": [extractor.name], "n_samples": n_floor, "samplings": 1})
     curve = frechet_distance(extractor.features(images[: p.n_curve], p.batch_size), reference.mean, reference.factor)
     return {
         "floor": evaluate(images[:n_floor], {extractor.name: measure}, alone),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backtrail.denoiser import Condition
+from backtrail.nets.blocks import number_layers
 from backtrail.nets.edm_layers import UNetBlock, group_norm, one_hot, scale_name, waves
 from backtrail.nets.songunet import Multipliers, Resolutions
 from backtrail.nets.step_condition import StepEmbedding
@@ -52,6 +53,7 @@ class DhariwalUNet(nn.Module):
         self.map_step = StepEmbedding(n, n_embedding, endpoint=False, sine_first=False) if c.step_condition else None
         self.enc, n_skips = self._encoder(c, n_embedding)
         self.dec = self._decoder(c, n_embedding, n_skips)
+        number_layers(self, UNetBlock)
         self.out_norm = group_norm(n * c.channel_mult[0], 1e-5)
         self.out_conv = nn.Conv2d(n * c.channel_mult[0], c.out_channels, 3, padding=1)
 

@@ -60,7 +60,7 @@ class DiscreteTimeDenoiser(NetDenoiser):
         scale = (s**2 + 1).rsqrt()
         labelled = condition is not None and condition.labels is not None and self.net.class_embedding is not None
         labels = condition.labels if labelled else None
-        output = self.net((x * scale).to(self.net.dtype), self.time(s.flatten()), class_labels=labels).sample
+        output = self.network((x * scale).to(self.net.dtype), self.time(s.flatten()), class_labels=labels).sample
         output = output[:, : x.shape[1]].to(x.dtype)  # a learned variance, if there is one, is the second half
         if self.prediction == "epsilon":
             return x - s * output

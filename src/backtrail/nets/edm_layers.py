@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backtrail.denoiser import Condition
+from backtrail.nets.blocks import recomputed
+from backtrail.randomness import Masks, current_masks, dropout
 
 
 def waves(values: Tensor, n_channels: int, endpoint: bool) -> tuple[Tensor, Tensor]:
@@ -113,6 +115,7 @@ class UNetBlock(nn.Module):
     ):
         super().__init__()
         self.adaptive, self.skip_scale, self.dropout, self.n_heads = adaptive, skip_scale, dropout, n_heads
+        self.layer, self.checkpointed = 0, False
         self.norm0 = group_norm(n_in, eps)
         self.conv0 = _convolution(n_in, n_out, 3, resample, taps)
         self.affine = nn.Linear(n_embedding, n_out * (2 if adaptive else 1))
@@ -126,8 +129,11 @@ class UNetBlock(nn.Module):
             self.proj = nn.Conv2d(n_out, n_out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor, step: Tensor | None = None) -> Tensor:
+        return recomputed(self, self._compute, x, embedding, step, current_masks() if self.training else None)
+
+    def _compute(self, x: Tensor, embedding: Tensor, step: Tensor | None, masks: Masks | None) -> Tensor:
         hidden = self._modulate(self.conv0(functional.silu(self.norm0(x))), embedding, step)
-        hidden = self.conv1(functional.dropout(functional.silu(hidden), self.dropout, self.training))
+        hidden = self.conv1(dropout(functional.silu(hidden), self.dropout if self.training else 0.0, masks, self.layer))
         x = (hidden + (self.skip(x) if self.skip is not None else x)) * self.skip_scale
         return (self.proj(self._attend(self.norm2(x))) + x) * self.skip_scale if self.n_heads else x
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -139,7 +141,7 @@ class Inception(nn.Module):
         self.fc = nn.Linear(DIMENSION, 1008)  # in the published file; features do not use it
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.pooled(prepare(images))
+        return self.pooled(prepare(resize(images.float(), (RESIZE, RESIZE))))
 
     def pooled(self, x: Tensor) -> Tensor:
         """The 2048 features of prepared images x [n, 3, 299, 299]."""
@@ -158,9 +160,28 @@ class Inception(nn.Module):
         return self.to(memory_format=torch.channels_last)
 
 
-def prepare(images: Tensor) -> Tensor:
-    """uint8 [n, 1 or 3, H, W] -> float32 [n, 3, 299, 299] in [-1, 1), (x - 128) / 128; grey becomes three equal channels."""
-    x = resize(images.float(), (RESIZE, RESIZE))
+class CleanInception(nn.Module):
+    """The same net behind clean-fid's resizing (arXiv 2104.11222): Pillow's antialiased bicubic to 299x299, in float, without rounding."""
+
+    def __init__(self, net: Inception):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        channels = images.cpu().numpy().reshape(-1, *images.shape[2:])
+        resized = np.stack([_resize_clean(channel) for channel in channels])
+        x = torch.from_numpy(resized).to(images.device).reshape(*images.shape[:2], RESIZE, RESIZE)
+        return self.net.pooled(prepare(x))
+
+
+def _resize_clean(channel: np.ndarray) -> np.ndarray:
+    """One channel, [H, W] -> float32 [299, 299] in [0, 255]."""
+    image = Image.fromarray(channel.astype(np.float32)).resize((RESIZE, RESIZE), Image.Resampling.BICUBIC)
+    return np.asarray(image).clip(0, 255)
+
+
+def prepare(x: Tensor) -> Tensor:
+    """float [n, 1 or 3, 299, 299] in [0, 255] -> [n, 3, 299, 299] in [-1, 1), (x - 128) / 128; grey becomes three equal channels."""
     return ((x - 128) / 128).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 

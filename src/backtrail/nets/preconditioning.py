@@ -23,7 +23,7 @@ class VPDenoiser(NetDenoiser):
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         s = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
         c_noise = (self.n_timesteps - 1) * self.time(s).flatten()
-        return x - s * self.net(x / (s**2 + 1).sqrt(), c_noise, condition).to(x.dtype)
+        return x - s * self.network(x / (s**2 + 1).sqrt(), c_noise, condition).to(x.dtype)
 
     def time(self, sigma: Tensor) -> Tensor:
         """The inverse of sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1)."""
@@ -39,7 +39,7 @@ class VEDenoiser(NetDenoiser):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         s = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
-        return x + s * self.net(x, (0.5 * s).log().flatten(), condition).to(x.dtype)
+        return x + s * self.network(x, (0.5 * s).log().flatten(), condition).to(x.dtype)
 
 
 class IDDPMDenoiser(NetDenoiser):
@@ -57,7 +57,7 @@ class IDDPMDenoiser(NetDenoiser):
         s = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
         index = (s.flatten()[:, None].to(self.u.dtype) - self.u).abs().argmin(dim=1)
         c_noise = (len(self.u) - 2 - index).to(x.dtype)
-        output = self.net(x / (s**2 + 1).sqrt(), c_noise, condition)
+        output = self.network(x / (s**2 + 1).sqrt(), c_noise, condition)
         return x - s * output[:, : x.shape[1]].to(x.dtype)
 
 

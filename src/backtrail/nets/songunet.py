@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backtrail.denoiser import Condition
+from backtrail.nets.blocks import number_layers
 from backtrail.nets.edm_layers import FourierFrequencies, ResampleConv2d, UNetBlock, group_norm, one_hot, scale_name, waves
 from backtrail.nets.step_condition import StepEmbedding
 from backtrail.parameters.base import Section
@@ -61,6 +62,7 @@ class SongUNet(nn.Module):
         self.map_step = StepEmbedding(n_noise, n_embedding, endpoint=True, sine_first=True) if c.step_condition else None
         self.enc, n_skips = self._encoder(c, n_embedding)
         self.dec = self._decoder(c, n_embedding, n_skips)
+        number_layers(self, UNetBlock)
 
     @property
     def n_classes(self) -> int:

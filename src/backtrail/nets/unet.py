@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backtrail.denoiser import Condition
+from backtrail.nets.blocks import number_layers, recomputed
 from backtrail.parameters.net import UNetParameters
+from backtrail.randomness import Masks, current_masks, dropout
 
 
 def sinusoidal(values: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
@@ -45,18 +47,21 @@ class Block(nn.Module):
         self.norm2, self.conv2 = nn.GroupNorm(8, c_out), nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = Attention(c_out) if attention else nn.Identity()
-        self.dropout = dropout
+        self.dropout, self.layer, self.checkpointed = dropout, 0, False
         zero_(self.conv2)
         if self.affine_step is not None:
             zero_(self.affine_step)
 
     def forward(self, x: Tensor, embedding: Tensor, step_embedding: Tensor | None) -> Tensor:
+        return recomputed(self, self._compute, x, embedding, step_embedding, current_masks() if self.training else None)
+
+    def _compute(self, x: Tensor, embedding: Tensor, step_embedding: Tensor | None, masks: Masks | None) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         if self.affine_step is not None and step_embedding is not None:
             h = h + self.affine_step(step_embedding)[:, :, None, None]
         scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
         h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
-        h = self.conv2(F.dropout(h, self.dropout, self.training))
+        h = self.conv2(dropout(h, self.dropout if self.training else 0.0, masks, self.layer))
         return self.attention((self.skip(x) + h) * math.sqrt(0.5))
 
 
@@ -116,6 +121,7 @@ class UNet(nn.Module):
                 self.up.append(nn.Conv2d(width, width, 3, padding=1))
         self.norm, self.head = nn.GroupNorm(8, width), nn.Conv2d(width, p.image_channels * p.stem**2, 3, padding=1)
         zero_(self.head)
+        number_layers(self, Block)
 
     @property
     def n_classes(self) -> int:

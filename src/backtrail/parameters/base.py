@@ -61,6 +61,8 @@ def _sentence(error: Any, key: str, model: type[Section]) -> str:
     if error["type"] == "float_type" and isinstance(error["input"], str):
         hint = " (YAML reads a number such as 5e-3 without a point as text: write 5.0e-3 or 0.005)"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not where:  # a rule over several sections, which names them itself: the whole file is no help
+        return message
     return f"{where} = {error['input']!r}: {message}{hint}"
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from backtrail.parameters.base import Digests, Section
 
-ExtractorName = Literal["classifier", "efficientnet-lite0", "inception"]
+ExtractorName = Literal["classifier", "efficientnet-lite0", "inception", "inception-clean"]
 PublishedReference = Literal["reference-cifar10-32x32", "reference-ffhq-64x64", "reference-afhqv2-64x64", "reference-imagenet-64x64"]
 MetricName = Literal["fd", "kid", "precision", "recall", "density", "coverage"]
 
@@ -55,6 +55,9 @@ class Metrics(Section):
         ["fd", "kid", "precision", "recall", "density", "coverage"], min_length=1, description="What is computed for the tables."
     )
     n_samples: int = Field(1000, ge=2, description="Images per evaluated set, count; Frechet distances depend on it.")
+    samplings: int = Field(
+        1, ge=1, description="Sets per student and sampler, seeds running on: values are their mean, Frechet distances also the smallest."
+    )
     n_curve: int = Field(500, ge=2, description="Images per point of a training curve, count; the curve's floor has the same number.")
     n_reference: int = Field(10000, ge=2, description="Training images behind the reference's mean and covariance, count.")
     n_pairwise: int = Field(1000, ge=2, description="Images on either side of KID, precision, recall, density, coverage, count.")
@@ -69,6 +72,11 @@ class Metrics(Section):
 
     @model_validator(mode="after")
     def _files(self) -> "Metrics":
-        if ("inception" in self.extractors) != (self.inception is not None):
-            raise ValueError("the extractor inception and its files (metrics.inception) go together: give both or neither")
+        if any(name.startswith("inception") for name in self.extractors) != (self.inception is not None):
+            raise ValueError("the extractors of Inception and their files (metrics.inception) go together: give both or neither")
         return self
+
+    @property
+    def n_drawn(self) -> int:
+        """Images drawn for all sets of a student and a sampler, count; image i from seed i."""
+        return self.n_samples * self.samplings

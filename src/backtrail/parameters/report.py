@@ -1,12 +1,49 @@
-"""Parameters of the report: which metric its verdicts rest on and what the sample grid shows. Methods and seeds are the suite's own."""
+"""Parameters of the report: which metric its verdicts rest on, what the sample grid shows, and the axes of its ablations.
 
+Methods and seeds are the suite's own.
+"""
+
+from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, model_validator
 
 from backtrail.parameters.base import Section
 
 GridRow = Annotated[str, StringConstraints(pattern=r"^[^/]+/nfe[1-9][0-9]*$")]
+AxisName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+AxisValue = int | float | str  # a number or a word
+
+
+class _Entries(Section):
+    """What both kinds of axis say of themselves."""
+
+    label: str = Field(min_length=1, description="What is varied, as the figure's axis or legend names it, with its unit.")
+    shows: str = Field(min_length=1, description="What the figure is about, for its caption.")
+    baseline: str = Field(description="The entry that the others are compared with.")
+
+
+def _comparable(entries: dict[str, AxisValue], info: ValidationInfo) -> dict[str, AxisValue]:
+    if len(set(entries.values())) < max(2, len(entries)):
+        raise ValueError(f"an axis needs two or more entries of different values; found {list(entries.values())}")
+    if (baseline := info.data.get("baseline")) is not None and baseline not in entries:
+        raise ValueError(f"the baseline {baseline} is none of the axis's entries")
+    return entries
+
+
+Entries = Annotated[dict[str, AxisValue], AfterValidator(_comparable)]
+
+
+class Axis(_Entries):
+    """One thing varied over several methods, compared by the end of their training curves."""
+
+    methods: Entries = Field(description="Method -> its value on the axis, a number or a word.")
+
+
+class SamplerAxis(_Entries):
+    """One thing varied over several samplers of the teacher, compared at each of their numbers of evaluations."""
+
+    samplers: Entries = Field(description="Name in teacher_samples.samplers -> its value on the axis, a number or a word.")
 
 
 class Report(Section):
@@ -18,3 +55,19 @@ class Report(Section):
     )
     sample_columns: int = Field(10, ge=1, le=32, description="Images per row of the sample grid.")
     sample_solvers: list[GridRow] = Field(description="Rows of the sample grid drawn with the teacher, each solver/nfeN.")
+    axes: dict[AxisName, Axis] = Field({}, description="Ablations over methods, one figure each, by the name of its files.")
+    sampler_axes: dict[AxisName, SamplerAxis] = Field({}, description="Ablations over the teacher's samplers, likewise.")
+
+    @model_validator(mode="after")
+    def _one_name(self) -> "Report":
+        if both := self.axes.keys() & self.sampler_axes.keys():
+            raise ValueError(f"an axis has one name: {', '.join(sorted(both))} stand in axes and in sampler_axes")
+        return self
+
+    def check_axes(self, methods: Iterable[str], samplers: Iterable[str]) -> None:
+        """Raises ValueError that names a method or sampler of an axis which the suite does not have."""
+        named = [(f"axes.{name}", "method", axis.methods, sorted(methods)) for name, axis in self.axes.items()]
+        named += [(f"sampler_axes.{name}", "sampler", axis.samplers, sorted(samplers)) for name, axis in self.sampler_axes.items()]
+        for key, kind, entries, known in named:
+            if unknown := [entry for entry in entries if entry not in known]:
+                raise ValueError(f"report.{key} names {', '.join(unknown)}, and the suite has no such {kind}; known: {', '.join(known)}")

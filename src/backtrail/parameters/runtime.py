@@ -1,5 +1,7 @@
 """Parameters of the machine: what changes rounding, and so belongs to the recipe, and what only a scheduler reads."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from backtrail.parameters.base import Section
@@ -9,6 +11,21 @@ class Runtime(Section):
     """How the arithmetic is done."""
 
     threads: int = Field(1, ge=1, description="CPU threads per stage; two on a busy machine can be ten times slower than one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where stages compute; auto is a GPU where there is one.")
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="What the networks' products are computed in: tf32 is a GPU's shortened float32; bfloat16 and float16 leave weights, "
+        "losses, optimiser and everything outside the networks in float32. float16 has no loss scaling, as in the papers' own codes. "
+        "Metrics are always float32.",
+    )
+    micro_batch: int | None = Field(
+        None, ge=1, description="Images per pass of a network in training at the most: gradients of several passes add up; null: all at once."
+    )
+    checkpointing: bool = Field(
+        False, description="Blocks of the networks are computed again in the backward pass and not kept: less memory, a third more time."
+    )
+    compile: bool = Field(False, description="Networks go through torch.compile: minutes at the start, faster on a GPU, no gain on a CPU.")
+    channels_last: bool = Field(False, description="Convolutions' weights with the channels last in memory: faster in bfloat16 on a GPU.")
 
 
 class Resources(Section):

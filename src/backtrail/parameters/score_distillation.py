@@ -45,11 +45,6 @@ class ScoreDistillation(Section):
     )
     fake_start: Literal["last-node", "teacher"] = Field("last-node", description="Weights that the fake score starts from.")
     student_start: Literal["teacher", "random"] = Field("teacher", description="Weights that the student starts from.")
-    start_method: str | None = Field(
-        None,
-        description="Method of trajectory_distillation whose one-evaluation student (of the same seed) this student starts from, not from "
-        "student_start; sigma_init is then that student's own noise level (3.107122 for SFD's second stage).",
-    )
     sigma_init: float = Field(2.5, gt=0, description="Noise level of the student's input, in units of the data.")
     updates: int = Field(ge=1, description="Updates of the student.")
     node_updates: int = Field(1, ge=1, description="Updates of the student per node of the path; the teacher takes the rest.")
@@ -89,10 +84,27 @@ class ScoreDistillation(Section):
         targets = self.recording.nodes - 1 if self.recording is not None and self.target == "path" else 0
         if targets * self.node_updates >= self.updates:
             raise ValueError(f"{targets} nodes before the teacher x {self.node_updates} updates leave it none of {self.updates}")
-        if self.start_method is not None and self.student_start != "teacher":
-            raise ValueError("start_method and student_start = random exclude each other: a student has one start")
         if self.shared_noise and self.fake_per_student != 1:
             raise ValueError("shared_noise needs fake_per_student = 1: both losses use the one forward of the fake score")
         if bad := [update for update in self.snapshots if not 0 <= update <= self.updates]:
             raise ValueError(f"snapshots {bad} must lie in 0..{self.updates} (updates)")
+        return self
+
+
+class StartedScoreDistillation(Section):
+    """Score distillation of students that another method has already brought close to the data (`sfd-disback`)."""
+
+    start_method: str | None = Field(
+        None, description="Method of second_stage whose one-evaluation student, of the same seed, each of these students starts from."
+    )
+    methods: dict[str, ScoreDistillation] = Field(
+        {}, description="As in score_distillation; sigma_init is the start's own noise level (3.107122 on SFD's time stamps)."
+    )
+
+    @model_validator(mode="after")
+    def _starts(self) -> "StartedScoreDistillation":
+        if self.methods and self.start_method is None:
+            raise ValueError("start_method must name the method that the students start from")
+        if bad := [name for name, p in self.methods.items() if p.student_start != "teacher"]:
+            raise ValueError(f"{bad}: a student that starts from start_method cannot start at random too; leave student_start out")
         return self

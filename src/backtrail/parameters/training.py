@@ -57,6 +57,7 @@ class Adam(Section):
 
     lr: float = Field(gt=0, description="Learning rate.")
     betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="Decay of the running mean and of the running square.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the running square.")
     warmup: int = Field(0, ge=0, description="Updates over which the learning rate rises linearly from 0.")
     clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null does not clip.")
 

@@ -37,10 +37,6 @@ class TrajectoryDistillation(Section):
         description="Distance between student and teacher, summed over an image, mean over images; l1+lpips adds LPIPS in the last step.",
     )
     lpips: LPIPSWeights | None = Field(None, description="Weights of LPIPS, needed by the loss l1+lpips.")
-    teacher_method: str | None = Field(
-        None,
-        description="Second stage: the method whose student (of the same seed) is the teacher, with its own step condition, and the start.",
-    )
     teacher_afs: bool = Field(False, description="The teacher's first step is the analytical one (a student of a first stage with AFS).")
     rounds: int = Field(ge=1, description="Passes over a batch of trajectories; a pass makes one update per step of the student.")
     batch: int = Field(64, ge=1, description="Trajectories per round.")
@@ -61,12 +57,32 @@ class TrajectoryDistillation(Section):
                 raise ValueError(f"{name} {bad}: at least {smallest} time stamps are needed, or no network evaluation is left")
         if (self.loss == "l1+lpips") != (self.lpips is not None):
             raise ValueError("the loss l1+lpips and the weights `lpips` go together: give both or neither")
-        if self.teacher_method is not None and (self.step_condition != "none" or self.inputs != "trajectory"):
-            raise ValueError("a second stage (teacher_method) inherits its step condition and has no inputs from data: leave both out")
         if self.teacher_afs and self.inputs == "data":
             raise ValueError("teacher_afs needs inputs = trajectory: an analytical step is for noise and not for noisy data")
         if min(self.guidance) < 0:
             raise ValueError(f"guidance {self.guidance} must not be negative")
         if len(self.num_steps) > 1 and self.step_condition == "none":
             raise ValueError("several num_steps need a step_condition (zero or random): the student must know which one is asked of it")
+        return self
+
+
+class SecondStage(Section):
+    """SFD's second stage: a few-step student is the teacher, and the start, of one with fewer steps."""
+
+    teacher_method: str | None = Field(
+        None, description="Method of trajectory_distillation whose student, of the same seed, is the teacher; it keeps its step condition."
+    )
+    methods: dict[str, TrajectoryDistillation] = Field(
+        {}, description="As in trajectory_distillation, for solver = euler on the teacher's steps."
+    )
+
+    @model_validator(mode="after")
+    def _teachers(self) -> "SecondStage":
+        if self.methods and self.teacher_method is None:
+            raise ValueError("teacher_method must name the method whose student is the teacher")
+        for name, p in self.methods.items():
+            if p.step_condition != "none" or p.inputs != "trajectory" or p.solver != "euler":
+                raise ValueError(f"{name}: a second stage keeps its teacher's step condition, solver and inputs: none, euler, trajectory")
+            if p.cached:
+                raise ValueError(f"{name}: cached must be false, since each seed has a teacher of its own")
         return self

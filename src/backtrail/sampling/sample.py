@@ -1,17 +1,19 @@
 """Images from a denoiser: image i depends on seed i alone, whatever range of images is asked for."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, Denoiser, Guided
+from backtrail.denoiser import Condition, Denoiser, Guided, NetDenoiser
 from backtrail.errors import UserError
 from backtrail.parameters.sampling import Schedule
 from backtrail.randomness import generator, image_noise
 from backtrail.sampling.schedules import schedule
 from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS, AnalyticalFirstStep
 
+STATES_SHOWN = 4  # images whose whole way from noise is kept, for pictures of trajectories
 CHUNK = 64  # images per forward; part of the protocol, since convolutions round differently for other batch sizes
 
 
@@ -47,19 +49,31 @@ class Sampler:
             )
         return schedule(self.schedule.kind, self.num_steps, self.schedule.t_min, self.schedule.t_max, self.schedule.rho)
 
-    def __call__(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Unit noise [B, C, H, W] -> x0 [B, C, H, W] in the model's range; guidance is the denoiser's part (`sample` puts it around)."""
+    def levels(self) -> list[float]:
+        """The noise level of each state: the time stamps, or sigma_init and 0 for one evaluation."""
+        return [self.sigma_init, 0.0] if self.num_steps is None else self.times().tolist()
+
+    def states(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None = None) -> Iterator[Tensor]:
+        """Unit noise [B, C, H, W] -> the states on the way from x_N to x0, [B, C, H, W] each, at `levels`, in the model's range.
+
+        Guidance is the denoiser's part (`sample` puts it around).
+        """
         if self.num_steps is None:
-            sigma = torch.tensor(self.sigma_init, dtype=noise.dtype, device=noise.device)
-            return denoiser(self.sigma_init * noise, sigma, Condition(labels=labels))
+            start = self.sigma_init * noise
+            yield start
+            yield denoiser(start, torch.tensor(self.sigma_init, dtype=noise.dtype, device=noise.device), Condition(labels=labels))
+            return
         times = self.times()
         steps = torch.full((len(noise),), float(self.num_steps), device=noise.device) if self.step_condition else None
         condition = Condition(labels=labels, steps=steps)
         start = (times[0] * noise.double()).to(noise.dtype)
-        x = start
-        for x in SOLVERS[self.solver](AnalyticalFirstStep(denoiser) if self.afs else denoiser, start, times, condition):  # noqa: B007
-            pass
-        return x
+        yield start
+        yield from SOLVERS[self.solver](AnalyticalFirstStep(denoiser) if self.afs else denoiser, start, times, condition)
+
+    def __call__(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Unit noise [B, C, H, W] -> x0 [B, C, H, W] in the model's range."""
+        *_, x0 = self.states(denoiser, noise, labels)
+        return x0
 
 
 @torch.no_grad()
@@ -77,17 +91,34 @@ def sample(
     Image i is always computed at the same place of the same chunk of 64, so it is the same to the bit for every range that holds it.
     With classes, image i's label is drawn from seed i too. Raises UserError for guidance without classes.
     """
-    if sampler.guidance != 1:
-        if not n_classes:
-            raise UserError(f"guidance {sampler.guidance} needs a class-conditional denoiser: set n_classes of its net and label_dropout")
-        denoiser = Guided(denoiser, sampler.guidance, null_label=n_classes)
-    images = []
+    denoiser, images = guided(denoiser, sampler, n_classes), []
     for first in range(indices.start - indices.start % CHUNK, indices.stop, CHUNK):
         chunk = range(first, first + CHUNK)
         labels = image_labels(chunk, n_classes).to(device) if n_classes else None
         x = sampler(denoiser, image_noise(chunk, shape, purpose).to(device), labels).float().cpu()
         images.append(x[max(indices.start - first, 0) : indices.stop - first])
     return torch.cat(images)
+
+
+@torch.no_grad()
+def sample_states(denoiser: NetDenoiser, sampler: Sampler, n_images: int) -> Tensor:
+    """The whole way of the first images from noise: float32 [T, n_images, C, H, W] on the CPU, at the sampler's `levels`.
+
+    They are the images 0 ... n_images - 1 of `sample`, within rounding (the batch is another).
+    """
+    labels = image_labels(range(n_images), denoiser.n_classes).to(denoiser.device) if denoiser.n_classes else None
+    noise = image_noise(range(n_images), denoiser.image_shape, "image").to(denoiser.device)
+    states = sampler.states(guided(denoiser, sampler, denoiser.n_classes), noise, labels)
+    return torch.stack([x.float().cpu() for x in states])
+
+
+def guided(denoiser: Denoiser, sampler: Sampler, n_classes: int) -> Denoiser:
+    """The denoiser as the sampler's guidance asks for it. Raises UserError for guidance without classes."""
+    if sampler.guidance == 1:
+        return denoiser
+    if not n_classes:
+        raise UserError(f"guidance {sampler.guidance} needs a class-conditional denoiser: set n_classes of its net and label_dropout")
+    return Guided(denoiser, sampler.guidance, null_label=n_classes)
 
 
 def image_labels(indices: range, n_classes: int) -> Tensor:

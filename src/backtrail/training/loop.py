@@ -1,6 +1,7 @@
 """The loop of every stage with an optimiser: a generator that yields after each step, so that logging and evaluation stay outside."""
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState
 
 Losses = dict[str, float]
+SAVE_EVERY_S = 60.0
 
 
 class Interrupted(UserError):
@@ -31,7 +33,7 @@ def run(
     update: Callable[[int], Losses],
     n_steps: int,
     scratch: Scratch | None = None,
-    save_every_s: float = 60.0,
+    save_every_s: float | None = None,
 ) -> Iterator[tuple[int, Losses]]:
     """Call `update(step)` for step = state.step ... n_steps - 1 and yield (steps made, its losses) after each.
 
@@ -40,11 +42,17 @@ def run(
     What the caller does between two yields (log rows, evaluations, snapshots) is part of the state that the next save writes, so a resumed
     run neither repeats nor loses it. `update` must not leave the state half changed when it raises.
 
-    Raises Diverged if a loss is not finite, and Interrupted after SIGTERM, SIGINT or SIGUSR1, with the state saved.
+    BACKTRAIL_SAVE_EVERY_S (seconds between two saves where `save_every_s` is None; 60) and BACKTRAIL_SLICE_S (seconds after which the run
+    stops as after a signal; never) come from the environment: no result depends on them.
+
+    Raises Diverged if a loss is not finite, and Interrupted after SIGTERM, SIGINT, SIGUSR1 or the slice's end, with the state saved.
     """
+    save_every_s = _seconds("BACKTRAIL_SAVE_EVERY_S", SAVE_EVERY_S) if save_every_s is None else save_every_s
+    slice_s = _seconds("BACKTRAIL_SLICE_S", math.inf)
     if scratch is not None:
         scratch.restore(state)
-    saved = time.monotonic()
+    began = saved = time.monotonic()
+    device = next(next(iter(state.modules.values())).parameters()).device
     with _stop_signals() as stop, progress(n_steps, state.step) as tick:
         if state.step == 0:
             yield 0, {}
@@ -55,18 +63,30 @@ def run(
             state.step += 1
             tick(state.step)
             yield state.step, losses
-            if stop and scratch is not None:
+            sliced = time.monotonic() - began >= slice_s and state.step < n_steps
+            if state.group.total(float(bool(stop) or sliced), device):  # one process is told, all stop after the same step
+                by = signal.Signals(stop[0]).name if stop else f"the end of its slice of {slice_s:g} s" if sliced else "another process"
+                if scratch is None:
+                    raise Interrupted(f"stopped by {by} after step {state.step}; there is no scratch folder to save to")
                 scratch.save(state, wait=True)
-                raise Interrupted(f"stopped by {signal.Signals(stop[0]).name} after step {state.step}; the next run continues from there")
-            if stop:
-                raise Interrupted(
-                    f"stopped by {signal.Signals(stop[0]).name} after step {state.step}; there is no scratch folder to save to"
-                )
+                raise Interrupted(f"stopped by {by} after step {state.step}; the next run continues from there")
             if scratch is not None and time.monotonic() - saved >= save_every_s:
                 scratch.save(state)
                 saved = time.monotonic()
     if scratch is not None:
         scratch.finish()
+
+
+def _seconds(name: str, default: float) -> float:
+    """A time out of the environment. Raises UserError if it is no number of seconds."""
+    text = os.environ.get(name, "")
+    try:
+        seconds = float(text or default)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UserError(f"{name} = {text!r} should be a number of seconds, 0 or more")
+    return seconds
 
 
 @contextmanager

@@ -11,6 +11,9 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from backtrail.errors import UserError
 from backtrail.tensors import load_tensors, save_tensors
 from backtrail.training.state import TrainingState
@@ -22,18 +25,21 @@ KEPT = 2  # states kept: the newest, and the one before in case the newest is to
 class Scratch:
     """Writes and reads a run's state in `folder`; saving copies the tensors and writes them in another thread."""
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, writes: bool = True):
+        self.folder, self.writes = Path(folder), writes  # of several processes with the same state one writes it
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[None] | None = None
+        self._copies: dict[str, Tensor] = {}
         self.resumed_from: int | None = None
 
     def save(self, state: TrainingState, wait: bool = False) -> None:
         """Write the state as it is now. A save still under way is waited for first; an error of it is raised here."""
+        if not self.writes:
+            return
         self.finish()
-        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors().items()}
+        self._copy(state.tensors())
         facts = json.loads(json.dumps(state.facts()))
-        self._pending = self._writer.submit(self._write, tensors, facts)
+        self._pending = self._writer.submit(self._write, self._copies, facts)
         if wait:
             self.finish()
 
@@ -67,9 +73,22 @@ class Scratch:
         """Drop the folder: the stage has its result."""
         self.finish()
         self._writer.shutdown()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.writes:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write(self, tensors: dict, facts: dict) -> None:
+    @torch.no_grad()
+    def _copy(self, tensors: dict[str, Tensor]) -> None:
+        """Copy to the CPU, into the memory of the save before where it fits: asking for fresh memory takes longer than the copying."""
+        before, self._copies = self._copies, {}
+        for name, tensor in tensors.items():
+            copy = before.get(name)
+            if copy is None or (copy.shape, copy.dtype, copy.stride()) != (tensor.shape, tensor.dtype, tensor.stride()):
+                copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._copies[name] = copy.copy_(tensor, non_blocking=True)
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            torch.cuda.synchronize()
+
+    def _write(self, tensors: dict[str, Tensor], facts: dict) -> None:
         path = self.folder / f"step-{facts['step']:09d}.safetensors"
         save_tensors(path, tensors, {"facts": facts})
         for old in sorted(self.folder.glob("step-*.safetensors"))[:-KEPT]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from backtrail.parameters.training import Adam, Average
+from backtrail.training.group import ALONE, Group
 
 
 @dataclass
@@ -23,6 +24,7 @@ class TrainingState:
     snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # weights kept on the way, by name
     rows: list[dict[str, Any]] = field(default_factory=list)  # the log, one JSON-able row per logged step
     notes: dict[str, Any] = field(default_factory=dict)  # small JSON-able facts: a counter, the place in a path
+    group: Group = ALONE  # the processes that share each batch
     step: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
@@ -54,34 +56,48 @@ class TrainingState:
                 index, slot = key.split("/", 1)
                 slots.setdefault(int(index), {})[slot] = tensor
             optimiser.load_state_dict({"state": slots, "param_groups": [_tupled(g) for g in facts["param_groups"][name]]})
-        self.averages = {owner: weights for (kind, owner), weights in grouped.items() if kind == "average"}
+        device = next(next(iter(self.modules.values())).parameters()).device
+        self.averages = {
+            owner: {name: tensor.to(device) for name, tensor in weights.items()}
+            for (kind, owner), weights in grouped.items()
+            if kind == "average"
+        }
         self.snapshots = {owner: weights for (kind, owner), weights in grouped.items() if kind == "snapshot"}
         self.step, self.rows, self.notes = facts["step"], facts["rows"], facts["notes"]
 
 
 def adam(module: nn.Module, p: Adam) -> Optimizer:
     """Adam over the module's weights; the fused kernel is about four times faster and just as exact."""
-    return torch.optim.Adam(module.parameters(), lr=p.lr, betas=p.betas, fused=True)
+    return torch.optim.Adam(module.parameters(), lr=p.lr, betas=p.betas, eps=p.eps, fused=True)
 
 
-def optimiser_step(optimiser: Optimizer, p: Adam, step: int, factor: float = 1.0) -> None:
-    """One update at learning rate lr x warm-up x `factor`, then the gradients are dropped; `step` counts from 0."""
-    group = optimiser.param_groups[0]
-    group["lr"] = p.lr * factor * min(1.0, (step + 1) / p.warmup if p.warmup else 1.0)
+def optimiser_step(optimiser: Optimizer, p: Adam, step: int, factor: float = 1.0, group: Group = ALONE) -> None:
+    """One update at learning rate lr x warm-up x `factor`, then the gradients are dropped; `step` counts from 0.
+
+    The gradients of the group's processes are added up first.
+    """
+    options = optimiser.param_groups[0]
+    group.add_up(parameter.grad for parameter in options["params"] if parameter.grad is not None)
+    options["lr"] = p.lr * factor * min(1.0, (step + 1) / p.warmup if p.warmup else 1.0)
     if p.clip is not None:
-        nn.utils.clip_grad_norm_(group["params"], p.clip)
+        nn.utils.clip_grad_norm_(options["params"], p.clip)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's weights."""
+    """A copy of a module's weights, where they are; `snapshot` is one on the CPU."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of a module's weights on the CPU, so that many of them do not fill a GPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], module: nn.Module, p: Average, step: int, batch: int) -> None:
-    """Move `average` towards the module's weights; EDM's half-life in images with ramp-up. `step` counts updates made, from 1."""
+    """Move `average` towards the module's weights; EDM's half-life in images with ramp-up. `step` counts from 0, as in the loop."""
     half_life = p.half_life if p.ramp is None else min(p.half_life, p.ramp * step * batch)
     decay = 0.5 ** (batch / max(half_life, 1e-8))
     for name, tensor in module.state_dict().items():

@@ -1,0 +1,44 @@
+"""The stage `path-samples`: every row is what the sampler makes of that node or snapshot."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from click.testing import CliRunner
+from oracles import tiny_denoiser
+
+from backtrail.cli.path_samples import command
+from backtrail.data.dataset import to_uint8
+from backtrail.methods.path import save_path
+from backtrail.nets.build import save_denoiser
+from backtrail.parameters.sampling import Schedule
+from backtrail.sampling.sample import Sampler, sample
+from backtrail.tensors import load_tensors
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_rows_are_the_nodes_then_the_snapshots(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["teacher_samples"]["samplers"]["heun"]["num_steps"] = [3, 4]
+    values["report"]["sample_columns"] = 2
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    nodes, snapshots = [tiny_denoiser(seed) for seed in (0, 1)], {0: tiny_denoiser(2), 100: tiny_denoiser(3)}
+    rows = [{"step": step, "loss_student": loss, "loss_data": 1.0} for step, loss in ((0, 0.5), (24, 0.25))]
+    save_path("results/paths/disback/seed0", nodes, rows, {})
+    for update, student in snapshots.items():
+        save_denoiser(f"results/students/disback/seed0/snapshots/student-{update:09d}.safetensors", student, node=0)
+    result = CliRunner().invoke(command, ["--method", "disback", "--seed", "0"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    images, metadata = load_tensors("results/path-samples/disback.safetensors")
+    assert metadata["rows"] == [
+        {"key": "node-000", "node": 0, "step": 0, "loss_student": 0.5},
+        {"key": "node-001", "node": 1, "step": 24, "loss_student": 0.25},
+        {"key": "student-000000000", "node": 0, "update": 0},
+        {"key": "student-000000100", "node": 0, "update": 100},
+    ]
+    assert metadata["sampler"] == "heun/nfe6"  # the longest of the reference's lengths
+    heun = Sampler("heun", 4, schedule=Schedule(t_min=0.002))
+    for key, model, sampler in (("node-001", nodes[1], heun), ("student-000000100", snapshots[100], Sampler(sigma_init=2.5))):
+        assert torch.equal(images[key], to_uint8(sample(model, sampler, range(2), model.image_shape)))
