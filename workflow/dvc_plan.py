@@ -8,12 +8,14 @@ Everything in `FOLDER` is derived and safe to delete while nothing runs.
 
 import json
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -24,6 +26,7 @@ FOLDER = Path(".snakemake/dvc")
 PLAN = FOLDER / "plan.json"
 STAMPS = FOLDER / "stamps"
 BENCHMARKS = FOLDER / "benchmarks"
+PATH_LOCKS = Path(".dvc/tmp/rwlock")  # DVC's: which process reads and writes which path
 RESOURCES = {"gpus", "mem_mb", "runtime", "threads", "retries"}  # runtime in minutes
 REPORT_KEYS = {"category", "caption", "patterns"}
 
@@ -33,7 +36,10 @@ def load_plan(is_main_process: bool) -> dict[str, Any]:
 
     A plan holds `stages`, a list of {name, parents, resources, reports}, and `stale`, {name: reason}.
     """
-    return make_plan() if is_main_process else json.loads(PLAN.read_text())
+    if is_main_process:
+        return make_plan()
+    mend_path_locks()
+    return json.loads(PLAN.read_text())
 
 
 def stamp(name: str) -> str:
@@ -133,7 +139,7 @@ def find_changed(repo: "Repo", stages: "Iterable[Stage]") -> dict[str, str]:
     A stage that is being written is not asked for: DVC would take the entry of a process on another node for that of a dead one,
     drop it from its lock file, and so break the running job.
     """
-    written = locked_paths(repo)
+    written = locked_paths()
     changed = {}
     for stage in stages:
         if any(overlaps(item.fs_path, path) for item in [*stage.outs, *stage.deps] for path in written):
@@ -143,14 +149,39 @@ def find_changed(repo: "Repo", stages: "Iterable[Stage]") -> dict[str, str]:
     return changed
 
 
-def locked_paths(repo: "Repo") -> list[str]:
+def locked_paths() -> list[str]:
     """Return the paths that running (or killed) stages hold for writing, from DVC's lock file."""
     try:
-        return list(json.loads((Path(repo.tmp_dir) / "rwlock").read_text()).get("write", {}))
+        return list(json.loads(PATH_LOCKS.read_text()).get("write", {}))
     except FileNotFoundError:
         return []
-    except ValueError as error:
-        raise WorkflowError(f"{repo.tmp_dir}/rwlock is damaged ({error}): remove it when no other DVC process runs") from error
+    except ValueError:
+        mend_path_locks()
+        return locked_paths()
+
+
+def mend_path_locks(seconds: float = 2.0) -> None:
+    """Remove DVC's file of path locks, and say so, if a process was killed or the disk was full while it was written.
+
+    DVC writes that file in place, and all of its commands fail on half a file. One that is being written is whole a moment later.
+    A stage that runs meanwhile misses its entry at its end: it fails, and its next attempt takes its outputs from DVC's run cache.
+    """
+    if is_damaged(PATH_LOCKS):
+        time.sleep(seconds)
+        if is_damaged(PATH_LOCKS):
+            PATH_LOCKS.unlink(missing_ok=True)
+            logger.warning(f"{PATH_LOCKS} was half written by a process that was killed, or on a full disk: removed")
+
+
+def is_damaged(path: Path) -> bool:
+    """Return whether a JSON file is there and cannot be read as such."""
+    try:
+        json.loads(path.read_text())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def overlaps(one: str, other: str) -> bool:

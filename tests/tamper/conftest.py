@@ -25,6 +25,7 @@ def small(values: dict[str, Any]) -> dict[str, Any]:
     for method in ("trajectory", "sfd"):
         p["trajectory_distillation"].pop(method)
     p["trajectory_distillation"]["sfd-v"] |= {"num_steps": [4, 5], "sample_num_steps": [4, 5], "rounds": 2}
+    p["second_stage"]["methods"]["sfd-one"] |= {"substeps": 2}
     p["score_distillation"]["disback"] |= {"updates": 8}
     p["teacher_samples"]["samplers"] = {"dpmpp-3m": {"solver": "dpmpp-3m", "num_steps": [3, 4]}}
     p["teacher_samples"]["reference"] = "dpmpp-3m"

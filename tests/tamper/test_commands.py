@@ -15,14 +15,18 @@ from PIL import Image
 from backtrail.artifacts import file_digest, load_json
 from backtrail.cli import backtrail
 from backtrail.errors import UserError
+from backtrail.provenance.chains import chains
 from backtrail.provenance.compare import compare
 from backtrail.provenance.crate import export
+from backtrail.provenance.hashes import Hashes
 from backtrail.provenance.impact import impact
 from backtrail.provenance.ledger import open_ledger
-from backtrail.provenance.numbers import numbers
+from backtrail.provenance.numbers import LAYOUTS, numbers, of_table
+from backtrail.provenance.record import recipe_key
 from backtrail.provenance.why import why
 from backtrail.report.collect import open_suite
 from backtrail.report.figures import FIGURES
+from backtrail.report.html import render_report
 from backtrail.report.tables import results
 from backtrail.tables import load_csv, save_csv
 from tamper.conftest import commit
@@ -107,6 +111,54 @@ def test_a_number_is_found_by_row_and_column(finished: Path, target: str, column
 def test_a_target_that_is_not_one_number_is_answered_with_what_there_is(finished: Path, target: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         why(target, finished)
+
+
+def test_a_row_in_latex_and_a_picture_carry_ids_that_why_finds(finished: Path) -> None:
+    """The row of DisBack names its metric files; each picture names the data that it was drawn from, in each of its formats."""
+    latex = (finished / "reports/tables/results.tex").read_text().splitlines()
+    assert all("% from " in line for line in latex if line.endswith(r"\\") is False and " & " in line and "Method &" not in line)
+    (row,) = [line for line in latex if line.startswith("DisBack &")]
+    found = [why(name, finished)["chain"][0]["path"] for name in row.partition("% from ")[2].split()]
+    assert found == [f"results/metrics/disback/seed{seed}.json" for seed in (0, 1)]
+    for name in ("nfe", "samples"):
+        data = finished / f"reports/figures/{name}.csv"
+        for kind in ("png", "svg", "pdf"):
+            (carried,) = re.findall(rb"backtrail why ([0-9a-f]{12})", data.with_suffix(f".{kind}").read_bytes())
+            assert why(carried.decode(), finished)["chain"][0]["path"] == f"reports/figures/{name}.csv"
+    record = load_json(finished / "results/records/teacher.json")
+    key = recipe_key("teacher", record["parameters"], record["inputs"], record["code"])
+    assert why(key[:10], finished)["chain"][0]["path"] == "results/records/teacher.json"
+    with pytest.raises(UserError, match="0123456789 is the short id of no results of this suite"):
+        why("0123456789", finished)
+
+
+def test_the_page_s_chains_are_those_of_the_ledger(finished: Path) -> None:
+    """The page reads the records, `why` and the audit read dvc.lock: for every number both must name the same files with the same bytes."""
+    said, ledger = chains(finished), open_ledger(finished)
+    for file in ("reports/tables/results.csv", "reports/figures/nfe.csv", "reports/figures/convergence.csv"):
+        numbers = [number for row in said.rows(file) for number in row.values()]
+        assert numbers == list(of_table(ledger, file, LAYOUTS[file])) and all(number.sources or number.external for number in numbers)
+        for source in {source for number in numbers for source in number.sources}:
+            said.add(source)
+    assert len(said.links) > 20
+    hashes = Hashes(finished)
+    for path, link in said.links.items():
+        digest = hashes.of(path)
+        assert digest is not None and link.sha256 == digest.sha256
+        assert set(link.sources) <= set(ledger.inputs(ledger.makers[path]))
+
+
+def test_the_page_is_rendered_again_to_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    render_report(finished, chains(finished), page=tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == (finished / "reports/index.html").read_bytes()
+
+
+def test_records_of_figures_tables_and_page_name_all_that_they_read(finished: Path) -> None:
+    ledger = open_ledger(finished)
+    for name, stage in ledger.stages.items():
+        if name.startswith("figure-") or name in ("tables", "report"):
+            read = {dep for dep in stage.deps if not ledger.is_code(dep)}
+            assert ledger.records[name]["inputs"].keys() == read, name
 
 
 def test_why_does_not_pass_over_a_wrong_byte(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,14 +166,15 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str, str, str, str]] = {
     ),
     "moments": (
         flipped("results/reference/classifier.safetensors"), BROKEN, "results/reference/classifier.safetensors", "reference@classifier ->",
-        "results.csv:disback", "path.csv",
+        "results.csv:disback", "path.csv:disback",
     ),
     "swapped reference": (
-        swapped_reference, BROKEN, "results/reference/classifier.safetensors", "reference@classifier ->", "results.csv:disback", "path.csv",
+        swapped_reference, BROKEN, "results/reference/classifier.safetensors", "reference@classifier ->",
+        "results.csv:disback", "path.csv:disback",
     ),
     "swapped reference, lock rewritten": (
         swapped_reference_in_the_lock, BROKEN, "results/reference/classifier.safetensors", "results/records/reference@classifier.json ->",
-        "results.csv:disback", "path.csv",
+        "results.csv:disback", "path.csv:disback",
     ),
     "metric": (
         edited("results/metrics/disback/seed0.json", '"fd_classifier": ', '"fd_classifier": 1'), BROKEN,
@@ -184,11 +185,12 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str, str, str, str]] = {
         edited("reports/figures/nfe.csv", "disback", "sfd-v"), BROKEN, "reports/figures/nfe.csv", "figure-nfe ->", "nfe.csv", "results.csv",
     ),
     "cell of a table": (
-        edited("reports/tables/results.csv", "disback,1,True,2,", "disback,1,True,3,"), BROKEN, "reports/tables/results.csv", "tables ->",
+        edited("reports/tables/results.csv", "disback,1,1,True,2,", "disback,1,1,True,3,"), BROKEN,
+        "reports/tables/results.csv", "tables ->",
         "results.csv:disback", "nfe.csv",
     ),
     "row that no stage made": (
-        edited("reports/tables/results.csv", "student,disback,1,", "student,best,1,True,2,1.0,1.0,0.1,1.0\nstudent,disback,1,"), BROKEN,
+        edited("reports/tables/results.csv", "student,disback,1,", "student,best,1,1,True,2,1.0,1.0,0.1,1.0\nstudent,disback,1,"), BROKEN,
         "reports/tables/results.csv", "tables ->", "results.csv:best", "nfe.csv",
     ),
     "LaTeX": (
@@ -248,7 +250,7 @@ def test_tampering_is_named_with_its_link_and_its_numbers(ledger: Path, case: st
 
 def test_the_file_in_a_folder_and_the_line_in_a_text_are_named(ledger: Path) -> None:
     node(ledger)
-    replace(ledger / "reports/tables/results.csv", "disback,1,True,2,", "disback,1,True,3,")
+    replace(ledger / "reports/tables/results.csv", "disback,1,1,True,2,", "disback,1,1,True,3,")
     messages = " ".join(finding.message for finding in audit(ledger).findings)
     assert "differing: results/paths/disback/seed0/node-001.safetensors" in messages
     assert "differing in line 4" in messages
@@ -292,7 +294,7 @@ def test_a_metric_forged_with_its_whole_ledger_is_found_by_computing_it_again(le
 
 
 def test_a_table_and_a_picture_forged_with_their_whole_ledger_are_found_by_rendering_again(ledger: Path) -> None:
-    replace(ledger / "reports/tables/results.csv", "disback,1,True,2,", "disback,1,True,3,")
+    replace(ledger / "reports/tables/results.csv", "disback,1,1,True,2,", "disback,1,1,True,3,")
     replace(ledger / "reports/figures/nfe.svg", "<path", "<path ")
     rewrite_ledger(ledger)
     assert audit(ledger).exit_code == 0

@@ -197,6 +197,44 @@ def write_samples(folder: Path, seeds: list[int], n: int = 12) -> None:
             write_archive(folder / f"results/samples/{method}/seed{seed}.safetensors", made, metadata)
 
 
+def grid(n: int) -> np.ndarray:
+    """EDM's noise levels from 80 to 0.006, n of them, descending."""
+    return (80 ** (1 / 7) + np.linspace(0, 1, n) * (0.006 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+
+
+def walk(sigmas: np.ndarray, bend: float, n: int = 4) -> np.ndarray:
+    """States [len(sigmas), n, 1, 16, 16] from noise of seed i to the picture of seed i, whose detail comes with falling sigma."""
+    image = pictures(n, 0.0) / 127.5 - 1
+    noise = np.stack([np.random.default_rng(100 + i).standard_normal((1, 16, 16)) for i in range(n)])
+    return np.stack([s * noise + image / (1 + (bend * s) ** 2) - 0.4 * bend * s / (1 + s) ** 2 for s in sigmas]).astype(np.float32)
+
+
+def write_states(folder: Path, seeds: list[int]) -> None:
+    times = grid(18)
+    metadata = {"method": "teacher", "first_seed": 0, "n_images": 4, "times": {"heun/nfe34": times.tolist()}}
+    write_archive(folder / "results/states/teacher.safetensors", {"heun/nfe34": walk(times, 1.0)}, metadata)
+    for method, (trained, untrained) in STUDENTS.items():
+        ways = {nfe: np.array([2.5, 0.0]) if method in SCORE else grid(nfe + 2) for nfe in {**trained, **untrained}}
+        states = {f"student/nfe{nfe}": walk(sigmas, 0.5 + 0.1 * len(method)) for nfe, sigmas in ways.items()}
+        metadata = {"method": method, "first_seed": 0, "n_images": 4, "trained_nfe": list(trained)}
+        metadata["times"] = {f"student/nfe{nfe}": sigmas.tolist() for nfe, sigmas in ways.items()}
+        for seed in seeds:
+            write_archive(folder / f"results/states/{method}/seed{seed}.safetensors", states, metadata)
+
+
+def write_path_samples(folder: Path, seeds: list[int], n: int = 12) -> None:
+    for method in SCORE:
+        steps = (0, 6, 12, 24) if method == "disback" else (0,)
+        nodes = [{"key": f"node-{i:03d}", "node": i, "step": step, "loss_student": 1.1 / (1 + step)} for i, step in enumerate(steps)]
+        snapshots = [
+            {"key": f"student-{u:09d}", "node": node_at(u) if len(steps) > 1 else 0, "update": u} for u in (0, 4, 8, 12, 25, 50, 100)
+        ]
+        blur = {row["key"]: 0.02 + 0.02 * row["step"] for row in nodes} | {row["key"]: 0.5 / (1 + row["update"] / 8) for row in snapshots}
+        metadata = {"method": method, "seed": seeds[0], "n_images": n, "first_seed": 0, "sampler": "heun/nfe34", "rows": nodes + snapshots}
+        archive = {key: pictures(n, of) for key, of in blur.items()}
+        write_archive(folder / f"results/path-samples/{method}.safetensors", archive, metadata)
+
+
 def write_suite(folder: Path) -> Path:
     """Write every file that the report reads below `folder` and return it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,7 +243,7 @@ def write_suite(folder: Path) -> Path:
         fd = next(metric for metric in floors if metric.startswith("fd_"))
         curve = {fd: 2 * floors[fd], "n_images": 500}
         write_json(folder / f"results/reference/{extractor}.json", {"floor": floors, "floor_curve": curve})
-    for write in (write_metrics, write_curves, write_mismatch, write_paths, write_samples):
+    for write in (write_metrics, write_curves, write_mismatch, write_paths, write_samples, write_states, write_path_samples):
         write(folder, SEEDS)
     return folder
 

@@ -6,7 +6,7 @@ import pytest
 from synthetic_suite import METRIC, SEEDS, SOLVERS, STUDENTS, parameters, ripple, write_parameters, write_suite
 
 from backtrail.errors import UserError
-from backtrail.report.collect import costs, floor, images, open_suite, paths, protocols, quality
+from backtrail.report.collect import costs, floor, images, open_suite, paths, protocols, quality, unguided
 
 
 @pytest.fixture
@@ -31,6 +31,59 @@ def test_methods_seeds_and_recorded_paths_come_from_the_parameters(folder):
     assert suite.methods("score") == ["diff-instruct", "disback"]
     assert (suite.recorded, suite.seeds, suite.data_set) == (["disback"], SEEDS, "fashion-mnist")
     assert set(paths(suite)["method"]) == {"disback"}
+
+
+def with_guidance(folder, method="sfd", seed=0):
+    """A student's metric file with samples under guidance beside its own: two steps of two branches each."""
+    path = folder / f"results/metrics/{method}/seed{seed}.json"
+    content = json.loads(path.read_text())
+    content["values"]["student-w1.5"] = {"nfe4": {METRIC: 7.0, "fd_classifier": 0.7}, "nfe6": {METRIC: 8.0, "fd_classifier": 0.8}}
+    path.write_text(json.dumps(content))
+
+
+def test_samples_under_guidance_stand_apart(folder):
+    before = quality(open_suite(folder))
+    assert set(before["guidance"]) == {1.0}
+    for seed in SEEDS:
+        with_guidance(folder, seed=seed)
+    after = quality(open_suite(folder))
+    assert unguided(after).reset_index(drop=True).equals(before)
+    guided = after[(after["guidance"] != 1) & (after["metric"] == METRIC)]
+    assert set(guided["guidance"]) == {1.5} and set(guided["method"]) == {"sfd"} and len(guided) == 2 * len(SEEDS)
+    # sfd is trained for two evaluations: with both branches that makes four, and six are untrained.
+    assert guided.groupby("nfe")["trained"].first().to_dict() == {4: True, 6: False}
+
+
+def test_the_teachers_guidance_is_that_of_its_sampler(folder):
+    write_parameters(folder, parameters() | {"teacher_samples": {"samplers": {"heun": {"guidance": 2.0}, "euler": {}}}})
+    values = quality(open_suite(folder))
+    assert set(values.loc[values["method"] == "heun", "guidance"]) == {2.0}
+    assert set(values.loc[values["method"] != "heun", "guidance"]) == {1.0}
+
+
+def test_an_unknown_source_of_samples_is_named(folder):
+    path = folder / "results/metrics/sfd/seed0.json"
+    path.write_text(path.read_text().replace('"student"', '"pupil"', 1))
+    with pytest.raises(UserError, match="holds the unknown source pupil; expected student or student-wNUMBER"):
+        quality(open_suite(folder))
+
+
+def test_methods_that_start_from_another_student_belong_to_the_families(folder):
+    values = parameters()
+    values["score_distillation"].pop("disback")
+    values["trajectory_distillation"].pop("sfd-v")
+    values["started_score_distillation"] = {"start_method": "sfd-v", "methods": {"disback": {"recording": {"steps": 24}}}}
+    values["second_stage"] = {"teacher_method": "sfd", "methods": {"sfd-v": {}}}
+    write_parameters(folder, values)
+    suite = open_suite(folder)
+    assert suite.families == dict.fromkeys(["diff-instruct", "disback"], "score") | dict.fromkeys(
+        ["trajectory", "sfd", "sfd-v"], "trajectory"
+    )
+    assert suite.recorded == ["disback"]
+    values["second_stage"] = {"teacher_method": "sfd"}
+    write_parameters(folder, values)
+    with pytest.raises(UserError, match="methods should be a dict; found None"):
+        open_suite(folder)
 
 
 def test_cost_is_that_of_the_last_row_with_the_recording(folder):

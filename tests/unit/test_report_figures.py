@@ -70,7 +70,8 @@ def test_nothing_is_cut_off_and_the_legend_covers_no_data(suite, name):
 def _outside_view(text, figure) -> bool:
     """Labels of ticks beyond the limits exist as objects and are not drawn."""
     for axes in figure.axes:
-        for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
+        for axis in (axes.xaxis, axes.yaxis, *([axes.zaxis] if hasattr(axes, "zaxis") else [])):
+            low, high = sorted(axis.get_view_interval())
             for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
                 if text in (tick.label1, tick.label2):
                     return not low <= tick.get_loc() <= high

@@ -9,7 +9,9 @@ import yaml
 from synthetic_suite import METRIC, SEEDS, STUDENTS, parameters, write_parameters, write_suite
 
 from backtrail.errors import UserError
+from backtrail.report.claims import table_metric
 from backtrail.report.collect import open_suite
+from backtrail.report.over_nfe import nfe_data
 from backtrail.report.paper import FILE, paper_numbers
 from backtrail.report.tables import (
     Table,
@@ -44,6 +46,29 @@ def test_results_are_the_metric_files_numbers(suite):
     assert table.loc[("dpmpp-3m", 5), f"{METRIC}_mean"] == 55.0
     assert pd.isna(table.loc[("dpmpp-3m", 5), f"{METRIC}_std"])
     assert table["cost_F"].xs("sfd-v").unique().tolist() == [270 * 18.0]
+
+
+def test_students_under_guidance_have_rows_of_their_own(tmp_path):
+    folder = write_suite(tmp_path)
+    for seed in SEEDS:
+        path = folder / f"results/metrics/sfd-v/seed{seed}.json"
+        content = json.loads(path.read_text())
+        content["values"]["student-w1.5"] = {"nfe4": {METRIC: 7.0 + seed}}
+        path.write_text(json.dumps(content))
+    suite = open_suite(folder)
+    table = results(suite)
+    rows = table[(table["method"] == "sfd-v") & (table["nfe"] == 4)]
+    assert list(rows["guidance"]) == [1.0, 1.5] and list(table.columns[2:4]) == ["nfe", "guidance"]
+    guided = rows.iloc[1]
+    assert (guided[f"{METRIC}_mean"], guided["n_seeds"], guided["paper_fid50k_cifar10"]) == (8.0, 3, "")
+    assert rows.iloc[0]["paper_fid50k_cifar10"] != ""
+    text = results_for_readers(suite, table)
+    assert "4 (w = 1.5)" in [row[1] for row in text.rows]
+    assert any(note.startswith("w: weight of classifier-free guidance") for note in text.notes)
+    # What figures and claims compare is without guidance.
+    drawn = nfe_data(suite).set_index(["method", "nfe"]).loc[("sfd-v", 4)]
+    assert drawn["n_seeds"] == 3 and drawn["mean"] == rows.iloc[0][f"{METRIC}_mean"]
+    assert table_metric(suite, "sfd-v")[4].min() > 50
 
 
 def test_paper_numbers_stand_beside_the_same_method_nfe_and_training_alone(suite):

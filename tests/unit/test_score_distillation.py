@@ -360,7 +360,7 @@ def test_shared_noise_is_student_first_with_equal_draws():
     q = parameters(recording={**RECORDING, "nodes": 1}, order="student-first")
     diffuse = score_distillation.diffuse
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_distillation, "diffuse", lambda x0, law, seed, purpose, step: diffuse(x0, law, seed, "student", step))
+        patch.setattr(score_distillation, "diffuse", lambda x0, law, seed, purpose, step, part: diffuse(x0, law, seed, "student", step))
         update(apart, path, TargetSchedule(path, q), q, SHAPE, 0, 0)
     for name in ("student", "fake"):
         assert tensors_digest(shared.modules[name].state_dict()) == tensors_digest(apart.modules[name].state_dict())

@@ -19,7 +19,9 @@ class Runtime(Section):
         "Metrics are always float32.",
     )
     micro_batch: int | None = Field(
-        None, ge=1, description="Images per pass of a network in training at the most: gradients of several passes add up; null: all at once."
+        None,
+        ge=1,
+        description="Images per pass of a network in training at the most: gradients of several passes add up; null: all at once.",
     )
     checkpointing: bool = Field(
         False, description="Blocks of the networks are computed again in the backward pass and not kept: less memory, a third more time."

@@ -10,7 +10,7 @@ from backtrail.provenance.checks import HashAudit
 from backtrail.provenance.findings import EXIT_CODES, EXTERNAL, RECOMPUTED, UNBACKED, VERIFIED, Finding, worst
 from backtrail.provenance.hashes import Hashes
 from backtrail.provenance.ledger import LOCK_FILE, Ledger, open_ledger
-from backtrail.provenance.numbers import LAYOUTS, Number, numbers
+from backtrail.provenance.numbers import Number, layout_of, numbers
 from backtrail.provenance.quotes import quoted_numbers, wrong_quotes
 from backtrail.provenance.repository import git
 
@@ -104,7 +104,7 @@ def _nothing_behind(number: Number) -> Finding:
 
 def _documents(ledger: Ledger, findings: list[Finding], confirmed: set[str]) -> Iterator[Judged]:
     """Files that people read and whose numbers stand in a table already: Markdown, LaTeX, pictures, the page."""
-    for file in sorted(out for out in ledger.makers if out.startswith(DOCUMENTS) and out not in LAYOUTS):
+    for file in sorted(out for out in ledger.makers if out.startswith(DOCUMENTS) and layout_of(out) is None):
         whole = Number(file, (), "", "", (file,))
         yield judge(ledger, whole, findings, confirmed)
 

@@ -7,6 +7,7 @@ findings of their own: they follow from what rests on what (`Ledger.closure`).
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +24,7 @@ from backtrail.provenance.schema import faults
 
 CLOCK_SLACK_S = 5.0  # between two clocks of one machine, one of which is steered to the right time
 FUTURE = timedelta(days=1)
+A_METHOD = re.compile(r"(score_distillation|trajectory_distillation|started_score_distillation\.methods|second_stage\.methods)\.[^.]+")
 TEXT_BYTES = 1 << 22  # of longer files the lines that differ are not looked for
 
 
@@ -162,7 +164,7 @@ class HashAudit:
 
     def _record_parameters(self, stage: Stage, record: dict[str, Any]) -> Iterator[Finding]:
         for key, value in stage.params.items():
-            name = "method" if key.startswith(("score_distillation.", "trajectory_distillation.")) else key.split(".")[-1]
+            name = "method" if A_METHOD.fullmatch(key) else key.split(".")[-1]
             for place, locked, said in _differences(value, record["parameters"].get(name), key):
                 message = f"dvc.lock has {place} = {locked!r}; {stage.record} says {said!r}"
                 yield Finding(BROKEN, f"stage:{stage.name}", f"dvc.lock -> {stage.record}", message)

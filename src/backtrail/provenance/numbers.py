@@ -12,7 +12,7 @@ from backtrail.errors import UserError
 from backtrail.provenance.ledger import Ledger
 
 METRICS, CURVES, REFERENCE = "results/metrics", "results/curves", "results/reference"
-TABLES, FIGURES = "reports/tables", "reports/figures"
+TABLES, FIGURES, AXES = "reports/tables", "reports/figures", "reports/axes"
 QUOTED = re.compile(r"^paper_")
 
 
@@ -27,7 +27,7 @@ class Layout:
 
 
 LAYOUTS = {
-    f"{TABLES}/results.csv": Layout(("kind", "method", "nfe", "trained"), "", (("cost_F", CURVES), ("", METRICS))),
+    f"{TABLES}/results.csv": Layout(("kind", "method", "nfe", "guidance", "trained"), "", (("cost_F", CURVES), ("", METRICS))),
     f"{TABLES}/claims.csv": Layout(("claim", "text", "source", "quantity"), "verdict"),
     f"{FIGURES}/convergence.csv": Layout(("method", "update", "nfe"), "mean", (("floor", REFERENCE), ("", CURVES))),
     f"{FIGURES}/mismatch.csv": Layout(("measure", "method", "update"), "mean"),
@@ -35,7 +35,22 @@ LAYOUTS = {
     f"{FIGURES}/nfe.csv": Layout(("metric", "kind", "method", "nfe", "trained"), "mean", (("floor", REFERENCE), ("", METRICS))),
     f"{FIGURES}/cost.csv": Layout(("metric", "kind", "method", "nfe"), "mean", (("cost", CURVES), ("", METRICS))),
     f"{FIGURES}/samples.csv": Layout(("row", "column", "source", "key", "image_seed"), "sha256"),
+    f"{FIGURES}/trajectory.csv": Layout(("image", "kind", "method", "nfe", "state"), "distance"),
+    f"{FIGURES}/degradation.csv": Layout(
+        ("method", "key", "node", "step", "update", "column", "image_seed", "sampler", "source"), "loss_student"
+    ),
 }
+# An ablation's data, over methods by the end of their curves or over the teacher's samplers by their metrics.
+AXIS = Layout(
+    ("value", "kind", "method", "baseline", "seed", "nfe", "metric"),
+    "fd_classifier",
+    (("floor", REFERENCE), ("mean", METRICS), ("", CURVES)),
+)
+
+
+def layout_of(file: str) -> Layout | None:
+    """What is known of a table's columns; None of any other file."""
+    return AXIS if file.startswith(f"{AXES}/") and file.endswith(".csv") else LAYOUTS.get(file)
 
 
 @dataclass(frozen=True)
@@ -64,8 +79,8 @@ class Number:
 
 def numbers(ledger: Ledger) -> Iterator[Number]:
     """Every number of the suite that lies here, in the tables and figures' data first, then in the metric files."""
-    for file, layout in LAYOUTS.items():
-        if (ledger.folder / file).is_file():
+    for file in dict.fromkeys([*LAYOUTS, *(out for out in ledger.makers if layout_of(out))]):
+        if (layout := layout_of(file)) and (ledger.folder / file).is_file():
             yield from of_table(ledger, file, layout)
     for file in sorted(out for out in ledger.makers if out.startswith((METRICS + "/", REFERENCE + "/")) and out.endswith(".json")):
         if (ledger.folder / file).is_file():
@@ -74,20 +89,34 @@ def numbers(ledger: Ledger) -> Iterator[Number]:
 
 def of_table(ledger: Ledger, file: str, layout: Layout) -> Iterator[Number]:
     """The cells of a CSV file that are no keys and not empty."""
+    for row in of_rows(ledger, file, layout):
+        yield from row.values()
+
+
+def of_rows(ledger: Ledger, file: str, layout: Layout) -> Iterator[dict[str, Number]]:
+    """The same row by row, by column."""
     stage = ledger.maker(file)
     inputs = ledger.inputs(stage) if stage else []
-    for row in _rows(ledger.folder / file):
-        mine = rests_on(ledger, row, inputs)
-        shown = tuple((key, row[key]) for key in layout.keys if key in row and key not in ("kind", "trained", "text", "source", "quantity"))
+    for row in read_rows(ledger.folder / file):
+        mine = [path for path in rests_on(ledger, row, inputs) if path in ledger.makers]
+        found = {}
         for column, text in row.items():
             if column in layout.keys or not text:
                 continue
             quoted = QUOTED.match(column) is not None
             top = next((folder for start, folder in layout.sources if column.startswith(start)), "")
-            made = [path for path in mine if path in ledger.makers]
             # A constant, as the cost 0 of a solver, comes from no file of the column's folder: it rests on the row's own.
-            sources = () if quoted else tuple([path for path in made if path.startswith(top)] or made)
-            yield Number(file, shown, column, text, sources, quoted)
+            sources = () if quoted else tuple([path for path in mine if path.startswith(top)] or mine)
+            found[column] = Number(file, _named(row, layout), column, text, sources, quoted)
+        yield found
+
+
+def _named(row: dict[str, str], layout: Layout) -> tuple[tuple[str, str], ...]:
+    """What names a row: its keys but those that others imply. A row without guidance is the one that is meant where none is named."""
+    left_out = {"kind", "trained", "text", "source", "quantity"}
+    if row.get("guidance") in ("1", "1.0"):
+        left_out.add("guidance")
+    return tuple((key, row[key]) for key in layout.keys if key in row and key not in left_out)
 
 
 def rests_on(ledger: Ledger, row: dict[str, str], inputs: list[str]) -> list[str]:
@@ -141,11 +170,12 @@ def _leaves(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
         yield place, value
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file as text; none where there is no such file, or no CSV in it."""
     try:
         with open(path, newline="") as file:
             return [{key: text or "" for key, text in row.items() if isinstance(key, str)} for row in csv.DictReader(file)]
-    except (UnicodeDecodeError, csv.Error):
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, csv.Error):
         return []
 
 
@@ -156,7 +186,7 @@ def find(ledger: Ledger, target: str) -> list[Number]:
     `fd` is the mean of the table's metric. Raises UserError, naming what there is, if nothing or more than one number fits.
     """
     file, _, selector = target.partition(":")
-    layout = LAYOUTS.get(file)
+    layout = layout_of(file)
     known = list(of_table(ledger, file, layout)) if layout else list(of_json(ledger, file)) if file.endswith(".json") else []
     if not selector:
         return known
@@ -175,8 +205,9 @@ def find(ledger: Ledger, target: str) -> list[Number]:
             raise UserError(f"{target}: {part!r} is neither a row nor a column of {file}; rows: {_rows_in_words(chosen)}")
     column = columns[-1] if columns else _first_column(ledger, layout, chosen)
     chosen = [number for number in chosen if number.column == column]
-    if len(chosen) == 1:
-        return chosen
+    plain = [number for number in chosen if "guidance" not in dict(number.row)]
+    if len(chosen) == 1 or len(plain) == 1:
+        return chosen if len(chosen) == 1 else plain
     if not chosen:
         raise UserError(f"{target}: that row of {file} has no {column}")
     raise UserError(f"{target} names {len(chosen)} numbers; add one of: {_rows_in_words(chosen)}")

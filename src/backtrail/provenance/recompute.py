@@ -28,6 +28,7 @@ from backtrail.parameters.base import PARAMS_FILE, validate
 from backtrail.parameters.metrics import Metrics
 from backtrail.provenance.alike import TOLERANCE, alike
 from backtrail.provenance.audit import Recompute
+from backtrail.provenance.chains import chains
 from backtrail.provenance.findings import BROKEN, Finding
 from backtrail.provenance.hashes import Hashes
 from backtrail.provenance.ledger import Ledger, Stage
@@ -157,7 +158,7 @@ def figures(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
         for part in (TABLES, FIGURES):
             (folder / part).parent.mkdir(exist_ok=True)
             (folder / part).symlink_to((ledger.folder / part).resolve())
-        render_report(folder)
+        render_report(folder, chains(folder))
         same = (folder / page).read_bytes() == (ledger.folder / page).read_bytes()
     if same:
         return found, right | {page}, notes

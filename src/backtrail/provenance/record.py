@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from backtrail.artifacts import file_digest, save_json
+from backtrail.errors import UserError
 from backtrail.provenance.closure import PACKAGE_FOLDER, code_digests
 
 SCHEMA = 2
@@ -72,7 +73,7 @@ def recorded(
 
     stage is DVC's name for it, module the command's module (whose import closure is the code that ran), inputs and outputs its files.
     """
-    record, code, started, before = Record(), code_digests(module), datetime.now(UTC), digests(inputs)
+    record, code, started, before, retries = Record(), code_digests(module), datetime.now(UTC), digests(inputs), _retries()
     seconds, cpu = time.perf_counter(), time.process_time()
     yield record
     seconds, notes = time.perf_counter() - seconds, dict(record.notes)
@@ -106,7 +107,7 @@ def recorded(
         "seconds": round(seconds, 3),
         "cpu_seconds": round(time.process_time() - cpu, 3),
         "gpu_seconds": round(seconds * processes, 3) if device else 0.0,
-        "retries": int(os.environ.get("BACKTRAIL_ATTEMPT", "1")) - 1,
+        "retries": retries,
         "resumed_from": [] if resumed is None else [resumed],
         "notes": notes,
     }
@@ -181,9 +182,12 @@ def processor() -> str:
 
 
 def _device() -> dict[str, Any] | None:
-    """The GPU in use. Only asked of a torch that the stage has loaded: a figure need not load it to say that it used none."""
+    """The GPU that the stage computed on; None for a stage that ran on the CPU, also of a machine that has one.
+
+    Only asked of a torch that the stage has loaded: a figure need not load it to say that it used none.
+    """
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    if torch is None or not torch.cuda.is_initialized():
         return None
     return {
         "name": torch.cuda.get_device_name(),
@@ -205,6 +209,14 @@ def _determinism() -> dict[str, Any] | None:
         "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
         "threads": torch.get_num_threads(),
     }
+
+
+def _retries() -> int:
+    """How often an engine had started this stage before: Snakemake counts its attempts from 1 and hands the count on."""
+    attempt = os.environ.get("BACKTRAIL_ATTEMPT", "1")
+    if not attempt.isascii() or not attempt.isdigit() or int(attempt) < 1:
+        raise UserError(f"BACKTRAIL_ATTEMPT is {attempt!r} in the environment; expected a count from 1, as Snakemake's `attempt`; unset it")
+    return int(attempt) - 1
 
 
 def _lock_digest() -> str | None:

@@ -1,7 +1,7 @@
 """Where a number or a file comes from: its chain of links, down to the data."""
 
-import csv
 import json
+import re
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,22 +15,26 @@ from backtrail.provenance.checks import HashAudit
 from backtrail.provenance.findings import Finding, worst
 from backtrail.provenance.hashes import Hashes
 from backtrail.provenance.ledger import Ledger, Stage, at_key, open_ledger
-from backtrail.provenance.numbers import CURVES, METRICS, Number, find
+from backtrail.provenance.numbers import CURVES, METRICS, Number, find, read_rows
+from backtrail.provenance.record import recipe_key
 from backtrail.provenance.schema import faults
 
 PAPER_FILE = Path(__file__).with_name("paper_parameters.yaml")
 UNKNOWN = "unknown"
+ID = re.compile(r"[0-9a-f]{8,64}")  # the head of a sha256 or of a recipe key
 
 
 def why(target: str, folder: str | Path = ".") -> dict[str, Any]:
-    """The chain behind `FILE[:SELECTOR]` as one JSON-able tree, every link read and held against the ledger.
+    """The chain behind `FILE[:SELECTOR]`, or behind a short id, as one JSON-able tree, every link read and held against the ledger.
 
     Raises UserError if the target names nothing, or more than one number, or a file that no stage made.
     """
     ledger = open_ledger(folder)
     file, _, selector = target.partition(":")
     file = Path(file).as_posix()
-    if not ledger.below(file):
+    if ID.fullmatch(file) and not ledger.below(file):
+        file = by_id(ledger, file)
+    elif not ledger.below(file):
         raise UserError(f"{file} was made by no stage of this suite: dvc.lock has no output of that name, or above or below it")
     (number,) = find(ledger, f"{file}:{selector}") if selector else [None]
     hashes = Hashes(ledger.folder)
@@ -47,6 +51,22 @@ def why(target: str, folder: str | Path = ".") -> dict[str, Any]:
         "findings": [vars(finding) for finding in findings],
         "table": chain.link(number.file, only=number.sources),
     }
+
+
+def by_id(ledger: Ledger, name: str) -> str:
+    """The output whose digest, or the record whose recipe key, begins with `name`. Raises UserError if none or several do."""
+    found = []
+    for stage in ledger.stages.values():
+        record = ledger.records[stage.name]
+        if record is None or faults(record):
+            continue
+        found += [path for path, sha256 in record["outputs"].items() if sha256.startswith(name)]
+        if recipe_key(stage.name, record["parameters"], record["inputs"], record["code"]).startswith(name):
+            found.append(stage.record)
+    if len(found) == 1:
+        return found[0]
+    several = f"it begins the digests of {', '.join(found[:4])}: add digits" if found else "it was made by other code, parameters or data"
+    raise UserError(f"{name} is the short id of {len(found) or 'no'} results of this suite; {several}")
 
 
 def describe(ledger: Ledger, number: Number) -> dict[str, Any]:
@@ -70,7 +90,9 @@ def _measured(path: Path, row: dict[str, str], metric: str) -> dict[str, Any] | 
     if not path.is_file():
         return None
     content = json.loads(path.read_text())
-    of = content["values"].get("student") or content["values"].get(row.get("method", ""), {})
+    guidance = row.get("guidance")
+    student = "student" if guidance is None else f"student-w{float(guidance):g}"
+    of = content["values"].get(student) or content["values"].get(row.get("method", ""), {})
     value = of.get(f"nfe{row.get('nfe')}", {}).get(metric)
     protocol = next((entry for entry in content["protocol"] if entry["metric"] == metric), None)
     return None if value is None else {"seed": content.get("seed", 0), "value": value, "protocol": protocol}
@@ -142,18 +164,11 @@ class Chain:
         """The nodes of a path with their digests; the cost of a student in network forwards."""
         extra: dict[str, Any] = {}
         for out in stage.products:
-            if stage.name.startswith("path@") and (rows := _rows(self.ledger.folder / out / "path.csv")):
+            if rows := read_rows(self.ledger.folder / out / "path.csv"):
                 extra["nodes"] = [{"node": int(row["node"]), "step": int(row["step"]), "tensors_sha256": row["digest"]} for row in rows]
-            if out.startswith(CURVES) and (rows := _rows(self.ledger.folder / out)):
+            if out.startswith(CURVES) and (rows := read_rows(self.ledger.folder / out)):
                 extra["cost_F"] = float(rows[-1]["cost"])
         return extra
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def unlike_paper(stage: Stage, record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -164,7 +179,7 @@ def unlike_paper(stage: Stage, record: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(parameters, dict) or name not in papers["methods"] or "samples" in stage.name:
         return []
     said = papers["methods"][name]
-    recording = stage.name.startswith("path@")
+    recording = "path@" in stage.name
     return [
         {"parameter": key, "ours": at_key(parameters, key), "paper": value, "source": papers["sources"][said["source"]]}
         for key, value in said["parameters"].items()

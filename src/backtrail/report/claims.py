@@ -4,13 +4,13 @@ A claim is a function that returns margins: one row per condition (an NFE, an up
 compared and `margin`, positive where that seed speaks for the claim.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import pandas as pd
 
-from backtrail.report.collect import MEASURES, Suite, curves, of_metric, paths, quality
+from backtrail.report.collect import MEASURES, Suite, curves, of_metric, paths, quality, unguided
 from backtrail.report.over_training import CURVE_METRIC, mismatch_per_seed
 from backtrail.report.style import metric_label
 
@@ -54,7 +54,7 @@ def joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 def table_metric(suite: Suite, method: str, trained: bool = True) -> dict[int, "pd.Series[float]"]:
     """The table metric of a method or solver: NFE -> series over seeds, at the NFE that it was trained for."""
-    values = of_metric(quality(suite), suite.report.metric)
+    values = of_metric(unguided(quality(suite)), suite.report.metric)
     values = values[(values["method"] == method) & values["trained"]]
     return {int(nfe): of.set_index("seed")["value"] for nfe, of in values.groupby("nfe")}
 
@@ -255,8 +255,8 @@ def judge(claim: Claim, suite: Suite) -> dict[str, object]:
     }
 
 
-def judge_all(suite: Suite) -> pd.DataFrame:
+def judge_all(suite: Suite, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """The table of claims."""
     columns = ["claim", "text", "source", "quantity", "verdict", "n_seeds", "n_conditions", "n_for", "n_against", "weakest_condition"]
     columns += ["weakest_ours", "weakest_other", "weakest_margin", "weakest_margin_std", "mean_margin"]
-    return pd.DataFrame([judge(claim, suite) for claim in CLAIMS], columns=columns)
+    return pd.DataFrame([judge(claim, suite) for claim in claims], columns=columns)

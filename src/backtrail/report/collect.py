@@ -4,6 +4,7 @@ The suite's parameters say which methods and seeds must be there; a file that is
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,9 +36,10 @@ class Suite:
     folder: Path
     report: Report
     data_set: str
-    families: dict[str, str]  # method -> score or trajectory
+    families: dict[str, str]  # method -> score or trajectory, whatever it starts from
     recorded: list[str]  # methods that record a degradation path
     seeds: list[int]
+    guided: dict[str, float]  # the teacher's samplers -> weight of guidance, where it is not 1
 
     def methods(self, family: str | None = None) -> list[str]:
         """Names of the methods (of one family), in the order of the parameters."""
@@ -52,6 +54,9 @@ def open_suite(folder: str | Path = ".") -> Suite:
     path = Path(folder) / PARAMS_FILE
     values = read(path)
     score, trajectory = _part(values, "score_distillation", dict, path), _part(values, "trajectory_distillation", dict, path)
+    score = score | _methods(values, "started_score_distillation", path)
+    trajectory = trajectory | _methods(values, "second_stage", path)
+    samplers = (values.get("teacher_samples") or {}).get("samplers") or {}
     return Suite(
         folder=Path(folder),
         report=section(Report, "report", path),
@@ -59,7 +64,13 @@ def open_suite(folder: str | Path = ".") -> Suite:
         families=dict.fromkeys(score, "score") | dict.fromkeys(trajectory, "trajectory"),
         recorded=[name for name, parameters in score.items() if (parameters or {}).get("recording") is not None],
         seeds=_part(values, "seeds", list, path),
+        guided={name: float(of["guidance"]) for name, of in samplers.items() if of.get("guidance", 1.0) != 1.0},
     )
+
+
+def _methods(values: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """The methods of a section that not every suite has."""
+    return _part(values[key], "methods", dict, path) if values.get(key) is not None else {}
 
 
 def _part(values: dict[str, Any], key: str, kind: type[T], path: Path) -> T:
@@ -119,11 +130,15 @@ def paths(suite: Suite) -> pd.DataFrame:
     return _per_seed(suite, suite.recorded, "results/paths/{method}/seed{seed}/path.csv", PATH_COLUMNS, "path")
 
 
+def teacher_metrics(suite: Suite) -> list[tuple[str, int, Path]]:
+    """The teacher's metric file, as in `metric_files`."""
+    return [("teacher", 0, suite.folder / "results/metrics/teacher.json")]
+
+
 def metric_files(suite: Suite) -> list[tuple[str, int, Path]]:
     """(method, seed, file) of every metric file that the suite must have; the teacher's first."""
-    files = [("teacher", 0, suite.folder / "results/metrics/teacher.json")]
     pairs = [(method, seed) for method in suite.methods() for seed in suite.seeds]
-    return files + [(method, seed, suite.folder / f"results/metrics/{method}/seed{seed}.json") for method, seed in pairs]
+    return teacher_metrics(suite) + [(method, seed, suite.folder / f"results/metrics/{method}/seed{seed}.json") for method, seed in pairs]
 
 
 def _metric_file(method: str, seed: int, path: Path) -> dict[str, Any]:
@@ -134,22 +149,37 @@ def _metric_file(method: str, seed: int, path: Path) -> dict[str, Any]:
     return content
 
 
-def quality(suite: Suite) -> pd.DataFrame:
-    """Every metric value: kind (teacher, student), method (solver or method), seed, nfe, trained, metric, value.
+def quality(suite: Suite, files: Sequence[tuple[str, int, Path]] | None = None) -> pd.DataFrame:
+    """Every metric value: kind (teacher, student), method (solver or method), seed, nfe, guidance, trained, metric, value.
 
-    `trained` is False where a student was sampled with a number of function evaluations that it was not trained for.
+    Of all metric files, or of `files`. `trained` is False where a student was sampled with a number of function evaluations that it was not
+    trained for; `guidance` is the weight of classifier-free guidance that the images were sampled with, 1 being none.
     """
     rows = []
-    for method, seed, path in metric_files(suite):
+    for method, seed, path in metric_files(suite) if files is None else files:
         content = _metric_file(method, seed, path)
         teacher = method == "teacher"
         for source, by_nfe in content["values"].items():
+            guidance = suite.guided.get(source, 1.0) if teacher else student_guidance(source, path)
             for key, values in by_nfe.items():
                 nfe = int(key.removeprefix("nfe"))
                 head = ("teacher", source) if teacher else ("student", method)
-                trained = teacher or nfe in content["trained_nfe"]
-                rows += [(*head, seed, nfe, trained, metric, float(value)) for metric, value in sorted(values.items())]
-    return pd.DataFrame(rows, columns=["kind", "method", "seed", "nfe", "trained", "metric", "value"])
+                # Guidance evaluates two branches a step, and nobody is trained for that: it is the steps that were trained.
+                trained = teacher or (nfe if guidance == 1 else nfe / 2) in content["trained_nfe"]
+                rows += [(*head, seed, nfe, guidance, trained, metric, float(value)) for metric, value in sorted(values.items())]
+    return pd.DataFrame(rows, columns=["kind", "method", "seed", "nfe", "guidance", "trained", "metric", "value"])
+
+
+def student_guidance(source: str, path: Path) -> float:
+    """The weight in a student's source: `student` -> 1, `student-w1.5` -> 1.5. Raises UserError for another source."""
+    if found := re.fullmatch(r"student(?:-w(\d+(?:\.\d+)?))?", source):
+        return float(found[1] or 1)
+    raise UserError(f"{path} holds the unknown source {source}; expected student or student-wNUMBER: run stage `metrics` again")
+
+
+def unguided(values: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `quality` without guidance, which figures and claims compare."""
+    return values[values["guidance"] == 1.0]
 
 
 def of_metric(values: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -184,7 +214,7 @@ def _cell(value: Any) -> str:
 
 def extractor_of(metric: str) -> str:
     """The feature extractor in a metric's name: `fd_efficientnet_lite0` -> `efficientnet-lite0`."""
-    return metric.split("_", 1)[1].replace("_", "-")
+    return metric.removesuffix("_best").split("_", 1)[1].replace("_", "-")
 
 
 def floor(suite: Suite, metric: str, of: str = "floor") -> float:
@@ -197,7 +227,7 @@ def floor(suite: Suite, metric: str, of: str = "floor") -> float:
     maker = f"stage `reference` of {extractor}"
     path = require(suite.folder / f"results/reference/{extractor}.json", maker)
     floors = load_json(path).get(of, {})
-    if metric not in floors:
+    if (metric := metric.removesuffix("_best")) not in floors:
         found = ", ".join(floors) or "none"
         raise UserError(f"{path} has no real-against-real floor of {metric} under `{of}` (found: {found}): run {maker} again")
     return float(floors[metric])
@@ -229,3 +259,9 @@ def images(path: Path, key: str, n: int, maker: str) -> tuple[np.ndarray, dict[s
         if stored.get_shape()[0] < n:
             raise UserError(f"{path} holds {stored.get_shape()[0]} images {key}; parameter report.sample_columns asks for {n}")
         return stored[:n], metadata
+
+
+def all_states(path: Path, maker: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The sampling trajectories of an archive, float32 [T + 1, m, C, H, W] by key, from noise to image, and the archive's metadata."""
+    with _archive(path, maker) as (file, metadata):
+        return {key: file.get_tensor(key) for key in sorted(file.keys())}, metadata

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from backtrail.errors import UserError
-from backtrail.report import over_nfe, over_training
+from backtrail.report import degradation, over_nfe, over_training, trajectory
 from backtrail.report.collect import Suite, open_suite
 from backtrail.report.style import save_figure
 from backtrail.tables import save_csv
@@ -35,6 +35,10 @@ FIGURES = {
     "nfe": Plot("Quality against NFE", over_nfe.nfe_data, over_nfe.draw_nfe, over_nfe.nfe_caption),
     "cost": Plot("Quality against fine-tuning cost", over_nfe.cost_data, over_nfe.draw_cost, over_nfe.cost_caption),
     "samples": Plot("Samples", over_nfe.samples_data, over_nfe.draw_samples, over_nfe.samples_caption),
+    "trajectory": Plot("Sampling trajectories", trajectory.trajectory_data, trajectory.draw_trajectory, trajectory.trajectory_caption),
+    "degradation": Plot(
+        "Along the degradation path and back", degradation.degradation_data, degradation.draw_degradation, degradation.degradation_caption
+    ),
 }
 
 

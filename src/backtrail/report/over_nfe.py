@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from backtrail.errors import UserError
-from backtrail.report.collect import Suite, archive_metadata, costs, floor, images, of_metric, quality
+from backtrail.report.collect import Suite, archive_metadata, costs, floor, images, of_metric, quality, unguided
 from backtrail.report.over_training import over_seeds, seeds_sentence
 from backtrail.report.style import floor_line, legend_below, log_if_wide, log_ticks, look, metric_label
 
@@ -18,7 +18,7 @@ from backtrail.report.style import floor_line, legend_below, log_if_wide, log_ti
 def nfe_data(suite: Suite) -> pd.DataFrame:
     """The table metric over NFE: metric, kind, method, nfe, trained, mean, min, max, n_seeds, floor."""
     metric = suite.report.metric
-    rows = of_metric(quality(suite), metric)
+    rows = of_metric(unguided(quality(suite)), metric)
     data = over_seeds(rows, ["metric", "kind", "method", "nfe", "trained"], "value").assign(floor=floor(suite, metric))
     order = {method: i for i, method in enumerate(data["method"].unique())}
     return data.sort_values(

@@ -45,7 +45,11 @@ class PaperNumbers(Section):
     numbers: list[Number] = Field(description="quoted numbers")
 
     def find(self, method: str, nfe: int, data_set: str, trained: bool = True) -> Number | None:
-        """The quoted number, or None where none is listed; one of a student trained for its NFE never stands beside an untrained one."""
+        """The quoted number, or None where none is listed; one of a student trained for its NFE never stands beside an untrained one.
+
+        A method called METHOD-nfeN is the student that METHOD has for NFE N alone.
+        """
+        method = method.removesuffix(f"-nfe{nfe}")
         for number in self.numbers:
             if (number.method, number.nfe, number.data_set, number.trained) == (method, nfe, data_set, trained):
                 return number

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFormatter, NullLocator
 
 from backtrail.artifacts import atomic_write
+from backtrail.report.origins import short_id
 
 HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage")
 FORMATS = ("png", "svg", "pdf")
@@ -51,6 +52,7 @@ METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
 }
+ORIGIN = {"png": "Source", "svg": "Source", "pdf": "Subject"}  # the field of each format that says what a picture was made from
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,10 @@ def metric_label(metric: str) -> str:
     """`fd_efficientnet_lite0` -> `FD-EfficientNet-Lite0`. A distance in other features than Inception's is never called FID."""
     kinds = {"fd": "FD", "kid": "KID", "fid": "FID"} | {name: name.capitalize() for name in HIGHER_IS_BETTER}
     features = {"efficientnet_lite0": "EfficientNet-Lite0", "classifier": "classifier", "inception": "Inception"}
-    kind, _, extractor = metric.partition("_")
-    return f"{kinds.get(kind, kind)}-{features.get(extractor, extractor)}"
+    features["inception_clean"] = "Inception, clean-fid's resizing"
+    kind, _, extractor = metric.removesuffix("_best").partition("_")
+    best = ", smallest of the samplings" if metric.endswith("_best") else ""
+    return f"{kinds.get(kind, kind)}-{features.get(extractor, extractor)}{best}"
 
 
 def higher_is_better(metric: str) -> bool:
@@ -118,11 +122,19 @@ def drawing() -> Iterator[None]:
 
 
 def save_figure(draw: Callable[[], Figure], stem: Path) -> None:
-    """Draw once and write `stem`.png, .svg and .pdf, the same bytes on every run with the same library versions."""
+    """Draw once and write `stem`.png, .svg and .pdf, the same bytes on every run with the same library versions.
+
+    Each carries in its metadata the short id of its data, `stem`.csv, where that has been written.
+    """
+    data = stem.with_suffix(".csv")
+    origin = f"backtrail why {short_id(data)}" if data.is_file() else None
     with drawing():
         figure = draw()
         for kind in FORMATS:
-            atomic_write(stem.with_suffix(f".{kind}"), lambda file, kind=kind: figure.savefig(file, format=kind, metadata=METADATA[kind]))
+            about = METADATA[kind] | {ORIGIN[kind]: origin}
+            atomic_write(
+                stem.with_suffix(f".{kind}"), lambda file, kind=kind, about=about: figure.savefig(file, format=kind, metadata=about)
+            )
 
 
 def band(axes: Axes, rows: pd.DataFrame, x: str, of: Look, name: str | None = None, **line: Any) -> None:

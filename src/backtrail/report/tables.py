@@ -1,9 +1,10 @@
 """The table of results and the table of claims, each as CSV (all digits), Markdown and LaTeX."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,12 +12,14 @@ from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
 from backtrail.report.claims import RULE, judge_all
 from backtrail.report.collect import Suite, costs, extractor_of, floor, of_metric, open_suite, quality
+from backtrail.report.origins import of_results, short_id
 from backtrail.report.paper import UNKNOWN, Number, PaperNumbers, paper_numbers
 from backtrail.report.style import higher_is_better, label, metric_label
 from backtrail.tables import load_csv, save_csv
 
 QUOTED = ("cifar10", "imagenet64")  # data sets whose papers' numbers stand beside every suite's
 FID = "fid_inception"  # the only metric of ours that a paper's FID can be held against
+BEST = f"{FID}_best"  # of several samplings, as the papers report it; taken where there are several
 NONE = "–"  # noqa: RUF001 (a dash)
 
 
@@ -31,13 +34,13 @@ class Table:
 
 
 def results(suite: Suite) -> pd.DataFrame:
-    """One row per method and NFE: mean, std and min over seeds of each metric, cost (F), the papers' FID with its source, our verdict.
+    """One row per method, NFE and guidance: mean, std and min over seeds of each metric, cost (F), the papers' FID, our verdict.
 
     Std is the sample standard deviation over seeds, empty for one seed. `paper_fid50k_*` is empty where no such number is listed.
     """
     values, quoted = quality(suite), paper_numbers()
     of_metric(values, suite.report.metric)
-    keys = ["kind", "method", "nfe", "trained"]
+    keys = ["kind", "method", "nfe", "guidance", "trained"]
     wide = values.groupby([*keys, "metric"], sort=False)["value"].agg(["mean", "std", "min"]).unstack("metric")
     wide.columns = [f"{metric}_{statistic}" for statistic, metric in wide.columns]
     metrics = metric_order(suite, values)
@@ -46,11 +49,11 @@ def results(suite: Suite) -> pd.DataFrame:
     table = pd.concat([seeds, table], axis=1).reset_index()
     order = {method: i for i, method in enumerate(values["method"].unique())}
     table = table.sort_values(
-        ["method", "nfe"], key=lambda column: column.map(order) if column.name == "method" else column, ignore_index=True
+        ["method", "nfe", "guidance"], key=lambda column: column.map(order) if column.name == "method" else column, ignore_index=True
     )
     spent = costs(suite).groupby("method")["cost"].mean()
     table.insert(
-        5, "cost_F", [0.0 if kind == "teacher" else spent[method] for kind, method in zip(table["kind"], table["method"], strict=True)]
+        6, "cost_F", [0.0 if kind == "teacher" else spent[method] for kind, method in zip(table["kind"], table["method"], strict=True)]
     )
     return pd.concat([table, paper_columns(table, suite, quoted)], axis=1)
 
@@ -76,23 +79,29 @@ def paper_columns(table: pd.DataFrame, suite: Suite, quoted: PaperNumbers) -> pd
     """The papers' FID-50k per data set with its source tag, and a verdict per row."""
     columns: dict[str, list[str]] = {}
     for data_set in quoted_data_sets(suite, quoted):
-        found = [quoted.find(row.method, row.nfe, data_set, row.trained) for row in table.itertuples()]
+        found = [quoted_number(quoted, row, data_set) for row in table.itertuples()]
         columns[f"paper_fid50k_{data_set}"] = ["" if number is None else number.text for number in found]
         columns[f"paper_source_{data_set}"] = ["" if number is None or number.fid == UNKNOWN else number.source for number in found]
-    own = [quoted.find(row.method, row.nfe, suite.data_set, row.trained) for row in table.itertuples()]
+    own = [quoted_number(quoted, row, suite.data_set) for row in table.itertuples()]
     columns["verdict"] = [against_paper(number, row) for number, (_, row) in zip(own, table.iterrows(), strict=True)]
     return pd.DataFrame(columns)
+
+
+def quoted_number(quoted: PaperNumbers, row: Any, data_set: str) -> Number | None:
+    """The paper's number for a row of the results; none is quoted for a student or solver under guidance."""
+    return quoted.find(row.method, row.nfe, data_set, row.trained) if row.guidance == 1 else None
 
 
 def against_paper(number: Number | None, row: pd.Series) -> str:
     """Our FID against the paper's, where both are FID in Inception features on one data set; two standard deviations decide."""
     if number is None or number.fid == UNKNOWN:
         return "no paper number for this data set"
-    if f"{FID}_mean" not in row:
+    ours = BEST if f"{BEST}_mean" in row else FID
+    if f"{ours}_mean" not in row:
         return "not comparable: another metric"
+    distance, spread = row[f"{ours}_mean"] - number.fid, row[f"{ours}_std"]
     if row["n_seeds"] < 2:
-        return f"differs by {row[f'{FID}_mean'] - number.fid:+.3g}, one seed"
-    distance, spread = row[f"{FID}_mean"] - number.fid, row[f"{FID}_std"]
+        return f"differs by {distance:+.3g}, one seed"
     return f"within spread ({distance:+.3g})" if abs(distance) <= 2 * spread else f"differs by {distance:+.3g}"
 
 
@@ -128,10 +137,16 @@ def results_for_readers(suite: Suite, table: pd.DataFrame) -> Table:
     rows = [["Real against real (floor)", NONE, NONE, floors[0], NONE, *[NONE] * (len(data_sets) + own), NONE, *floors[1:]]]
     for _, row in table.iterrows():
         ours = [plus_minus(row[f"{m}_mean"], row[f"{m}_std"]) for m in metrics]
-        cells = [label(row["method"]), f"{row['nfe']}{'' if row['trained'] else ' (untrained)'}", str(row["n_seeds"])]
+        cells = [label(row["method"]), evaluations(row), str(row["n_seeds"])]
         cells += [ours[0], short(row[f"{metrics[0]}_min"]), *(quoted_cell(row, name) for name in data_sets), *[row["verdict"]] * own]
         rows.append([*cells, short(row["cost_F"]), *ours[1:]])
     return Table(f"Results on {suite.data_set}", headings, rows, results_notes(suite, quoted, table))
+
+
+def evaluations(row: pd.Series) -> str:
+    """The NFE of a row, with what is special about it."""
+    guidance = "" if row["guidance"] == 1 else f" (w = {row['guidance']:g})"
+    return f"{row['nfe']}{guidance}{'' if row['trained'] else ' (untrained)'}"
 
 
 def quoted_cell(row: pd.Series, data_set: str) -> str:
@@ -149,6 +164,8 @@ def results_notes(suite: Suite, quoted: PaperNumbers, table: pd.DataFrame) -> li
         "Cost: network forwards on one batch spent on fine-tuning (a forward counts 1, forward and backward 3), recording included.",
         f"{NONE}: no such value. unknown: the paper may report it, but no source for it was available.",
     ]
+    if (table["guidance"] != 1).any():
+        notes.append("w: weight of classifier-free guidance, 1 where none is named; its two branches are two evaluations.")
     if not comparable:
         notes.append(
             "The papers' numbers are Inception FID with 50,000 samples on the data set named; they are NOT comparable with "
@@ -188,16 +205,20 @@ def _markdown_text(text: str) -> str:
     return " ".join(text.split())
 
 
-def latex(table: Table) -> str:
-    """A `tabular` with rules (package booktabs) in a `table`, the notes as a small paragraph under it."""
+def latex(table: Table, origins: Sequence[str] = ()) -> str:
+    """A `tabular` with rules (package booktabs) in a `table`, the notes as a small paragraph under it.
+
+    origins: for each row the short ids of what it was made from, which stand behind it as a comment.
+    """
 
     def line(cells: list[str]) -> str:
         return " & ".join(_latex_text(cell) for cell in cells) + r" \\"
 
+    comments = [f" % from {origin}" for origin in origins] or [""] * len(table.rows)
     columns = "l" + "r" * (len(table.headings) - 1) if table.title.startswith("Results") else "l" * len(table.headings)
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs,graphicx}",
+            r"% needs \usepackage{booktabs,graphicx}; `backtrail why ID` tells where a row with `% from ID ...` comes from",
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_latex_text(table.title)}}}",
@@ -206,7 +227,7 @@ def latex(table: Table) -> str:
             r"\toprule",
             line(table.headings),
             r"\midrule",
-            *(line(row) for row in table.rows),
+            *(line(row) + comment for row, comment in zip(table.rows, comments, strict=True)),
             r"\bottomrule",
             r"\end{tabular}}",
             r"\par\medskip\footnotesize",
@@ -247,5 +268,6 @@ def render_table(name: str, suite_folder: str | Path = ".") -> None:
     data = compute(suite)
     text = for_readers(suite, data)
     save_csv(stem.with_suffix(".csv"), data)
-    for ending, form in ((".md", markdown), (".tex", latex)):
-        atomic_write(stem.with_suffix(ending), lambda file, form=form: file.write_text(form(text)))
+    origins = of_results(suite, data) if name == "results" else [short_id(stem.with_suffix(".csv"))] * len(text.rows)
+    for ending, form in ((".md", markdown(text)), (".tex", latex(text, origins))):
+        atomic_write(stem.with_suffix(ending), lambda file, form=form: file.write_text(form))

@@ -1,0 +1,142 @@
+"""What each trick brings: the same work with it and without it, in turns."""
+
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from timing import Clock, middle
+from torch import nn
+from updates import Setup, teacher
+
+from backtrail.denoiser import NetDenoiser
+from backtrail.parameters.training import Adam
+from backtrail.training.scratch import Scratch
+from backtrail.training.state import TrainingState, adam, weights
+
+Row = dict[str, Any]
+STALL = 1 / 20  # a save may stop the training for this share of a synchronous one
+BFLOAT16_GAIN = 1.5
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def fused_adam(s: Setup, seconds: float, clock: Clock) -> Row:
+    """The optimiser's step alone, on the net's weights."""
+    p, net = Adam(lr=1e-6), s.denoiser().requires_grad_(True)
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    plain, fused = torch.optim.Adam(net.parameters(), lr=p.lr, betas=p.betas), adam(net, p)
+    return compared("fused Adam", "a step of the optimiser", {"without": plain.step, "with": fused.step}, seconds, clock)
+
+
+def channels_last(s: Setup, seconds: float, clock: Clock) -> Row:
+    """Convolutions' weights with the channels last."""
+    return placed("channels_last", s, lambda net: net.to(memory_format=torch.channels_last), seconds, clock)
+
+
+def bfloat16(s: Setup, seconds: float, clock: Clock) -> Row:
+    """The net's products in bfloat16, where the processor has instructions for it; 64 channels and up."""
+    if missing := no_bfloat16(s):
+        return {"trick": "bfloat16", "of": "the teacher's update", "note": missing}
+    row = placed("bfloat16", s, autocast, seconds, clock)
+    return row | {"wanted": f">= {BFLOAT16_GAIN}", "verdict": row["gain"] >= BFLOAT16_GAIN}
+
+
+def bfloat16_channels_last(s: Setup, seconds: float, clock: Clock) -> Row:
+    """Both together."""
+    if missing := no_bfloat16(s):
+        return {"trick": "bfloat16 and channels_last", "of": "the teacher's update", "note": missing}
+    return placed("bfloat16 and channels_last", s, lambda net: autocast(net).to(memory_format=torch.channels_last), seconds, clock)
+
+
+def compiled(s: Setup, seconds: float, clock: Clock) -> Row:
+    """The net through torch.compile; the time of compiling is left out."""
+
+    def through_compile(net: NetDenoiser) -> NetDenoiser:
+        net.compiled = True
+        return net
+
+    return placed("torch.compile", s, through_compile, seconds, clock)
+
+
+def checkpoint(millions: float, repeats: int, clock: Clock) -> Row:
+    """How long a save stops the training, against a synchronous one: weights, Adam's two moments and the average of a net of that size.
+
+    The first save of a process is left out: it asks for the memory that the others use again.
+    """
+    width = 512
+    net = nn.Sequential(*[nn.Linear(width, width) for _ in range(max(1, round(millions * 1e6 / width**2)))]).to(clock.device)
+    state = TrainingState({"net": net}, {"net": adam(net, Adam(lr=1e-6))}, {"net": weights(net)})
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimisers["net"].step()
+    folder = tempfile.mkdtemp(prefix="backtrail-bench-")
+    stalls, whole = [], []
+    try:
+        scratch = Scratch(folder)
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            scratch.save(state)
+            stalls.append(time.perf_counter() - began)
+            scratch.finish()
+            whole.append(time.perf_counter() - began)
+        scratch.clear()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    gain = median(all_s / stall for all_s, stall in zip(whole[1:], stalls[1:], strict=True))
+    size_mb = sum(tensor.nbytes for tensor in state.tensors().values()) / 1e6
+    row: Row = {"trick": "asynchronous save", "of": f"the stall of a save of {size_mb:.0f} MB", "without_ms": 1e3 * median(whole[1:])}
+    note = f"the first save of a process stalls {1e3 * stalls[0]:.0f} ms"
+    return row | {"with_ms": 1e3 * median(stalls[1:]), "gain": gain, "wanted": "> 20", "verdict": gain > 1 / STALL, "note": note}
+
+
+def placed(trick: str, s: Setup, place: Callable[[NetDenoiser], NetDenoiser], seconds: float, clock: Clock) -> Row:
+    """The teacher's update with its net as `place` leaves it, against the net as it is."""
+    plain = teacher(s).update
+    changed = teacher(Setup(s.teacher, s.score, s.trajectory, s.net, s.batch, s.device, place)).update
+    calls = {"without": counted(plain), "with": counted(changed)}
+    return compared(trick, "the teacher's update", calls, seconds, clock)
+
+
+def counted(update: Callable[[int], object]) -> Callable[[], object]:
+    """An update that counts its own steps."""
+    steps = iter(range(1_000_000_000))
+    return lambda: update(next(steps))
+
+
+def compared(trick: str, of: str, calls: dict[str, Callable[[], object]], seconds: float, clock: Clock) -> Row:
+    """Both in turns, after two calls of each that are not counted."""
+    for call in (*calls.values(), *calls.values()):
+        call()
+    spent = clock.interleaved({name: lambda turn, call=call: call() for name, call in calls.items()}, seconds)
+    times = {f"{name}_ms": 1e3 * clock.deciding(middle(spent[name])) for name in calls}
+    return {"trick": trick, "of": of, **times, "gain": clock.ratio(spent, "without", "with")}
+
+
+def autocast(net: NetDenoiser) -> NetDenoiser:
+    net.autocast = torch.bfloat16
+    return net
+
+
+def no_bfloat16(s: Setup) -> str:
+    """Why bfloat16 is not measured, or nothing."""
+    if s.device.type == "cuda":
+        return "" if torch.cuda.is_bf16_supported() else "this GPU has no bfloat16"
+    if not CPUINFO.exists():
+        return f"not measured: {platform.system()} does not say here whether the processor has bfloat16"
+    flags = CPUINFO.read_text()
+    return "" if "avx512_bf16" in flags or "amx_bf16" in flags else "not measured: this processor has neither AVX512-BF16 nor AMX"
+
+
+TRICKS: dict[str, Callable[[Setup, float, Clock], Row]] = {
+    "fused Adam": fused_adam,
+    "channels_last": channels_last,
+    "bfloat16": bfloat16,
+    "bfloat16 and channels_last": bfloat16_channels_last,
+    "torch.compile": compiled,
+}

@@ -1,0 +1,220 @@
+"""The tables of the HTML page: cells of text, and for each number the chain that it links to."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from backtrail.parameters.base import PARAMS_FILE, read
+from backtrail.provenance.numbers import Number
+from backtrail.report.against_paper import ABSENT, DIFFERS, INCOMPARABLE, REPRODUCED, WITHIN, comparisons
+from backtrail.report.chain_view import Book
+from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
+from backtrail.report.collect import Suite, curves, extractor_of, metric_files, protocols, quality
+from backtrail.report.paper import paper_numbers
+from backtrail.report.style import label, metric_label
+from backtrail.report.tables import NONE, claims_for_readers, metric_order, plus_minus, results_for_readers
+
+BADGES = {
+    HELD: "held", NOT_HELD: "nothing", UNDECIDED: "undecided", NOT_RUN: "absent",
+    REPRODUCED: "held", WITHIN: "held", DIFFERS: "nothing", INCOMPARABLE: "undecided", ABSENT: "absent",
+}  # fmt: skip
+NUMERIC = re.compile(
+    r"^[-+]?[\d,]*\.?\d+(e[-+]?\d+)?( ± .*| \(untrained\)| \[[A-Z0-9-]+\])?$|^±.*$|^–$|^unknown$"  # noqa: RUF001 (a dash)
+)
+DIGEST = re.compile(r"^[0-9a-f]{64}$")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of an HTML table: its text, the place it links to, its class, its anchor, and what the chain's window says of a number.
+
+    name: how the number is asked for; exact: all its digits; seeds: the values that it is the mean of; metric: whose protocol holds.
+    """
+
+    text: str
+    link: str = ""
+    style: str = ""
+    anchor: str = ""
+    name: str = ""
+    exact: str = ""
+    seeds: str = ""
+    metric: str = ""
+
+
+@dataclass(frozen=True)
+class HtmlTable:
+    """A sortable table: an id, a caption, headings and rows of cells."""
+
+    key: str
+    caption: str
+    headings: list[str]
+    rows: list[list[Cell]]
+
+
+def cell(value: Any, link: str = "", anchor: str = "") -> Cell:
+    """A cell that is aligned as a number, or set as a digest, if it reads as one."""
+    text = str(value)
+    return Cell(text, link, "num" if NUMERIC.match(text) else "code hash" if DIGEST.match(text) else "", anchor)
+
+
+def number_cell(book: Book, text: str, number: Number | None, seeds: str = "", metric: str = "") -> Cell:
+    """A cell that links to its number's chain; plain text where nothing is known of it. A measured value's chain begins with its file."""
+    sources = () if number is None else (number.file,) if number.file.endswith(".json") else number.sources
+    anchor = book.anchor(sources) if text != NONE else ""
+    if number is None or not anchor:
+        return cell(text)
+    return Cell(text, f"#{anchor}", cell(text).style, "", number.name, number.text, seeds, metric)
+
+
+def badge(verdict: str, link: str = "", name: str = "") -> Cell:
+    return Cell(verdict, link, f"badge {BADGES[verdict]}", name=name, exact=verdict if name else "")
+
+
+def data_table(book: Book, file: str, key: str, caption: str, frame: pd.DataFrame) -> HtmlTable:
+    """A CSV file as it stands (cells are text), each number in it with its chain."""
+    numbers = book.rows(file) or [{}] * len(frame)
+    rows = [
+        [number_cell(book, str(text), found.get(str(column))) for column, text in zip(frame.columns, row, strict=True)]
+        for row, found in zip(frame.to_numpy(), numbers, strict=True)
+    ]
+    return HtmlTable(key, caption, [str(name) for name in frame.columns], rows)
+
+
+def results_table(suite: Suite, table: pd.DataFrame, book: Book) -> HtmlTable:
+    """The table of results; each of our numbers links to its chain, each of a paper's to its source."""
+    text, values = results_for_readers(suite, table), quality(suite)
+    columns = [_column_of(heading, metric_order(suite, values)) for heading in text.headings]
+    numbers = book.rows("reports/tables/results.csv") or [{}] * len(table)
+    rows = [[_floor_cell(book, value, column) for value, column in zip(text.rows[0], columns, strict=True)]]
+    for (_, row), shown, found in zip(table.iterrows(), text.rows[1:], numbers, strict=True):
+        same = values[(values["method"] == row["method"]) & (values["nfe"] == row["nfe"])]
+        if "guidance" in row:
+            same = same[same["guidance"] == row["guidance"]]
+        rows.append([_result_cell(book, value, column, found, same) for value, column in zip(shown, columns, strict=True)])
+    return HtmlTable("results", text.title, text.headings, rows)
+
+
+def _column_of(heading: str, metrics: Sequence[str]) -> str:
+    """The column of results.csv that a heading of the table for readers shows; empty for what is no number of ours."""
+    fixed = {"Seeds": "n_seeds", "Cost (F)": "cost_F"}
+    means = {f"{metric_label(metric)} {arrow}": f"{metric}_mean" for metric in metrics for arrow in "↑↓"}
+    return (fixed | means | {f"Lowest {metric_label(metric)}": f"{metric}_min" for metric in metrics}).get(heading, "")
+
+
+def _floor_cell(book: Book, text: str, column: str) -> Cell:
+    metric = column.removesuffix("_mean")
+    if metric == column or text == NONE:
+        return cell(text)
+    file = f"results/reference/{extractor_of(metric)}.json"
+    return number_cell(book, text, book.values(file).get(f"floor,{metric}"), metric=metric)
+
+
+def _result_cell(book: Book, text: str, column: str, found: dict[str, Number], values: pd.DataFrame) -> Cell:
+    if tag := re.search(r"\[([A-Z0-9-]+)\]$", text):
+        return cell(text, f"#paper-{tag[1]}")
+    metric = re.sub(r"_(mean|min)$", "", column)
+    mine = values[values["metric"] == metric]
+    seeds = "; ".join(f"seed {row.seed}: {row.value!r}" for row in mine.itertuples()) if len(mine) > 1 else ""
+    return number_cell(book, text, found.get(column), seeds, metric if len(mine) else "")
+
+
+def claims_table(suite: Suite, table: pd.DataFrame, book: Book) -> HtmlTable:
+    """The table of claims with its verdicts as badges."""
+    text = claims_for_readers(suite, table)
+    numbers = book.rows("reports/tables/claims.csv") or [{}] * len(table)
+    columns = ("", "", "", "verdict", "n_conditions", "weakest_ours", "weakest_margin", "n_seeds")
+    rows = []
+    for shown, found in zip(text.rows, numbers, strict=True):
+        cells = [number_cell(book, value, found.get(column)) for value, column in zip(shown, columns, strict=True)]
+        cells[3] = badge(shown[3], cells[3].link, cells[3].name)
+        rows.append(cells)
+    return HtmlTable("claims", text.title, text.headings, rows)
+
+
+def seed_table(suite: Suite, book: Book) -> HtmlTable:
+    """Every measured value, seed by seed, with the file that it stands in."""
+    metrics = metric_order(suite, quality(suite))
+    rows = []
+    for method, seed, path in metric_files(suite):
+        numbers = book.values(path.relative_to(suite.folder).as_posix())
+        mine = quality(suite, [(method, seed, path)])
+        for (name, nfe, guidance), group in mine.groupby(["method", "nfe", "guidance"], sort=False):
+            measured = group.set_index("metric")["value"]
+            source = name if method == "teacher" else "student" if guidance == 1.0 else f"student-w{guidance:g}"
+            cells = [
+                number_cell(book, f"{measured[m]:.6g}" if m in measured else NONE, numbers.get(f"{source}/nfe{nfe},{m}"), metric=m)
+                for m in metrics
+            ]
+            rows.append([cell(label(name)), cell(nfe), cell(NONE if guidance == 1.0 else f"{guidance:g}"), cell(seed), *cells])
+    headings = ["Method", "NFE", "Guidance", "Seed", *map(metric_label, metrics)]
+    return HtmlTable("seeds", "Every value, seed by seed", headings, rows)
+
+
+def cost_table(suite: Suite, book: Book) -> HtmlTable:
+    """What each method's students cost, in forwards of the network, mean over seeds."""
+    parameters = read(suite.folder / PARAMS_FILE)
+    sections = [parameters.get(name) or {} for name in ("score_distillation", "trajectory_distillation")]
+    sections += [(parameters.get(name) or {}).get("methods", {}) for name in ("started_score_distillation", "second_stage")]
+    batches = {method: (p or {}).get("batch") for section in sections for method, p in section.items()}
+    hours = {number.method: number.hours for number in paper_numbers().numbers if number.data_set == suite.data_set and number.hours}
+    rows = []
+    for method in suite.methods():
+        files = [f"results/curves/{method}/seed{seed}.csv" for seed in suite.seeds]
+        per_seed = curves(suite, [method]).groupby("seed")
+        last, first = per_seed.last(), per_seed.first()
+        images = last["cost"] * batches[method] if batches.get(method) else pd.Series(dtype=float)
+        shown = [last["update"], last["cost"], first["cost"], images]
+        cells = [_cost_cell(book, files, values) for values in shown]
+        paper = NONE if method not in hours else f"{hours[method]:g}"
+        rows.append([cell(label(method)), cell(len(suite.seeds)), *cells, cell(paper)])
+    headings = ["Method", "Seeds", "Updates", "Cost (F)", "of it recording (F)", "Forwards of one image", "Paper's A100 hours"]
+    return HtmlTable("costs", "What the students cost, mean over seeds", headings, rows)
+
+
+def _cost_cell(book: Book, files: list[str], values: "pd.Series[float]") -> Cell:
+    text = NONE if values.empty else plus_minus(values.mean(), values.std()) if values.mean() < 1e6 else f"{values.mean():.3g}"
+    anchor = book.anchor(files)
+    exact = "; ".join(f"seed {seed}: {value:,.10g}" for seed, value in values.items())
+    return Cell(text, f"#{anchor}", "num", "", files[0], exact) if anchor and not values.empty else cell(text)
+
+
+def paper_table(suite: Suite, table: pd.DataFrame, book: Book) -> HtmlTable:
+    """The papers' numbers beside ours, with tolerance, spread and verdict."""
+    quoted, rows = paper_numbers(), []
+    numbers = book.rows("reports/tables/results.csv") or [{}] * len(table)
+    for one in comparisons(suite, table):
+        number = one.quoted
+        ours = cell(one.ours) if one.row is None else number_cell(book, one.ours, numbers[one.row].get("fid_inception_mean"))
+        hours = NONE if number.hours is None else f"{number.hours:g}"
+        nfe = f"{number.nfe}{'' if number.trained else ' (untrained)'}"
+        rows.append([
+            cell(quoted.data_sets[number.data_set]), cell(label(number.method)), cell(nfe), cell(number.text, f"#paper-{number.source}"),
+            ours, cell(one.tolerance), cell(one.spread), badge(one.verdict), cell(one.because), cell(hours),
+        ])  # fmt: skip
+    headings = ["Data set", "Method", "NFE", "Paper's FID-50k", "Ours", "Tolerance", "Our spread", "Verdict", "Why", "Paper's A100 hours"]
+    return HtmlTable("paper", "The papers' numbers and ours", headings, rows)
+
+
+def protocol_table(suite: Suite, book: Book) -> HtmlTable:
+    """How each metric was measured; its numbers rest on the metric files that say so."""
+    frame = protocols(suite).fillna("")
+    anchor = book.anchor(path.relative_to(suite.folder).as_posix() for _, _, path in metric_files(suite))
+    rows = []
+    for _, row in frame.iterrows():
+        metric = str(row["metric"])
+        cells = [cell(value, f"#{anchor}" if anchor and str(value).isdigit() else "") for value in row.iloc[1:]]
+        rows.append([cell(metric_label(metric), anchor=f"protocol-{metric}"), *cells])
+    headings = [str(name).replace("_", " ") for name in frame.columns]
+    return HtmlTable("protocol", "How each metric was measured", headings, rows)
+
+
+def file_table(book: Book) -> HtmlTable:
+    """Every file in a chain, with its whole digest and the stage that made it."""
+    rows = [
+        [Cell(link.path, style="code", anchor=anchor), cell(link.stage or "from outside"), cell(link.sha256 or NONE)]
+        for anchor, link in book.files()
+    ]
+    return HtmlTable("files", "Files in the chains", ["File", "Made by stage", "sha256"], rows)

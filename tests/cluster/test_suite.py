@@ -1,0 +1,43 @@
+"""The real dvc.yaml, at its smallest size, on a real Slurm."""
+
+import shutil
+
+import pytest
+import yaml
+
+from backtrail.artifacts import load_json
+from cluster.conftest import ROOT, ClusterProject, make_project
+from cluster.slurm import Slurm
+from pipeline.conftest import tiny, write_images
+
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(2400), pytest.mark.slow]
+KEPT = {"score_distillation": ["disback"], "trajectory_distillation": ["sfd-v"]}
+
+
+@pytest.fixture(scope="module")
+def project(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> ClusterProject:
+    """A suite of one method of each family and one seed; its training stages ask for a GPU, which they leave alone."""
+    project = make_project(tmp_path_factory.mktemp("suite") / "tiny", slurm)
+    parameters = tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    for family, methods in KEPT.items():
+        parameters[family] = {method: parameters[family][method] for method in methods}
+    parameters["resources"]["train"]["gpus"] = 1
+    (project.root / "params.yaml").write_text(yaml.safe_dump(parameters))
+    shutil.copy(ROOT / "dvc.yaml", project.root)
+    write_images(project.root / "images")
+    return project
+
+
+def test_the_suite_runs_as_a_user_types_it(project: ClusterProject, slurm: Slurm) -> None:
+    with project.run() as snakemake:
+        code = snakemake.wait(timeout=2200)
+    print(slurm.timeline())
+    assert code == 0, project.log.read_text()[-4000:]
+    records = {path.stem: load_json(path) for path in (project.root / "results/records").glob("*.json")}
+    assert {"teacher", "score-distillation@disback-0", "trajectory-distillation@sfd-v-0", "report"} <= set(records)
+    assert {slurm.state(stage) for stage in records} == {"COMPLETED"}
+    assert slurm.jobs("teacher")[-1]["TresPerJob"] == "gres:gpu:1"
+    assert all((project.root / f"logs/{stage}.log").is_file() for stage in records)
+    assert (project.root / "reports/index.html").is_file()
+    assert "up to date" in project.call("dvc", "status")
+    assert "Nothing to be done" in project.call("snakemake", "--profile", "slurm", "-n")

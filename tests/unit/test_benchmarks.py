@@ -1,0 +1,162 @@
+"""What the benchmark counts is what an update ideally costs, and its tables hold what was measured; no speed passes or fails a test."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import bench  # noqa: E402
+import plain  # noqa: E402
+from timing import Clock, Time, counting, parts  # noqa: E402
+from tricks import TRICKS, checkpoint  # noqa: E402
+from updates import CASES, Setup  # noqa: E402
+
+IDEAL = {"teacher": 3, "recording": 4, "diff-instruct": 8, "disback": 8, "shared noise": 7, "trajectory": 7, "sfd": 18, "sfd, cached": 6}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> Setup:
+    return bench.setup(ROOT / "params.yaml", "tiny", CPU)
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_an_update_runs_the_nets_as_often_as_it_has_to(method: str, tiny: Setup) -> None:
+    """Forwards + 2 x backwards are the ideal count, and no graph is built that nothing goes back through."""
+    case = CASES[method](tiny)
+    for step in range(4):
+        with counting(case.nets) as count:
+            case.update(step)
+        assert count.cost == case.ideal(step)
+        assert count.graphs == count.backwards
+    assert case.ideal(0) == IDEAL.get(method, case.ideal(0))
+
+
+def test_sfd_v_is_worth_its_own_steps(tiny: Setup) -> None:
+    """K = 4 teacher steps per student step, and 3 forwards for each step after the analytical one; all four lengths come up."""
+    p = tiny.trajectory["sfd-v"]
+    wanted = {4 * (n - 1) + 3 * (n - 2) for n in p.num_steps}
+    assert {CASES["sfd-v"](tiny).ideal(step) for step in range(40)} == wanted
+    assert {CASES["sfd-v, cached"](tiny).ideal(step) for step in range(40)} == {3 * (n - 2) for n in p.num_steps}
+
+
+@pytest.mark.parametrize(("method", "order"), [("diff-instruct", ["fake score", "student"]), ("shared noise", ["student", "fake score"])])
+def test_the_students_step_gives_no_gradient_to_teacher_or_fake_score(method: str, order: list[str], tiny: Setup) -> None:
+    case = CASES[method](tiny)
+    with counting(case.nets) as count:
+        case.update(0)
+    assert count.reached == order  # each net's weights get gradients once, from the loss that is its own
+    assert count.backwards == {"teacher": 0, "student": 1, "fake score": 1}
+    assert all(not weight.requires_grad and weight.grad is None for weight in case.nets["teacher"].parameters())
+
+
+@pytest.mark.parametrize(("method", "cost"), [("teacher", 3), ("recording", 4), ("diff-instruct", 9), ("disback", 8), ("sfd, cached", 18)])
+def test_the_plain_loops_do_the_work_that_they_say(method: str, cost: int, tiny: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, seen = CASES[method](tiny), {}
+    adam = plain.adam
+
+    def noticed(net, p):
+        seen[f"trained {len(seen)}"] = net
+        return adam(net, p)
+
+    monkeypatch.setattr(plain, "adam", noticed)
+    update = case.plain()
+    frozen = {name: net for name, net in case.nets.items() if not any(weight.requires_grad for weight in net.parameters())}
+    before = {name: [weight.clone() for weight in net.parameters()] for name, net in seen.items()}
+    with counting(frozen | seen) as count:
+        update(0)
+    assert count.cost == cost
+    for name, net in seen.items():
+        assert any(not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True)), name
+
+
+def test_counting_sees_waste() -> None:
+    """Two forwards with a graph of which one is thrown away, and a gradient that goes on through a net that it should not touch."""
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    with counting({"first": first, "second": second}) as count:
+        first(torch.ones(1, 2))
+        second(first(torch.ones(1, 2))).sum().backward()
+    assert (count.forwards, count.graphs, count.backwards) == (
+        {"first": 2, "second": 1},
+        {"first": 2, "second": 1},
+        {"first": 1, "second": 1},
+    )
+    assert count.cost == 3 + 2 * 2 and count.reached == ["second", "first"]
+
+
+@pytest.mark.parametrize("method", ["teacher", "disback", "shared noise", "sfd"])
+def test_the_parts_are_the_whole(method: str, tiny: Setup) -> None:
+    case = CASES[method](tiny)
+    case.update(0)
+    clock = Clock(CPU)
+    with parts(clock, case.nets, case.state) as booked:
+        began = clock.now()
+        case.update(1)
+        spent = clock.now() - began
+    assert sum(booked.values()) == pytest.approx(spent, rel=0.2, abs=2e-3)
+    assert all(seconds > 0 for seconds in booked.values())
+
+
+def test_a_ratio_is_the_median_over_the_turns() -> None:
+    spent = {"a": [4.0, 9.0, 60.0], "b": [2.0, 3.0, 10.0]}
+    clock = Clock(CPU)
+    times = {name: [Time(wall_s=0.0, cpu_s=s) for s in values] for name, values in spent.items()}
+    assert clock.ratio(times, "a", "b") == 3.0
+
+
+def test_turns_begin_with_another_call_each_time() -> None:
+    called: list[str] = []
+    spent = Clock(CPU).interleaved({name: lambda turn, name=name: called.append(f"{name}{turn}") for name in "abc"}, 0.0)
+    assert called == ["a0", "b0", "c0", "b1", "c1", "a1", "c2", "a2", "b2"] and {len(times) for times in spent.values()} == {3}
+
+
+def test_a_save_is_compared_with_one_that_is_waited_for() -> None:
+    row = checkpoint(0.3, 2, Clock(CPU))
+    assert 0 < row["with_ms"] <= row["without_ms"] and row["verdict"] == (row["gain"] > 20)
+
+
+def test_bfloat16_is_left_out_where_the_processor_has_none(tiny: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpuinfo").write_text("flags : avx2 fma\n")
+    monkeypatch.setattr("tricks.CPUINFO", tmp_path / "cpuinfo")
+    for trick in ("bfloat16", "bfloat16 and channels_last"):
+        row = TRICKS[trick](tiny, 0.0, Clock(CPU))
+        assert row["note"] == "not measured: this processor has neither AVX512-BF16 nor AMX" and "gain" not in row
+
+
+def test_the_command_writes_its_tables(tmp_path: Path) -> None:
+    words = ["--params", "params.yaml", "--device", "cpu", "--nets", "tiny", "--methods", "sfd", "sfd, cached", "teacher"]
+    words += ["--seconds", "0", "--checkpoint-millions", "0.3", "--out", str(tmp_path)]
+    command = [sys.executable, "benchmarks/bench.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    assert (found["device"], found["threads"], found["torch"], found["params"]["suite"]) == ("cpu", 1, torch.__version__, "fashion-mnist")
+    rows = {row["method"]: row for row in found["methods"]}
+    assert {name: (row["counted"], row["ideal"]) for name, row in rows.items()} == {
+        "teacher": (3, 3),
+        "sfd": (18, 18),
+        "sfd, cached": (6, 6),
+    }
+    for row in rows.values():
+        assert row["in_forwards"] == pytest.approx(row["ratio"] * row["ideal"]) and row["within"] == (row["ratio"] <= 1.15)
+        assert row["images_per_s"] == pytest.approx(2e3 / row["update_ms"]) and row["peak_mb"] >= row["start_mb"] > 50
+        assert sum(row["shares"].values()) == pytest.approx(1.0)
+    with open(tmp_path / "methods.csv") as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["sfd", "sfd, cached", "teacher"]
+    with open(tmp_path / "tricks.csv") as file:
+        tricks = {row["trick"]: row for row in csv.DictReader(file)}
+    assert set(tricks) == {"cached trajectories", "asynchronous save", *TRICKS} - {"torch.compile"}
+    gain = rows["sfd"]["in_forwards"] / rows["sfd, cached"]["in_forwards"]
+    assert float(tricks["cached trajectories"]["gain"]) == pytest.approx(gain)
+    assert "| tiny | sfd | " in done.stdout and "| asynchronous save | " in done.stdout
