@@ -7,7 +7,7 @@ export PATH := $(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro bench test test-all lint format deps lock clean
+.PHONY: help setup repro ablations bench test test-all lint format deps lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ repro: setup ## run the built-in suite: figures and tables of both papers in rep
 
 bench: setup ## measure the methods' speed and memory here (four minutes); tables in reports/benchmark
 	python benchmarks/bench.py
+
+ablations: setup ## run suites/ablations: one figure per axis (what each choice does)
+	@snakemake -d suites/ablations --profile local $$(cd suites/ablations && dvc stage list --name-only | grep -E '^figure-(sampler-)?axis@')
 
 test: setup lint ## check style and pass the tests
 	python -m pytest -n 2 --dist loadgroup -m "not slow"

@@ -42,27 +42,24 @@ LONG = {"teacher": 300, "score": 150, "rounds": 80}  # steps, so that there is s
 
 @dataclass(frozen=True)
 class Stage:
-    """A kind of training: the command's arguments and what it writes."""
+    """A kind of training: the command's arguments, what it writes, and how many commands of PREPARATION come before it."""
 
     arguments: str
     outputs: list[str]
+    needs: int
 
 
-STAGES = {
-    "teacher": Stage("teacher", ["results/teacher"]),
-    "recording": Stage("path --method disback --seed 0", ["results/paths/disback/seed0"]),
-    "score distillation": Stage(
-        "score-distillation --method disback --seed 0", ["results/students/disback/seed0", "results/curves/disback"]
-    ),
-    "Algorithm 1": Stage(
-        "trajectory-distillation --method trajectory --seed 0", ["results/students/trajectory", "results/curves/trajectory"]
-    ),
-    "SFD-v": Stage("trajectory-distillation --method sfd-v --seed 0", ["results/students/sfd-v", "results/curves/sfd-v"]),
-}
 PREPARATION = [
-    "fetch", "dataset", "classifier", "reference --extractor classifier", "teacher", "path --method disback --seed 0",
+    "fetch", "dataset", "teacher", "classifier", "reference --extractor classifier", "path --method disback --seed 0",
     "trajectories --method trajectory", "trajectories --method sfd-v",
 ]  # fmt: skip
+STAGES = {
+    "teacher": Stage("teacher", ["results/teacher"], 2),
+    "recording": Stage("path --method disback --seed 0", ["results/paths"], 3),
+    "score distillation": Stage("score-distillation --method disback --seed 0", ["results/students", "results/curves"], 6),
+    "Algorithm 1": Stage("trajectory-distillation --method trajectory --seed 0", ["results/students", "results/curves"], 7),
+    "SFD-v": Stage("trajectory-distillation --method sfd-v --seed 0", ["results/students", "results/curves"], 8),
+}
 
 
 @dataclass
@@ -139,19 +136,17 @@ def _become(folder: Path, arguments: str, log: Path, environment: dict[str, str]
         os._exit(code)
 
 
-def prepare(folder: Path) -> None:
-    """The tiny suite with trainings long enough to be killed, and all that they read."""
+def prepare(folder: Path, stages: list[str]) -> None:
+    """The tiny suite with trainings long enough to be killed, and all that these read."""
     p = tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))
     p["teacher"]["steps"] = LONG["teacher"]
     p["score_distillation"]["disback"] |= {"updates": LONG["score"], "evaluate_every": 25}
     p["score_distillation"]["disback"]["recording"] |= {"steps": LONG["score"], "candidates": 5}
     for method in ("trajectory", "sfd-v"):
         p["trajectory_distillation"][method] |= {"rounds": LONG["rounds"], "pool": 20, "evaluate_every": 20}
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(p))
-    if not (folder / "images").exists():
-        write_images(folder / "images")
-    for arguments in PREPARATION:
+    write_images(folder / "images")
+    for arguments in PREPARATION[: max(STAGES[name].needs for name in stages)]:
         finish(Attempt(folder, arguments))
 
 
@@ -198,22 +193,25 @@ class Torment:
     """One stage, its untouched result, and what is done to its runs."""
 
     def __init__(self, folder: Path, name: str, draw: random.Random):
-        self.folder, self.stage, self.draw, self.tally, self.torn = folder, STAGES[name], draw, Tally(name), False
-        clear(folder, self.stage)
+        self.folder, self.stage, self.draw, self.tally = folder, STAGES[name], draw, Tally(name)
+        self.finished, self.torn = True, False
         began = first_save = time.perf_counter()
         untouched = self.start()
         if untouched.wait(until=lambda: bool(states(folder))):
             first_save = time.perf_counter()
         finish(untouched)
         self.starts_s, self.steps_s = first_save - began, time.perf_counter() - first_save
-        self.expected = contents(folder, self.stage)
-        clear(folder, self.stage)
+        self.finished, self.expected = True, contents(folder, self.stage)
 
     def start(self, **environment: str) -> Attempt:
+        """Go on, or begin anew where the attempt before has come to the end."""
+        if self.finished:
+            clear(self.folder, self.stage)
+            self.finished = False
         return Attempt(self.folder, self.stage.arguments, BACKTRAIL_SAVE_EVERY_S="0", **environment)
 
     def ended(self, attempt: Attempt) -> None:
-        """Note where it had resumed; compare its result if it came to one, and begin anew."""
+        """Note where it had resumed; compare its result if it came to one."""
         said, tally = attempt.said(), self.tally
         if found := re.search(r"^resumed from step (\d+)$", said, re.MULTILINE):
             tally.resumed_from.append(int(found[1]))
@@ -223,8 +221,7 @@ class Torment:
         if attempt.code == 0:
             tally.runs += 1
             tally.equal += contents(self.folder, self.stage) == self.expected and not states(self.folder)
-            clear(self.folder, self.stage)
-            self.torn = False
+            self.finished, self.torn = True, False
         elif attempt.code not in (RETRY, -signal.SIGKILL):
             raise SystemExit(f"{tally.stage} ended with {attempt.code}:\n{said}")
 
@@ -320,7 +317,7 @@ def main() -> None:
         command_line.backtrail.get_command(click.Context(command_line.backtrail), command)
     with tempfile.TemporaryDirectory(prefix="backtrail-kills-") as name:
         folder, tallies = Path(name), []
-        prepare(folder)
+        prepare(folder, arguments.stages)
         for stage in arguments.stages:
             tallies.append(torment(folder, stage, arguments.kills, random.Random(f"{arguments.seed}/{stage}")))
             print(table(tallies[-1:]).splitlines()[-1], file=sys.stderr)

@@ -156,3 +156,35 @@ def test_samples_are_one_archive_of_bytes(suite: TinySuite) -> None:
     assert set(tensors) == {f"student/nfe{n - 2}" for n in (4, 5, 6, 7, 3, 8)}
     assert all(str(images.dtype) == "torch.uint8" and images.shape == (64, 1, 16, 16) for images in tensors.values())
     assert metadata["trained_nfe"] == [2, 3, 4, 5]
+
+
+def start_in_two(suite: TinySuite, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"BACKTRAIL_PROCESSES": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "backtrail", *arguments]
+    return subprocess.Popen(command, cwd=suite.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_stage_in_two_processes_ends_where_one_does(suite: TinySuite) -> None:
+    run = suite.runs["path@disback-0"]
+    last = sorted(run.outs[0].glob("node-*.safetensors"))[-1]
+    kept = {path: path.read_bytes() for path in files(suite.folder) if any(path == out or out in path.parents for out in run.outs)}
+    alone = load_denoiser(last).state_dict()
+    process = start_in_two(suite, *run.arguments)
+    stderr = process.communicate()[1]
+    assert process.returncode == 0, stderr
+    together = load_denoiser(last).state_dict()
+    assert load_json(suite.folder / "results/records/path@disback-0.json")["notes"]["processes"] == 2
+    for path, content in kept.items():
+        path.write_bytes(content)
+    # Adam makes float error of vanishing gradients visible: the weights agree to its step, not to float error (tests/unit/test_group.py).
+    distance = sum((alone[name] - together[name]).square().sum() for name in alone) / sum(value.square().sum() for value in alone.values())
+    assert distance.sqrt() < 1e-2
+
+
+def test_a_stage_that_cannot_be_divided_says_so(suite: TinySuite) -> None:
+    process = start_in_two(suite, "samples", "--method", "sfd", "--seed", "0")
+    assert process.wait() == 0  # one that is not trained does not start processes
+    environment = os.environ | {"BACKTRAIL_PROCESSES": "two"}
+    command = [sys.executable, "-m", "backtrail", "path", "--method", "disback", "--seed", "0"]
+    done = subprocess.run(command, cwd=suite.folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "BACKTRAIL_PROCESSES = 'two' should be a number of processes" in done.stderr

@@ -310,6 +310,13 @@ def test_data_forged_with_its_whole_ledger_is_found_by_running_the_stage_again(l
     assert [finding.subject for finding in done.findings] == ["data/dataset.safetensors"] and done.exit_code == 30
 
 
+def test_the_page_is_the_same_when_its_stage_runs_again(ledger: Path) -> None:
+    record = (ledger / "results/records/report.json").read_bytes()
+    done = recomputed(ledger, "stage", "report")
+    assert done.findings == [] and any("report run again" in note for note in done.notes)
+    assert (ledger / "results/records/report.json").read_bytes() == record
+
+
 def test_a_number_quoted_in_prose_is_held_against_the_table(ledger: Path) -> None:
     from backtrail.provenance.ledger import open_ledger
     from backtrail.provenance.numbers import find

@@ -126,7 +126,7 @@ class Suite(Section, Generic[T]):
         for key, path in named.items():
             if path is not None and re.match(r"[/~\\]|[A-Za-z]:[\\/]|[a-z]+://", path):
                 raise ValueError(
-                    f"{key} should be a path relative to the suite's folder: an absolute one would be published in dvc.lock and in reports/; "
+                    f"{key} should be a path relative to the suite's folder: an absolute one would stand in dvc.lock and in reports/; "
                     f"make a link to the files there (`ln -s FOLDER originals`) and write `{key.rpartition('.')[2]}: originals`"
                 )
         return self

@@ -71,19 +71,22 @@ class Chains:
 def chains(folder: str | Path = ".") -> Chains:
     """What the records of the suite in `folder` say. Raises UserError if one is absent or no record."""
     folder = Path(folder)
-    stages, records = {}, {}
+    records = {}
     for path in sorted((folder / RECORDS).glob("*.json")):
         record = load_json(path)
         if not isinstance(record, dict) or not {"stage", "inputs", "outputs", "parameters"} <= record.keys():
             raise UserError(f"{path} is no record of a stage: restore it with `dvc checkout {path}`, or delete it and run its stage again")
-        stages[record["stage"]], records[record["stage"]] = _stage(folder, record), record
+        records[record["stage"]] = record
+    read_by_name = {path for record in records.values() for path in record["inputs"]}
+    stages = {name: _stage(folder, record, read_by_name) for name, record in records.items()}
     return Chains(Ledger(folder, stages, records, read(folder / PARAMS_FILE)))
 
 
-def _stage(folder: Path, record: dict[str, Any]) -> Stage:
-    """A record as the ledger has stages, with sha256 in the place of md5; of its files those that are here.
+def _stage(folder: Path, record: dict[str, Any], read_by_name: set[str]) -> Stage:
+    """A record as the ledger has stages, with sha256 in the place of md5; of its files those that are here or that a stage read by name.
 
-    A record that outlived its stage, a method's that was taken out of the parameters, claims nothing.
+    What is left out is what a folder once held: of a method that was taken out of the parameters, and whose record outlived it.
     """
     inputs, outputs = ({path: Entry(path, sha256, 0) for path, sha256 in record[kind].items()} for kind in ("inputs", "outputs"))
-    return Stage(record["stage"], "", inputs, {}, {path: entry for path, entry in outputs.items() if (folder / path).exists()})
+    counted = {path: entry for path, entry in outputs.items() if path in read_by_name or (folder / path).exists()}
+    return Stage(record["stage"], "", inputs, {}, counted)

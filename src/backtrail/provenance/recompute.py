@@ -31,9 +31,10 @@ from backtrail.provenance.audit import Recompute
 from backtrail.provenance.chains import chains
 from backtrail.provenance.findings import BROKEN, Finding
 from backtrail.provenance.hashes import Hashes
-from backtrail.provenance.ledger import Ledger, Stage
-from backtrail.provenance.numbers import FIGURES, METRICS, TABLES
+from backtrail.provenance.ledger import RECORDS, Ledger, Stage
+from backtrail.provenance.numbers import AXES, FIGURES, METRICS, TABLES
 from backtrail.provenance.record import processor
+from backtrail.report.axes import render_axis
 from backtrail.report.figures import render_figure
 from backtrail.report.html import render_report
 from backtrail.report.tables import render_table
@@ -151,13 +152,17 @@ def tables(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
 def figures(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
     """The figures; then tables and figures once more for the page, which shows both."""
     found, right, notes = rendered(ledger, bad, patterns, FIGURES, lambda name, folder: render_figure(name, folder))
+    if any(out.startswith(f"{AXES}/") for out in ledger.makers):
+        parts = rendered(ledger, bad, patterns, AXES, lambda name, folder: render_axis(name, folder))
+        found, right, notes = found + parts[0], right | parts[1], notes + parts[2]
     page = "reports/index.html"
     if ledger.maker(page) is None or ledger.closure(page) & bad or not any(fnmatch.fnmatch("report", pattern) for pattern in patterns):
         return found, right, notes
     with beside(ledger) as folder:
-        for part in (TABLES, FIGURES):
-            (folder / part).parent.mkdir(exist_ok=True)
-            (folder / part).symlink_to((ledger.folder / part).resolve())
+        for part in (TABLES, FIGURES, AXES):
+            if (ledger.folder / part).is_dir():
+                (folder / part).parent.mkdir(exist_ok=True)
+                (folder / part).symlink_to((ledger.folder / part).resolve())
         render_report(folder, chains(folder))
         same = (folder / page).read_bytes() == (ledger.folder / page).read_bytes()
     if same:
@@ -222,7 +227,9 @@ def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
 def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
     """Run a stage's command in `folder`, where links lead to its inputs. Returns what went wrong, or nothing."""
     local = str((ledger.params.get("data") or {}).get("local") or "")
-    for path in {PARAMS_FILE, *ledger.inputs(stage), *([local] if local and not Path(local).is_absolute() else [])}:
+    inputs = ledger.inputs(stage)
+    records = {path for source in inputs for path in ledger.closure(source) if path.startswith(f"{RECORDS}/")}  # the page tells of them
+    for path in {PARAMS_FILE, *inputs, *records, *([local] if local and not Path(local).is_absolute() else [])}:
         if (ledger.folder / path).exists():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).symlink_to((ledger.folder / path).resolve())
