@@ -76,13 +76,14 @@ class Tally:
     resumed_from: list[int] = field(default_factory=list)
     runs: int = 0
     equal: int = 0
+    differing: list[str] = field(default_factory=list)
 
 
 class Attempt:
     """One forked run of a command in the suite's folder; what it says goes to a file."""
 
     def __init__(self, folder: Path, arguments: str, **environment: str):
-        self.log = folder / "attempt.log"
+        self.log, self.kind = folder / "attempt.log", "forked"
         self.code: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
@@ -92,7 +93,7 @@ class Attempt:
     def of(cls, folder: Path, code: int) -> "Attempt":
         """One that has ended already."""
         ended = cls.__new__(cls)
-        ended.log, ended.code = folder / "attempt.log", code
+        ended.log, ended.kind, ended.code = folder / "attempt.log", "a process of its own", code
         return ended
 
     def running(self) -> bool:
@@ -220,7 +221,10 @@ class Torment:
                 self.torn = False
         if attempt.code == 0:
             tally.runs += 1
-            tally.equal += contents(self.folder, self.stage) == self.expected and not states(self.folder)
+            found = contents(self.folder, self.stage)
+            differing = [path for path in sorted({*found, *self.expected}) if found.get(path) != self.expected.get(path)]
+            tally.equal += not differing and not states(self.folder)
+            tally.differing += [f"{path} ({attempt.kind})" for path in differing]
             self.finished, self.torn = True, False
         elif attempt.code not in (RETRY, -signal.SIGKILL):
             raise SystemExit(f"{tally.stage} ended with {attempt.code}:\n{said}")
@@ -321,7 +325,7 @@ def main() -> None:
         for stage in arguments.stages:
             tallies.append(torment(folder, stage, arguments.kills, random.Random(f"{arguments.seed}/{stage}")))
             print(table(tallies[-1:]).splitlines()[-1], file=sys.stderr)
-    print(table(tallies))
+    print(table(tallies), *(f"{t.stage}: {path} differs" for t in tallies for path in t.differing), sep="\n")
     if arguments.out:
         save_json(arguments.out, [asdict(tally) for tally in tallies])
     sys.exit(any(t.equal != t.runs or t.torn_reported != t.torn for t in tallies))

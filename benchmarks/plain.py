@@ -9,7 +9,7 @@ none is computed and thrown away here either. What they differ in:
 - SFD computes its teacher's trajectory in every round: nothing is cached.
 - Algorithm 1 and the recording of the path have no released code: these loops follow the formulas.
 
-The solvers and the nets are the package's: what is compared is the loop around them.
+The solvers and the nets are the package's, and so are threads, precision and determinism: what is compared is the loop around them.
 """
 
 from collections.abc import Callable

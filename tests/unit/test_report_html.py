@@ -11,15 +11,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from browser import CHROMIUM, Browser
 from synthetic_suite import METRIC, SEEDS, SOLVERS, parameters, write_json, write_parameters, write_suite
 
 from backtrail.artifacts import file_digest, load_json
 from backtrail.cli.figure import INPUTS
+from backtrail.cli.plan import hours_of_methods
 from backtrail.errors import UserError
+from backtrail.parameters.suite import read_suite
 from backtrail.provenance.chains import chains
 from backtrail.provenance.numbers import LAYOUTS
 from backtrail.provenance.record import digests
+from backtrail.report.against_paper import HOURS_FILE
 from backtrail.report.figures import FIGURES, render_figure
 from backtrail.report.html import render_report
 from backtrail.report.tables import render_table
@@ -203,9 +207,17 @@ def test_a_number_says_all_its_digits_its_seeds_and_its_chain(page, suite):
 
 def test_the_page_says_what_was_not_run_and_what_it_would_take(page, page_file):
     rows = Cells(page).rows("paper")
+    hours = yaml.safe_load(HOURS_FILE.read_text())["cifar10"]["sfd"]
     sfd = [row for row in rows if row["Method"] == "SFD" and row["Data set"] == "CIFAR-10"]
-    assert {row["Verdict"] for row in sfd} == {"not run"} and {row["Why"] for row in sfd} == {"needs about 2.1 GPU-hours"}
+    assert {row["Verdict"] for row in sfd} == {"not run"} and {row["Why"] for row in sfd} == {f"needs about {hours:.1f} GPU-hours"}
     assert {"2": "0.64", "3": "0.92", "4": "1.17", "5": "1.42"}.items() <= {row["NFE"]: row["Paper's A100 hours"] for row in sfd}.items()
+
+
+@pytest.mark.parametrize("suite_name", list(yaml.safe_load(HOURS_FILE.read_text())))
+def test_the_estimated_hours_are_those_that_plan_counts(suite_name):
+    quoted = yaml.safe_load(HOURS_FILE.read_text())[suite_name]
+    counted = hours_of_methods(read_suite(Path(__file__).parents[2] / "suites" / suite_name / "params.yaml"))
+    assert {method: hours for method, hours in counted.items() if method in quoted} == pytest.approx(quoted, rel=0.2)
 
 
 def test_the_headline_counts_the_claims(page):

@@ -28,7 +28,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 PAGE = "reports/index.html"
 MEDIA = {"svg": "image/svg+xml", "png": "image/png", "csv": "text/csv"}
 VERDICTS = (HELD, NOT_HELD, UNDECIDED, NOT_RUN)
-WIDE = 1400  # pixels; a wider picture gets the whole width of the page
+WIDE = 1050  # pixels; a wider picture gets the whole width of the page
 
 
 def data_uri(path: Path) -> str:

@@ -41,7 +41,7 @@ RC: dict[str, Any] = {
     "legend.handlelength": 3.2,
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
-    "savefig.dpi": 200,
+    "savefig.dpi": 150,
     "svg.hashsalt": "backtrail",
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
