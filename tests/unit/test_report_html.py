@@ -25,7 +25,7 @@ from backtrail.provenance.numbers import LAYOUTS
 from backtrail.provenance.record import digests
 from backtrail.report.against_paper import HOURS_FILE
 from backtrail.report.figures import FIGURES, render_figure
-from backtrail.report.html import render_report
+from backtrail.report.html import linked_numbers, render_report
 from backtrail.report.tables import render_table
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -347,3 +347,11 @@ def test_nothing_is_wider_than_the_window(browser, page_file, width):
     assert browser.js("document.documentElement.scrollWidth") <= width
     browser.js("document.querySelector('#results a[data-seeds]').click()")
     assert browser.js("document.querySelector('dialog').getBoundingClientRect().right") <= width
+
+
+def test_the_numbers_of_a_caption_are_links_and_its_text_is_text():
+    text = "NFE 2: 531 (±6.1), -1.2e-3 & <b> of fd_3, v1.2, sigma^2"
+    found = str(linked_numbers(text, "chain-4", "reports/x.csv"))
+    assert re.findall(r">([^<]*)</a>", found) == ["2", "531", "±6.1", "-1.2e-3", "2"]
+    assert found.count('<a href="#chain-4" data-name="reports/x.csv">') == 5 and "&amp; &lt;b&gt; of fd_3, v1.2" in found
+    assert linked_numbers("12 < 13", "") == "12 &lt; 13"

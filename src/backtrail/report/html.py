@@ -1,6 +1,7 @@
 """The report as one HTML file that needs nothing else: figures, tables, chains and downloads are inside it, and nothing is fetched."""
 
 import base64
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from backtrail.artifacts import atomic_write
 from backtrail.parameters.base import PARAMS_FILE
@@ -82,6 +84,15 @@ def _block(suite: Suite, book: Book, stem: Path, title: str, caption: str) -> di
     }
 
 
+def linked_numbers(text: str, anchor: str, name: str = "") -> Markup:
+    """The text with each number in it a link: to a chain, whose window is called `name`, or to a section of the page."""
+    if not anchor:
+        return Markup.escape(text)
+    link = Markup('<a href="#{}" data-name="{}">{}</a>') if name else Markup('<a href="#{0}">{2}</a>')
+    parts = re.split(r"((?<![\w.])[-+±]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w]))", text)
+    return Markup("").join(link.format(anchor, name, part) if i % 2 else part for i, part in enumerate(parts))
+
+
 def headline(suite: Suite, claims: pd.DataFrame) -> str:
     """One sentence that says what came out, counted from the table of claims."""
     counts = Counter(claims["verdict"])
@@ -119,6 +130,7 @@ def render_report(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["linked_numbers"] = linked_numbers
     text = environment.get_template("index.html").render(
         **parts,
         title=suite.report.title,
