@@ -182,7 +182,7 @@ def reached(folder: Path) -> int:
 def tear(path: Path, draw: random.Random) -> None:
     """Cut a state short, or flip a bit of it."""
     content = bytearray(path.read_bytes())
-    place = draw.randrange(len(content) // 2, len(content))
+    place = draw.randrange(len(content))
     if draw.random() < 0.5:
         content = content[:place]
     else:

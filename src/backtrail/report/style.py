@@ -73,6 +73,7 @@ LOOKS = {
     "sfd-v": Look("SFD-v", "#ee7733", "v", "-"),
     "dpmpp-3m": Look("Teacher, DPM-Solver++(3M)", "#000000", "X", (0, (1, 1.2))),
     "heun": Look("Teacher, Heun", "#555555", "P", (0, (5, 2))),
+    "heun-guided": Look("Teacher, Heun, guided", "#bbaa00", "H", (0, (5, 1, 1, 1))),
     "ipndm": Look("Teacher, iPNDM(4)", "#8c6d46", "*", (0, (1, 2, 4, 2))),
     "euler": Look("Teacher, Euler", "#888888", "p", (0, (3, 1.5, 1, 1.5))),
 }
