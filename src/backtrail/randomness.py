@@ -80,7 +80,8 @@ def dropout_masks(seed: int, purpose: str, step: int, first_row: int = 0) -> Ite
 
     Layers of other libraries draw from torch's generators, which are seeded by the same coordinates and put back after the block.
     """
-    with torch.random.fork_rng():
+    device = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=device):
         torch.manual_seed(derive_seed(seed, purpose, step, first_row))
         token = _masks.set(Masks(derive_seed(seed, purpose, step), first_row))
         try:

@@ -4,6 +4,7 @@ The key is a digest of everything that decides the result (stage, parameters, in
 state. DVC's `persist` outputs are not keyed, which is why the state does not live in an output.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -38,8 +39,8 @@ class Scratch:
             return
         self.finish()
         self._copy(state.tensors())
-        facts = json.loads(json.dumps(state.facts()))
-        self._pending = self._writer.submit(self._write, self._copies, facts)
+        # As text: the header that it goes into is sorted, and the order of a row's columns is part of what a stage writes.
+        self._pending = self._writer.submit(self._write, state.step, self._copies, json.dumps(state.facts()))
         if wait:
             self.finish()
 
@@ -60,7 +61,9 @@ class Scratch:
         for path in sorted(self.folder.glob("step-*.safetensors"), reverse=True):
             try:
                 tensors, metadata = load_tensors(path)
-                state.restore(tensors, metadata["facts"])
+                if _digest(metadata["facts"]) != metadata["facts_sha256"]:
+                    raise UserError(f"{path} was damaged after it was written")
+                state.restore(tensors, json.loads(metadata["facts"]))
             except (UserError, KeyError, RuntimeError) as error:
                 logger.warning("resume state passed over: %s", str(error).splitlines()[0])
                 continue
@@ -88,11 +91,15 @@ class Scratch:
         if any(tensor.is_cuda for tensor in tensors.values()):
             torch.cuda.synchronize()
 
-    def _write(self, tensors: dict[str, Tensor], facts: dict) -> None:
-        path = self.folder / f"step-{facts['step']:09d}.safetensors"
-        save_tensors(path, tensors, {"facts": facts})
+    def _write(self, step: int, tensors: dict[str, Tensor], facts: str) -> None:
+        path = self.folder / f"step-{step:09d}.safetensors"
+        save_tensors(path, tensors, {"facts": facts, "facts_sha256": _digest(facts)})
         for old in sorted(self.folder.glob("step-*.safetensors"))[:-KEPT]:
             old.unlink()
         for torn in self.folder.glob(".step-*.tmp"):  # left by a kill in the middle of a save
             if re.fullmatch(r"\.step-\d+\.safetensors\.\d+\.tmp", torn.name):
                 torn.unlink()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
