@@ -50,7 +50,7 @@ def test_suites_are_valid(path: Path) -> None:
         ("score_distillation.disback.weighting", "sigma3", ["weighting = 'sigma3'", "sigma2"]),
         ("score_distillation.disback.noise_fake", {"kind": "normal"}, ["noise_fake", "lognormal"]),
         ("metrics.extractors", ["vgg"], ["metrics.extractors", "efficientnet-lite0"]),
-        ("metrics.extractors", ["inception", "classifier"], ["metrics", "inception and its files", "give both or neither"]),
+        ("metrics.extractors", ["inception", "classifier"], ["metrics", "extractors of Inception and their files", "give both or neither"]),
         ("metrics.extractors", ["efficientnet-lite0"], ["metrics.extractors must hold classifier"]),
         ("teacher", {"source": "teacher-edm-cifar10"}, ["teacher.source = 'teacher-edm-cifar10'", "teacher-edm-cifar10-32x32-uncond-vp"]),
         ("teacher", {"source": "own-edm", "stepz": 3}, ["unknown key teacher.stepz", "local, sha256, source"]),
