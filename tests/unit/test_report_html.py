@@ -332,6 +332,8 @@ def test_seeds_and_other_suites_stand_side_by_side(browser, page_file, suite, tm
     ]  # fmt: skip
     choose = "const s = document.querySelector('#compare-second'); s.value = '%d'; s.dispatchEvent(new Event('change'))"
     rows = "[...document.querySelectorAll('#compared tbody tr')].map((row) => [...row.cells].map((c) => c.textContent))"
+    linked = "[...document.querySelectorAll('#compared tbody td:nth-child(2) a')].map((a) => Number(a.dataset.exact ?? a.textContent))"
+    assert len(browser.js(linked)) == len(browser.js(rows)) and all(name for name in browser.js(linked))
     browser.js("{" + choose % 4 + "}")
     same = browser.js(rows)
     assert len(same) > 20 and all(abs(float(row[3])) < 1e-6 for row in same)

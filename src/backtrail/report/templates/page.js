@@ -63,12 +63,21 @@ window_of.addEventListener("click", (event) => { if (event.target === window_of)
 const compared = JSON.parse(document.getElementById("values").textContent);
 const [first, second, metric] = ["first", "second", "metric"].map((name) => document.getElementById(`compare-${name}`));
 const digits = (x) => x === undefined ? "–" : Number(x.toPrecision(4)).toString();
+// A value of this page keeps the link that it has in the tables above, found by its first six digits.
+const six = (x) => Number(x).toPrecision(6);
+const links = new Map([...document.querySelectorAll("td a[data-name]")].map((link) => [six(link.dataset.exact ?? link.textContent), link]));
+const linked = (x) => {
+  const cell = element("td", "", { className: "num" }), link = links.get(six(x));
+  cell.append(link ? Object.assign(link.cloneNode(false), { textContent: digits(x) }) : digits(x));
+  return cell;
+};
 const compare = () => {
   const [a, b] = [first, second].map((select) => compared.series[select.value].rows);
   const rows = Object.keys(a).filter((row) => row in b && metric.value in a[row] && metric.value in b[row]).map((row) => {
     const [x, y] = [a[row][metric.value], b[row][metric.value]];
     const line = element("tr", "");
-    line.append(element("td", row), ...[digits(x), digits(y), digits(y - x), x ? digits(y / x) : "–"].map((text) => element("td", text, { className: "num" })));
+    const derived = [digits(y - x), x ? digits(y / x) : "–"].map((text) => element("td", text, { className: "num" }));
+    line.append(element("td", row), linked(x), linked(y), ...derived);
     return line;
   });
   const table = document.getElementById("compared");
