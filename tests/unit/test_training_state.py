@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from functools import partial
 
 import pytest
@@ -196,12 +197,24 @@ def test_two_states_are_kept_and_leftovers_of_a_kill_are_swept(tmp_path):
     assert not tmp_path.exists()
 
 
-def test_a_save_holds_the_state_of_its_moment(tmp_path):
-    """Saving copies: what happens to the weights while another thread writes is not in the file."""
+@pytest.mark.parametrize("slow", ["_copy", "_write"])
+def test_a_save_holds_the_state_of_its_moment(slow, tmp_path, monkeypatch):
+    """What happens to the weights after `save` is not in the file: an update waits for the copy, and not for the writing."""
+    taken, done = getattr(Scratch, slow), []
+
+    def late(self, *arguments):
+        time.sleep(0.3)
+        taken(self, *arguments)
+        done.append(slow)
+
+    monkeypatch.setattr(Scratch, slow, late)
     state, scratch = small_state(), Scratch(tmp_path)
+    small_update(state, 0)
     before = content(state)
     scratch.save(state)
+    assert not done
     small_update(state, 1)
+    assert done == (["_copy"] if slow == "_copy" else [])
     scratch.finish()
     restored = small_state()
     assert Scratch(tmp_path).restore(restored) and content(restored) == before != content(state)

@@ -35,6 +35,10 @@ class Method(Generic[S]):
         """The file of the student that this one starts from. Only for families that start from a student."""
         return f"results/students/{self.start}/seed{seed}/student.safetensors"
 
+    def stage(self, name: str, seed: int) -> str:
+        """What dvc.yaml calls a stage that several families have."""
+        return f"{'started-' if self.family == 'started-score' else ''}{name}@{self.name}-{seed}"
+
     def stage_parameters(self, seed: int) -> dict[str, Any]:
         """What a stage of this method depends on, for its record and its recipe."""
         start = {STARTS[self.family].split(".")[-1]: self.start} if self.start else {}

@@ -6,6 +6,7 @@ import click
 import pandas as pd
 
 from backtrail.cli.method import find_method
+from backtrail.cli.start import SCORE
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.methods.degradation import fit_to_student
 from backtrail.methods.one_step import draw_labels, generate, given, student_input
@@ -14,12 +15,9 @@ from backtrail.metrics.mismatch import mismatch
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
-from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.tables import save_csv
 from backtrail.tensors import load_tensors
 from backtrail.training.progress import progress
-
-SCORE = {"score": ScoreDistillation, "started-score": ScoreDistillation}
 
 
 @click.command()
@@ -33,9 +31,8 @@ def command(name: str, seed: int) -> None:
     method, m = find_method(name, SCORE), section(Metrics, "metrics").mismatch
     p, path_folder, snapshots = method.parameters, f"results/paths/{name}/seed{seed}", Path(f"results/students/{name}/seed{seed}/snapshots")
     out = f"results/mismatch/{name}/seed{seed}.csv"
-    stage_name = f"{'started-' if method.start else ''}mismatch@{name}-{seed}"
     parameters = {**method.stage_parameters(seed), "mismatch": m}
-    with torch_stage(stage_name, __name__, parameters, [path_folder, str(snapshots)], [out]) as stage:
+    with torch_stage(method.stage("mismatch", seed), __name__, parameters, [path_folder, str(snapshots)], [out]) as stage:
         path = load_path(path_folder)
         nodes, shape = [stage.place(node) for node in path.nodes], path.teacher.image_shape
         z = student_input((m.n_samples, *shape), p.sigma_init, seed, "mismatch-z", 0, stage.device)

@@ -20,9 +20,8 @@ def command(name: str, seed: int) -> None:
     """Record the degradation path of a student: the teacher is fitted to the initial student's samples, nodes are kept on the way."""
     method = find_method(name, SCORE)
     p, out = method.parameters, f"results/paths/{name}/seed{seed}"
-    stage_name = f"{'started-' if method.start else ''}path@{name}-{seed}"
     inputs = [DATASET, TEACHER, *([method.student(seed)] if method.start else [])]
-    with torch_stage(stage_name, __name__, method.stage_parameters(seed), inputs, [out], several=True) as stage:
+    with torch_stage(method.stage("path", seed), __name__, method.stage_parameters(seed), inputs, [out], several=True) as stage:
         dataset, teacher = load_dataset(DATASET), stage.place(load_denoiser(TEACHER))
         start = stage.place(load_start(method, seed).student) if method.start else None
         shape = tuple(dataset.train_images.shape[1:])

@@ -6,6 +6,7 @@ import click
 from torch import Tensor
 
 from backtrail.cli.method import find_method
+from backtrail.cli.start import SCORE
 from backtrail.cli.torch_stage import torch_stage
 from backtrail.data.dataset import to_uint8
 from backtrail.denoiser import NetDenoiser
@@ -14,12 +15,9 @@ from backtrail.nets.build import load_denoiser
 from backtrail.parameters.base import section
 from backtrail.parameters.report import Report
 from backtrail.parameters.sampling import TeacherSamples
-from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.sampling.sample import Sampler, sample
 from backtrail.tensors import load_tensors, save_tensors
 from backtrail.training.progress import progress
-
-SCORE = {"score": ScoreDistillation, "started-score": ScoreDistillation}
 
 
 @click.command()
@@ -32,9 +30,9 @@ def command(name: str, seed: int) -> None:
     """
     method, p, n_images = find_method(name, SCORE), section(TeacherSamples, "teacher_samples"), section(Report, "report").sample_columns
     path_folder, snapshots = f"results/paths/{name}/seed{seed}", Path(f"results/students/{name}/seed{seed}/snapshots")
-    out, stage_name = f"results/path-samples/{name}.safetensors", f"{'started-' if method.start else ''}path-samples@{name}-{seed}"
+    out = f"results/path-samples/{name}.safetensors"
     parameters = {**method.stage_parameters(seed), "teacher_samples": p, "n_images": n_images}
-    with torch_stage(stage_name, __name__, parameters, [path_folder, str(snapshots)], [out]) as stage:
+    with torch_stage(method.stage("path-samples", seed), __name__, parameters, [path_folder, str(snapshots)], [out]) as stage:
         path, files = load_path(path_folder), sorted(snapshots.glob("student-*.safetensors"))
         s = p.samplers[p.reference]
         as_diffusion = Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, guidance=s.guidance)

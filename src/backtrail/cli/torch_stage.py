@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from backtrail.cli import stage as plain_stage
+from backtrail.cli.memory import keep_freed_memory
 from backtrail.cli.processes import count_processes, join, launch
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
@@ -84,8 +85,9 @@ def choose_device(runtime: Runtime) -> torch.device:
 
 
 def configure(runtime: Runtime, device: torch.device) -> None:
-    """Threads, precision and determinism for this process."""
+    """Threads, memory, precision and determinism for this process."""
     torch.set_num_threads(runtime.threads)
+    keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for before it gives the same bytes twice
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.precision == "tf32"
     torch.backends.cudnn.benchmark = False

@@ -11,9 +11,11 @@ import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from backtrail.errors import UserError
 from backtrail.tensors import load_tensors, save_tensors
@@ -24,32 +26,53 @@ KEPT = 2  # states kept: the newest, and the one before in case the newest is to
 
 
 class Scratch:
-    """Writes and reads a run's state in `folder`; saving copies the tensors and writes them in another thread."""
+    """Writes and reads a run's state in `folder`; another thread copies the tensors and writes them.
+
+    The copy is made while the next update computes its gradients, which changes nothing of the state: only an optimiser's step has to wait
+    for it, by a hook.
+    """
 
     def __init__(self, folder: str | Path, writes: bool = True):
         self.folder, self.writes = Path(folder), writes  # of several processes with the same state one writes it
         self._writer = ThreadPoolExecutor(max_workers=1)
-        self._pending: Future[None] | None = None
+        self._copying: Future[None] | None = None
+        self._writing: Future[None] | None = None
         self._copies: dict[str, Tensor] = {}
+        self._hooked: WeakSet[Optimizer] = WeakSet()
         self.resumed_from: int | None = None
 
     def save(self, state: TrainingState, wait: bool = False) -> None:
-        """Write the state as it is now. A save still under way is waited for first; an error of it is raised here."""
+        """Write the state as it is now. A save still under way is waited for first; an error of it is raised here.
+
+        Between two updates; whoever changes the state's tensors before the next optimiser's step calls `copied` first.
+        """
         if not self.writes:
             return
         self.finish()
-        self._copy(state.tensors())
+        for optimiser in state.optimisers.values():
+            if optimiser not in self._hooked:
+                optimiser.register_step_pre_hook(lambda *_: self.copied())
+                self._hooked.add(optimiser)
         # As text: the header that it goes into is sorted, and the order of a row's columns is part of what a stage writes.
-        self._pending = self._writer.submit(self._write, state.step, self._copies, json.dumps(state.facts()))
+        step, facts = state.step, json.dumps(state.facts())
+        self._copying = self._writer.submit(self._copy, state.tensors())
+        self._writing = self._writer.submit(self._write, step, facts)
         if wait:
             self.finish()
 
+    def copied(self) -> None:
+        """Wait until the state may change again."""
+        if self._copying is not None:
+            copying, self._copying = self._copying, None
+            copying.result()
+
     def finish(self) -> None:
         """Wait for the save under way, if there is one. Raises UserError if the disk did not take it."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
+        self.copied()
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
             try:
-                pending.result()
+                writing.result()
             except OSError as error:
                 raise UserError(
                     f"the resume state could not be written to {self.folder} ({error.strerror}): free some space there"
@@ -88,12 +111,12 @@ class Scratch:
             if copy is None or (copy.shape, copy.dtype, copy.stride()) != (tensor.shape, tensor.dtype, tensor.stride()):
                 copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self._copies[name] = copy.copy_(tensor, non_blocking=True)
-        if any(tensor.is_cuda for tensor in tensors.values()):
-            torch.cuda.synchronize()
+        for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+            torch.cuda.synchronize(device)
 
-    def _write(self, step: int, tensors: dict[str, Tensor], facts: str) -> None:
+    def _write(self, step: int, facts: str) -> None:
         path = self.folder / f"step-{step:09d}.safetensors"
-        save_tensors(path, tensors, {"facts": facts, "facts_sha256": _digest(facts)})
+        save_tensors(path, self._copies, {"facts": facts, "facts_sha256": _digest(facts)})
         for old in sorted(self.folder.glob("step-*.safetensors"))[:-KEPT]:
             old.unlink()
         for torn in self.folder.glob(".step-*.tmp"):  # left by a kill in the middle of a save
