@@ -13,10 +13,12 @@ import platform
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
+from unittest import mock
 
 import torch
 import torch._dynamo  # the first step of an optimiser loads it, for seconds: once here, not in every process
@@ -105,6 +107,27 @@ def try_trick(params: Path, net: str, device: str, threads: int, trick: str, sec
     """A row of the second table: against the net in float32 as it is built, whatever the suite's runtime says."""
     _, clock = prepare(params, device, threads)
     return {"net": net} | TRICKS[trick](setup(params, net, clock.device), seconds, clock)
+
+
+def memory_kept(params: Path, net: str, device: str, threads: int, turns: int = 3) -> Row:
+    """The row of the second table about freed memory: it is a matter of the whole process, so each turn has two of its own."""
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(turns):
+        for keep in (False, True) if turn % 2 else (True, False):
+            times[keep].append(apart(teacher_s, params, net, device, threads, keep))
+    gain = median(without / with_ for without, with_ in zip(times[False], times[True], strict=True))
+    found = {"without_ms": 1e3 * median(times[False]), "with_ms": 1e3 * median(times[True]), "gain": gain}
+    return {"net": net, "trick": "freed memory kept", "of": "the teacher's update"} | found
+
+
+def teacher_s(params: Path, net: str, device: str, threads: int, keep: bool, updates: int = 8) -> float:
+    """Seconds of an update of the teacher, with the memory of the update before at hand or not."""
+    with nullcontext() if keep else mock.patch("backtrail.cli.torch_stage.keep_freed_memory"):
+        _, clock = prepare(params, device, threads)
+    update = CASES["teacher"](setup(params, net, clock.device)).update
+    update(0)
+    update(1)
+    return median(clock.deciding(clock.time(lambda step=step: update(step))) for step in range(2, 2 + updates))
 
 
 def save_stall(params: Path, device: str, threads: int, millions: float) -> Row:
@@ -199,6 +222,8 @@ def main(words: list[str] | None = None) -> None:
     for trick in [name for name in TRICKS if name != "torch.compile" or arguments.compile]:
         tricks.append(apart(try_trick, arguments.params, net, *where, trick, arguments.seconds))
         print(trick, file=sys.stderr)
+    if arguments.device == "cpu":
+        tricks.append(memory_kept(arguments.params, net, *where))
     tricks.append(apart(save_stall, arguments.params, *where, arguments.checkpoint_millions))
     found = apart(facts, arguments)
     print(f"{found['device_name']}, torch {found['torch']}, {found['threads']} thread(s)\n")

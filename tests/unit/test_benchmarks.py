@@ -134,6 +134,19 @@ def test_bfloat16_is_left_out_where_the_processor_has_none(tiny: Setup, tmp_path
         assert row["note"] == "not measured: this processor has neither AVX512-BF16 nor AMX" and "gain" not in row
 
 
+def test_extractors_are_measured_on_the_same_features(tmp_path: Path) -> None:
+    """Each package in its own process; clean-fid's features are ours, so that its images per second are of the same work."""
+    command = [sys.executable, "benchmarks/features.py", "--images", "1", "--turns", "1", "--threads", "1", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "features.csv") as file:
+        rows = {row["package"]: row for row in csv.DictReader(file)}
+    assert {"backtrail, inception", "backtrail, inception-clean", "clean-fid"} <= set(rows)
+    others = {name: row for name, row in rows.items() if row["gain"]}
+    assert all(float(row["difference"]) < 1e-5 and float(row["gain"]) > 0 for row in others.values()), others
+    assert "| clean-fid | " in done.stdout
+
+
 def test_the_command_writes_its_tables(tmp_path: Path) -> None:
     words = ["--params", "params.yaml", "--device", "cpu", "--nets", "tiny", "--methods", "sfd", "sfd, cached", "teacher"]
     words += ["--seconds", "0", "--checkpoint-millions", "0.3", "--out", str(tmp_path)]
@@ -156,7 +169,8 @@ def test_the_command_writes_its_tables(tmp_path: Path) -> None:
         assert [row["method"] for row in csv.DictReader(file)] == ["sfd", "sfd, cached", "teacher"]
     with open(tmp_path / "tricks.csv") as file:
         tricks = {row["trick"]: row for row in csv.DictReader(file)}
-    assert set(tricks) == {"cached trajectories", "asynchronous save", *TRICKS} - {"torch.compile"}
+    assert set(tricks) == {"cached trajectories", "asynchronous save", "freed memory kept", *TRICKS} - {"torch.compile"}
     gain = rows["sfd"]["in_forwards"] / rows["sfd, cached"]["in_forwards"]
     assert float(tricks["cached trajectories"]["gain"]) == pytest.approx(gain)
+    assert float(tricks["freed memory kept"]["with_ms"]) > 0 and float(tricks["freed memory kept"]["gain"]) > 0
     assert "| tiny | sfd | " in done.stdout and "| asynchronous save | " in done.stdout
