@@ -31,7 +31,7 @@ from backtrail.provenance.audit import Recompute
 from backtrail.provenance.chains import chains
 from backtrail.provenance.findings import BROKEN, Finding
 from backtrail.provenance.hashes import Hashes
-from backtrail.provenance.ledger import RECORDS, Ledger, Stage
+from backtrail.provenance.ledger import RECORDS, Ledger, Stage, at_key
 from backtrail.provenance.numbers import AXES, FIGURES, METRICS, TABLES
 from backtrail.provenance.record import processor
 from backtrail.report.axes import render_axis
@@ -43,6 +43,12 @@ from backtrail.tensors import load_tensors
 Result = tuple[list[Finding], set[str], list[str]]
 LAST_DIGITS = 1e-4  # relative; allowed only where torch or the processor are not those of the record
 RUN = "python -m backtrail "
+WEIGHTS = {
+    "classifier": "results/classifier/*.safetensors",
+    "inception": "data/inception/weights-*.pth",
+    "inception-clean": "data/inception/weights-*.pth",
+}
+LOCAL = ("data.local", "teacher.local", "metrics.inception.local")  # parameters that name folders with files got by hand
 
 
 def recomputations(levels: Sequence[str], patterns: Sequence[str]) -> list[Recompute]:
@@ -97,7 +103,7 @@ def measured_again(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) -
     p = validate(Metrics, stage.params["metrics"], "metrics")
     for name in p.extractors:
         if name not in measures:
-            features = extractor(name, ledger.folder / "results/classifier/classifier.safetensors")
+            features = extractor(name, weights_of(ledger, name))
             measures[name] = features, load_reference(ledger.folder / f"results/reference/{name}.safetensors", features)
     sets, about = load_tensors(ledger.folder / samples_of(stage))
     values: dict[str, Any] = {}
@@ -106,6 +112,11 @@ def measured_again(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) -
         values.setdefault(sampler, {})[nfe] = evaluate(images, measures, p)
     seeds = (about["first_seed"], about["first_seed"] + about["n_images"])
     return values, protocol(measures, p, seeds)
+
+
+def weights_of(ledger: Ledger, name: str) -> Path | None:
+    """The suite's file with an extractor's weights; None where they come with their package."""
+    return next(iter(sorted(ledger.folder.glob(WEIGHTS[name]))), None) if name in WEIGHTS else None
 
 
 def samples_of(stage: Stage) -> str:
@@ -226,10 +237,10 @@ def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
 
 def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
     """Run a stage's command in `folder`, where links lead to its inputs. Returns what went wrong, or nothing."""
-    local = str((ledger.params.get("data") or {}).get("local") or "")
+    local = [Path(place) for key in LOCAL if isinstance(place := at_key(ledger.params, key), str)]
     inputs = ledger.inputs(stage)
     records = {path for source in inputs for path in ledger.closure(source) if path.startswith(f"{RECORDS}/")}  # the page tells of them
-    for path in {PARAMS_FILE, *inputs, *records, *([local] if local and not Path(local).is_absolute() else [])}:
+    for path in {PARAMS_FILE, *inputs, *records, *(str(place) for place in local if not place.is_absolute())}:
         if (ledger.folder / path).exists():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).symlink_to((ledger.folder / path).resolve())

@@ -10,6 +10,7 @@ from backtrail.report.collect import Suite, all_states
 from backtrail.report.style import legend_below, literal, look
 
 COMPONENTS = 2
+DECIMALS = 6  # of what is written: a state on the line has components of 1e-12, whose digits depend on the processor
 
 
 def basis(states: np.ndarray) -> np.ndarray:
@@ -62,6 +63,7 @@ def trajectory_data(suite: Suite) -> pd.DataFrame:
         frame = basis(reference)
         for kind, method, key, states, times in tracks:
             placed, shown = coordinates(states[:, image].reshape(len(states), -1).astype(np.float64), frame, reference[-1])
+            placed, shown = placed.round(DECIMALS) + 0.0, round(shown, DECIMALS)  # + 0.0: a zero without a sign
             head = {"image": image, "kind": kind, "method": method, "nfe": int(key.rpartition("nfe")[2]), "state": range(len(states))}
             places = {"distance": placed[:, 0], "component_1": placed[:, 1], "component_2": placed[:, 2], "shown": shown}
             parts.append(pd.DataFrame({**head, "sigma": times, **places}))
