@@ -85,6 +85,7 @@ class Attempt:
     def __init__(self, folder: Path, arguments: str, **environment: str):
         self.log, self.kind = folder / "attempt.log", "forked"
         self.code: int | None = None
+        self.log.write_text("")  # here: an attempt that is killed at once has said nothing, and not what the one before said
         self.pid = os.fork()
         if self.pid == 0:
             _become(folder, arguments, self.log, environment)
@@ -114,6 +115,10 @@ class Attempt:
         """Send a signal and wait for the end."""
         os.kill(self.pid, number)
         self.wait()
+
+    def saves(self, folder: Path) -> bool:
+        """Whether it is in the middle of writing a state, or was when it ended; what others have left half written does not count."""
+        return bool(states(folder, f".step-*.{self.pid}.tmp"))
 
     def said(self) -> str:
         return self.log.read_text()
@@ -239,7 +244,7 @@ class Torment:
         while self.tally.kills < times:
             attempt, end = self.start(), time.perf_counter() + self.draw.uniform(0, reach)
             if self.tally.kills % 4 == 3:
-                alive = attempt.wait(until=lambda: bool(states(self.folder, ".step-*.tmp")))
+                alive = attempt.wait(until=lambda attempt=attempt: attempt.saves(self.folder))
             else:
                 alive = attempt.wait(until=lambda end=end: time.perf_counter() >= end)
             if alive:
@@ -249,7 +254,7 @@ class Torment:
                 newest = -1
                 continue
             self.tally.kills += 1
-            self.tally.during_save += bool(states(self.folder, ".step-*.tmp"))
+            self.tally.during_save += attempt.saves(self.folder)
             # Where nothing was gained the machine is slower than it was in the untouched run.
             reach, newest = reach * (1.2 if reached(self.folder) == newest else 1.0), reached(self.folder)
             if self.tally.kills % 5 == 0 and len(states(self.folder)) == 2 and not self.torn:
