@@ -26,6 +26,9 @@ from backtrail.metrics.features import extractor
 from backtrail.nets.inception import Inception, read_inception
 from backtrail.provenance.record import processor
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/unit"))
+from random_inception import write_random_weights
+
 AIM = 1.5  # times the faster of the others
 Features = Callable[[Tensor], Tensor]
 Row = dict[str, Any]
@@ -95,20 +98,6 @@ EXTRACTORS: dict[str, Callable[[Path], Features]] = {
 OURS = {"torch-fidelity": "backtrail, inception", "clean-fid": "backtrail, inception-clean"}
 
 
-def random_weights(path: Path) -> None:
-    """A state dict under the published names whose activations neither vanish nor explode."""
-    draw, net = torch.Generator().manual_seed(0), Inception()
-    state = net.state_dict()
-    for name, tensor in state.items():
-        if name.endswith("conv.weight"):
-            tensor.copy_(torch.randn(tensor.shape, generator=draw) * (2 / tensor[0].numel()) ** 0.5)
-        elif name.endswith("bn.running_var"):
-            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=draw))
-        elif name.endswith(("bn.running_mean", "bn.bias")):
-            tensor.copy_(0.1 * torch.randn(tensor.shape, generator=draw))
-    torch.save(state, path)
-
-
 def measure(name: str, weights: Path, n: int, threads: int) -> tuple[float, float, np.ndarray]:
     """In a process of its own: images/s once it is warm, the most memory in MB, and the features."""
     import resource
@@ -129,7 +118,7 @@ def compare(n: int, threads: int, turns: int) -> list[Row]:
     installed = [name for name in EXTRACTORS if name != "torch-fidelity" or importlib.util.find_spec("torch_fidelity")]
     with tempfile.TemporaryDirectory(prefix="backtrail-bench-") as folder:
         weights = Path(folder) / "weights.pth"
-        apart(random_weights, weights)
+        apart(write_random_weights, weights)
         runs: dict[str, list[tuple[float, float, np.ndarray]]] = {name: [] for name in installed}
         for turn in range(turns):
             for name in installed:

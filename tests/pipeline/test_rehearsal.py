@@ -21,7 +21,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from edm_pickles import foreign_ema, randomised, write_checkpoint
-from test_nets_inception import write_random_weights
+from random_inception import write_random_weights
 
 from backtrail.artifacts import file_digest, load_json
 from backtrail.data import prepare, sources

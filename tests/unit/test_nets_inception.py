@@ -18,25 +18,9 @@ from backtrail.metrics.evaluate import evaluate, protocol
 from backtrail.metrics.features import extractor
 from backtrail.metrics.frechet import factor, frechet_distance, moments
 from backtrail.metrics.reference import load_reference, read_moments, save_reference
-from backtrail.nets.inception import Inception, read_inception, resize
+from backtrail.nets.inception import read_inception, resize
 from backtrail.parameters.metrics import InceptionFiles, Metrics
-
-
-def write_random_weights(path):
-    """A state dict of Inception that keeps the size of what flows through it, so that features are of order one."""
-    random = torch.Generator().manual_seed(0)
-    weights = Inception().state_dict()
-    for name, value in weights.items():
-        if name.endswith("conv.weight"):
-            value.copy_(torch.randn(value.shape, generator=random) * (2 / value[0].numel()) ** 0.5)
-        elif name.endswith("running_var"):
-            value.copy_(0.5 + torch.rand(value.shape, generator=random))
-        elif name.endswith(("running_mean", "bn.bias")):
-            value.copy_(0.1 * torch.randn(value.shape, generator=random))
-        elif name.endswith("bn.weight"):
-            value.copy_(1 + 0.3 * torch.randn(value.shape, generator=random))
-    torch.save(weights, path)
-    return path
+from unit.random_inception import write_random_weights
 
 
 @pytest.fixture(scope="module")
