@@ -23,6 +23,7 @@ from backtrail.training.state import TrainingState, adam, weights
 Row = dict[str, Any]
 STALL = 1 / 20  # a save may stop the training for this share of a synchronous one
 BFLOAT16_GAIN = 1.5
+BFLOAT16_BATCH = 64  # what is not a convolution gains nothing, and weighs more in a small batch
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -41,11 +42,21 @@ def channels_last(s: Setup, seconds: float, clock: Clock) -> Row:
 
 
 def bfloat16(s: Setup, seconds: float, clock: Clock) -> Row:
-    """The net's products in bfloat16, where the processor has instructions for it; 64 channels and up."""
+    """The net's products in bfloat16, where the processor has instructions for it; 64 channels and up, and a batch as one trains with."""
+    batch = max(s.batch, BFLOAT16_BATCH)
+    of = f"the teacher's update, {batch} images"
     if missing := no_bfloat16(s):
-        return {"trick": "bfloat16", "of": "the teacher's update", "note": missing}
-    row = placed("bfloat16", s, autocast, seconds, clock)
+        return {"trick": "bfloat16", "of": of, "note": missing}
+    row = placed("bfloat16", replace(s, batch=batch), autocast, seconds, clock) | {"of": of}
     return row | {"wanted": f">= {BFLOAT16_GAIN}", "verdict": row["gain"] >= BFLOAT16_GAIN}
+
+
+def bfloat16_small_batch(s: Setup, seconds: float, clock: Clock) -> Row:
+    """The same on the few images that the other rows are measured with."""
+    of = f"the teacher's update, {s.batch} images"
+    if missing := no_bfloat16(s):
+        return {"trick": "bfloat16, small batch", "of": of, "note": missing}
+    return placed("bfloat16, small batch", s, autocast, seconds, clock) | {"of": of}
 
 
 def bfloat16_channels_last(s: Setup, seconds: float, clock: Clock) -> Row:
@@ -63,6 +74,21 @@ def compiled(s: Setup, seconds: float, clock: Clock) -> Row:
         return net
 
     return placed("torch.compile", s, through_compile, seconds, clock)
+
+
+def unfilled(s: Setup, seconds: float, clock: Clock) -> Row:
+    """torch's deterministic mode without its filling of each new tensor with NaN, which finds what reads memory that nothing wrote."""
+    update = counted(teacher(s).update)
+
+    def with_filling(fill: bool) -> Callable[[], None]:
+        def call() -> None:
+            torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+            update()
+
+        return call
+
+    calls = {"without": with_filling(True), "with": with_filling(False)}
+    return compared("new tensors left unfilled", "the teacher's update", calls, seconds, clock)
 
 
 def checkpoint(millions: float, repeats: int, clock: Clock) -> Row:
@@ -149,6 +175,8 @@ TRICKS: dict[str, Callable[[Setup, float, Clock], Row]] = {
     "fused Adam": fused_adam,
     "channels_last": channels_last,
     "bfloat16": bfloat16,
+    "bfloat16, small batch": bfloat16_small_batch,
     "bfloat16 and channels_last": bfloat16_channels_last,
     "torch.compile": compiled,
+    "new tensors left unfilled": unfilled,
 }

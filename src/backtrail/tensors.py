@@ -25,11 +25,13 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     atomic_write(path, lambda file: _save_file(file, contiguous, header))
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: str | Path, digested: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read back what `save_tensors` wrote: the tensors (on the CPU) and the metadata.
 
-    Raises UserError if the file is absent, is no whole safetensors file, or does not hold what its digest says: DVC trusts the
-    write-protected copies in its cache, so a bit that flips there would come back unnoticed with every checkout.
+    digested: False for a file that others wrote, or whose caller checks its content by another digest.
+
+    Raises UserError if the file is absent, is no whole safetensors file, has no digest, or does not hold what its digest says: DVC trusts
+    the write-protected copies in its cache, so a bit that flips there would come back unnoticed with every checkout.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -39,8 +41,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): delete it and run the stage again") from None
-    written = header.get("sha256")  # absent in the data set's file, which is read through a map and checked by `load_dataset`
-    if written is not None and (found := tensors_digest(tensors)) != written:
+    if not digested:
+        return tensors, header.get("metadata", {})
+    written = str(header.get("sha256", "none"))
+    if (found := tensors_digest(tensors)) != written:
         raise UserError(
             f"{path} was damaged after it was written (content {found[:12]}, its header says {written[:12]}): "
             "delete it, `chmod -R u+w .dvc/cache` so that DVC checks its own copies again, and run `dvc repro`"

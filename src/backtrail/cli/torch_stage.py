@@ -93,5 +93,6 @@ def configure(runtime: Runtime, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
     # Some CUDA kernels have no deterministic form: there the stage goes on with a warning, and results agree within float error.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # by default each new tensor is filled with NaN, to find what reads it
     if device.type == "cuda":
         torch.cuda.set_device(device)

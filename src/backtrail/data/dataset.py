@@ -40,7 +40,7 @@ def load_dataset(path: str | Path, verify: bool = True) -> Dataset:
     The images are mapped from the file, not copied: only what is used takes memory. Raises UserError if the file is missing, not whole,
     or not the bytes that were written.
     """
-    tensors, metadata = load_tensors(path)
+    tensors, metadata = load_tensors(path, digested=False)  # they stay mapped: `content_digest` reads the file in pieces
     absent = [key for key in TENSORS if key not in tensors] + [key for key in VALUES if key not in metadata]
     if absent:
         raise UserError(f"{path} is no data set of this pipeline (it lacks {', '.join(absent)}): run the stage that makes it")

@@ -65,7 +65,7 @@ def load_lpips(file: str, sha256: str) -> LPIPS:
         raise UserError(f"the LPIPS weights {file} have sha256 {found}, params.yaml expects {sha256}: get the file again")
     lpips = LPIPS()
     try:
-        lpips.load_state_dict(load_tensors(file)[0], strict=True)
+        lpips.load_state_dict(load_tensors(file, digested=False)[0], strict=True)
     except RuntimeError as error:
         raise UserError(f"{file} does not hold LPIPS's weights: {str(error).splitlines()[-1].strip()}") from None
     return lpips.eval().requires_grad_(False)
