@@ -235,7 +235,8 @@ class Torment:
             raise SystemExit(f"{tally.stage} ended with {attempt.code}:\n{said}")
 
     def kill(self, times: int) -> None:
-        """At random moments; every fourth while a state is being written, and after every fifth the newest state is torn.
+        """At random moments; every fourth while a state is being written, and after every fifth, or the next that
+        leaves two states, the newest is torn.
 
         A kill comes on average after a share of the steps such that one run bears most of them; a run that ends before its kill is compared
         and followed by another.
@@ -257,7 +258,7 @@ class Torment:
             self.tally.during_save += attempt.saves(self.folder)
             # Where nothing was gained the machine is slower than it was in the untouched run.
             reach, newest = reach * (1.2 if reached(self.folder) == newest else 1.0), reached(self.folder)
-            if self.tally.kills % 5 == 0 and len(states(self.folder)) == 2 and not self.torn:
+            if self.tally.torn < self.tally.kills // 5 and len(states(self.folder)) == 2 and not self.torn:
                 tear(states(self.folder)[-1], self.draw)
                 self.torn, self.tally.torn = True, self.tally.torn + 1
 

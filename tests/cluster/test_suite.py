@@ -10,7 +10,7 @@ from cluster.conftest import ROOT, ClusterProject, make_project
 from cluster.slurm import Slurm
 from pipeline.conftest import tiny, write_images
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(2400), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(2400)]
 KEPT = {"score_distillation": ["disback"], "trajectory_distillation": ["sfd-v"]}
 
 

@@ -189,19 +189,15 @@ def test_a_torn_state_is_passed_over_for_the_one_before(damage, tmp_path, caplog
     assert scratch.resumed_from == 5 and "resume state passed over" in caplog.text
 
 
-def test_a_flip_of_any_byte_of_a_state_is_noticed_or_changes_nothing(tmp_path):
-    Scratch(tmp_path).save(TrainingState({"net": torch.nn.Linear(2, 1)}, {}, step=5), wait=True)
-    trained = TrainingState({"net": torch.nn.Linear(2, 1)}, {}, step=6)
-    Scratch(tmp_path).save(trained, wait=True)
+def test_a_flip_in_any_byte_of_a_state_is_noticed(tmp_path):
+    for step in (5, 6):
+        Scratch(tmp_path).save(TrainingState({"net": torch.nn.Linear(2, 1)}, {}, step=step), wait=True)
     newest = tmp_path / "step-000000006.safetensors"
-    whole, passed_over = newest.read_bytes(), 0
+    whole = newest.read_bytes()
     for place, bit in itertools.product(range(len(whole)), (1, 128)):
         newest.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
         state = TrainingState({"net": torch.nn.Linear(2, 1)}, {})
-        assert Scratch(tmp_path).restore(state)
-        passed_over += state.step == 5
-        assert state.step == 5 or content(state) == content(trained), f"byte {place}, bit {bit}"
-    assert passed_over > len(whole)
+        assert Scratch(tmp_path).restore(state) and state.step == 5, f"byte {place}, bit {bit}"
 
 
 def test_two_states_are_kept_and_leftovers_of_a_kill_are_swept(tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
 from backtrail.errors import UserError
@@ -107,6 +108,8 @@ def _dress(axes: Axes3D, data: pd.DataFrame, title: str) -> None:
     most = data["distance"].max()
     ticks = pd.Series([0.0, *(10.0**k for k in range(1, 6) if 10.0**k <= most)])
     axes.set_xticks(squeezed(ticks), [f"{tick:g}" for tick in ticks])
+    for axis in (axes.yaxis, axes.zaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # more are crowded at this angle
     axes.set_title(literal(title))
     axes.set_xlabel("Distance from the image", fontsize=7.5, labelpad=-2)
     axes.set_ylabel("Component 1", fontsize=7.5, labelpad=-2)
