@@ -1,6 +1,7 @@
 """params.yaml: what is refused, in which words."""
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,24 +9,11 @@ import yaml
 
 from backtrail.errors import UserError
 from backtrail.parameters.suite import read_suite
+from unit.refusals import sentence_for
 
 ROOT = Path(__file__).parents[2]
 VALID = yaml.safe_load((ROOT / "params.yaml").read_text())
-
-
-def refused(tmp_path: Path, key: str, value: object) -> str:
-    """The sentence for `params.yaml` with one value changed."""
-    values = copy.deepcopy(VALID)
-    *parents, last = key.split(".")
-    place = values
-    for part in parents:
-        place = place[part]
-    place[last] = value
-    path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(values))
-    with pytest.raises(UserError) as error:
-        read_suite(path)
-    return str(error.value)
+refused = partial(sentence_for, VALID)
 
 
 @pytest.mark.parametrize("path", [ROOT / "params.yaml", *ROOT.glob("suites/*/params.yaml")], ids=lambda path: path.parent.name)

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,6 @@ import torch
 import yaml
 
 from backtrail.artifacts import load_json
-from backtrail.errors import UserError
 from backtrail.methods.ring import SHAPE, Ring
 from backtrail.metrics.points import PointsDenoiser
 from backtrail.parameters.ring import RingEvaluation, RingSuite
@@ -20,22 +20,10 @@ from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.ring import RingResults, end_points, ring_data
 from backtrail.report.ring_claims import judge_ring, ring_sentence
 from backtrail.tables import load_csv
+from unit.refusals import sentence_for
 
 VALID = yaml.safe_load((Path(__file__).parents[2] / "suites/ring/params.yaml").read_text())
-
-
-def refused(tmp_path: Path, key: str, value: object) -> str:
-    """The sentence for the ring's parameters with one value changed."""
-    values = copy.deepcopy(VALID)
-    *parents, last = key.split(".")
-    place = values
-    for part in parents:
-        place = place[part]
-    place[last] = value
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(UserError) as error:
-        read_suite(tmp_path / "params.yaml")
-    return str(error.value)
+refused = partial(sentence_for, VALID)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ A `params.yaml` with the section `ring` is such a suite. It has no data set, no 
 
 from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from backtrail.parameters.base import Section
-from backtrail.parameters.runtime import Resources, Runtime
+from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.teacher import Teacher
 
@@ -33,27 +33,13 @@ class RingEvaluation(Section):
     mismatch_points: int = Field(ge=2, description="Points of a student on which the mismatch degree is measured.")
 
 
-class RingSuite(Section):
+class RingSuite(BaseSuite):
     """A ring, its teacher, and the methods of score distillation that are run on it."""
 
-    suite: str = Field(description="Name of the suite.")
-    code: str = Field(
-        description="Folder of the package, relative to the suite's folder; dvc.yaml lists the code that a stage depends on by it."
-    )
-    seeds: list[int] = Field(min_length=1, description="Seeds of the students; each method is trained once for each.")
-    resources: dict[str, Resources] = Field(description="What stages ask a scheduler for, by the names that dvc.yaml uses (train, light).")
-    runtime: Runtime
     ring: RingLaw
     teacher: Teacher
     evaluation: RingEvaluation
     score_distillation: dict[str, ScoreDistillation]
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise ValueError("seeds must be different and not negative")
-        return seeds
 
     @property
     def methods(self) -> list[str]:

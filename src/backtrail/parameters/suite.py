@@ -4,15 +4,15 @@ import re
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
-from backtrail.parameters.base import PARAMS_FILE, Section, read, validate
+from backtrail.parameters.base import PARAMS_FILE, read, validate
+from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.classifier import ClassifierParameters
 from backtrail.parameters.data import Data
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.report import Report
 from backtrail.parameters.ring import RingSuite, is_ring
-from backtrail.parameters.runtime import Resources, Runtime
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.score_distillation import ScoreDistillation, StartedScoreDistillation
 from backtrail.parameters.teacher import ImportedTeacher, Teacher, is_imported
@@ -21,16 +21,9 @@ from backtrail.parameters.trajectory_distillation import SecondStage, Trajectory
 T = TypeVar("T", Teacher, ImportedTeacher)
 
 
-class Suite(Section, Generic[T]):
+class Suite(BaseSuite, Generic[T]):
     """A suite: one data set, one teacher, the methods that are distilled from it, and how they are measured."""
 
-    suite: str = Field(description="Name of the suite.")
-    code: str = Field(
-        description="Folder of the package, relative to the suite's folder; dvc.yaml lists the code that a stage depends on by it."
-    )
-    seeds: list[int] = Field(min_length=1, description="Seeds of the students; each method is trained once for each.")
-    resources: dict[str, Resources] = Field(description="What stages ask a scheduler for, by the names that dvc.yaml uses (train, light).")
-    runtime: Runtime
     data: Data
     classifier: ClassifierParameters
     teacher: T
@@ -47,13 +40,6 @@ class Suite(Section, Generic[T]):
         """Names of the methods, those of one-step students first."""
         one_step = [*self.score_distillation, *self.started_score_distillation.methods]
         return [*one_step, *self.trajectory_distillation, *self.second_stage.methods]
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise ValueError("seeds must be different and not negative")
-        return seeds
 
     @model_validator(mode="after")
     def _sizes(self) -> "Suite":

@@ -1,0 +1,25 @@
+"""Parameters with one value changed, and the sentence that refuses them."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backtrail.errors import UserError
+from backtrail.parameters.suite import read_suite
+
+
+def sentence_for(valid: dict[str, Any], folder: Path, key: str, value: object) -> str:
+    """What is said of `params.yaml` with `value` at `key` (parts joined by dots)."""
+    values = copy.deepcopy(valid)
+    *parents, last = key.split(".")
+    place = values
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError) as error:
+        read_suite(folder / "params.yaml")
+    return str(error.value)
