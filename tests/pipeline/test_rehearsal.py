@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from dvc.repo import Repo
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
@@ -30,6 +31,8 @@ from backtrail.nets.build import load_denoiser
 from backtrail.nets.dhariwal import DhariwalConfiguration
 from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
+from backtrail.provenance import recompute
+from backtrail.provenance.ledger import open_ledger
 from backtrail.teachers.published import PUBLISHED
 from backtrail.tensors import load_tensors
 from pipeline.conftest import ROOT, TinySuite, run_every_stage
@@ -203,3 +206,16 @@ def test_fid_stands_beside_its_protocol(rehearsal: TinySuite) -> None:
             assert 0 < value["fid_inception_best"] <= value["fid_inception"] and value["fid_inception_clean"] > 0
     assert set(load_json(results / "reference/inception.json")["floor"]) >= {"fid_inception", "kid_inception"}
     assert "fid_inception_best" in (rehearsal.folder / "reports/tables/results.csv").read_text().splitlines()[0]
+
+
+def test_an_audit_finds_every_file_it_needs_and_comes_to_the_same_numbers(rehearsal: TinySuite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics, tables and figures from what the stages have stored; what others say of the code and the tree is not asked here."""
+    monkeypatch.chdir(rehearsal.folder)
+    with Repo(".") as repo:
+        repo.commit(force=True)
+    ledger = open_ledger(rehearsal.folder)
+    for level, below in ((recompute.metrics, "results/metrics/"), (recompute.tables, "reports/tables/"), (recompute.figures, "reports/")):
+        found, right, _ = level(ledger, set(), ("*",))
+        assert [finding.message for finding in found] == []
+        made = {out for out in ledger.makers if out.startswith(below)}
+        assert made and right == made - ({out for out in made if "/tables/" in out} if level is recompute.figures else set())

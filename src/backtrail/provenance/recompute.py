@@ -21,7 +21,7 @@ import torch
 
 from backtrail.artifacts import load_json
 from backtrail.errors import UserError
-from backtrail.metrics.evaluate import Measure, evaluate, protocol
+from backtrail.metrics.evaluate import Measure, evaluate_samplings, protocol
 from backtrail.metrics.features import extractor
 from backtrail.metrics.reference import load_reference
 from backtrail.parameters.base import PARAMS_FILE, validate
@@ -109,7 +109,7 @@ def measured_again(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) -
     values: dict[str, Any] = {}
     for key, images in sets.items():
         sampler, nfe = key.split("/")
-        values.setdefault(sampler, {})[nfe] = evaluate(images, measures, p)
+        values.setdefault(sampler, {})[nfe] = evaluate_samplings(images, measures, p)
     seeds = (about["first_seed"], about["first_seed"] + about["n_images"])
     return values, protocol(measures, p, seeds)
 
