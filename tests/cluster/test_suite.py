@@ -16,9 +16,10 @@ KEPT = {"score_distillation": ["disback"], "trajectory_distillation": ["sfd-v"]}
 
 @pytest.fixture(scope="module")
 def project(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> ClusterProject:
-    """A suite of one method of each family and one seed; its training stages ask for a GPU, which they leave alone."""
+    """The built-in suite with one method of each family and one seed; its training stages ask for a GPU, which they leave alone."""
     project = make_project(tmp_path_factory.mktemp("suite") / "tiny", slurm)
-    parameters = tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    built_in = yaml.safe_load((ROOT / "params.yaml").read_text())
+    parameters = tiny(built_in) | {section: built_in[section] for section in ("second_stage", "started_score_distillation")}
     for family, methods in KEPT.items():
         parameters[family] = {method: parameters[family][method] for method in methods}
     parameters["resources"]["train"]["gpus"] = 1
