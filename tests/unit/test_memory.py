@@ -41,3 +41,15 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert keep_freed_memory() is False
+
+
+def test_a_stage_is_deterministic_and_does_not_fill_new_tensors() -> None:
+    program = (
+        "import torch\nfrom backtrail.cli.torch_stage import configure\nfrom backtrail.parameters.runtime import Runtime\n"
+        "filled = lambda: bool(torch.empty(9).isnan().all())\n"
+        "torch.use_deterministic_algorithms(True)\nassert filled()\n"
+        "configure(Runtime(threads=1), torch.device('cpu'))\nassert not filled()\n"
+        "assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
