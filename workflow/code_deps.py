@@ -11,24 +11,19 @@ from pathlib import Path
 
 import yaml
 
-from backtrail.provenance.closure import PACKAGE_FOLDER, closure, source_files
+from backtrail.provenance.closure import closure, source_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def code_lines(command: str) -> list[str]:
-    """The deps of a stage that runs `python -m backtrail COMMAND`: its module's imports and the entry point's."""
+    """The deps of a stage that runs `python -m backtrail COMMAND`: its module's imports and the entry point's.
+
+    Each file by itself and no folder: DVC heeds .dvcignore in its own project only, so that a suite below `suites/` would hash the compiled
+    files in the folder too, which are others with every checkout.
+    """
     modules = {*closure("backtrail.__main__"), *closure(f"backtrail.cli.{command.replace('-', '_')}")}
-    return [f"      - ${{code}}/{path.as_posix()}\n" for path in folded(set(source_files(modules)))]
-
-
-def folded(files: set[Path]) -> list[Path]:
-    """The files, sorted, a folder standing for its files where all of them are there."""
-    for folder in sorted({file.parent for file in files} - {Path()}, reverse=True):
-        inside = {f.relative_to(PACKAGE_FOLDER) for f in (PACKAGE_FOLDER / folder).rglob("*") if f.is_file() and f.suffix != ".pyc"}
-        if len(inside) > 1 and inside <= files:
-            files = (files - inside) | {folder}
-    return sorted(files)
+    return [f"      - ${{code}}/{path.as_posix()}\n" for path in source_files(modules)]
 
 
 def rewrite(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -22,7 +23,11 @@ def file_at(folder: Path, commit: str, path: str) -> bytes | None:
 
 def code_at(folder: Path, commit: str, code: str) -> dict[str, str] | None:
     """sha256 of each file below `code` in a commit, by path below it; None if the commit or the code is not here."""
-    archive = git(folder, "archive", "--format=tar", f"{commit}:./{code}")
+    top = git(folder, "rev-parse", "--show-toplevel")
+    if top is None:
+        return None
+    root = Path(top.decode().strip())  # below it, where a suite may lie, `git archive` gives that folder alone
+    archive = git(root, "archive", "--format=tar", f"{commit}:{os.path.relpath((folder / code).resolve(), root.resolve())}")
     if archive is None:
         return None
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
