@@ -43,27 +43,27 @@ def channels_last(s: Setup, seconds: float, clock: Clock) -> Row:
 
 def bfloat16(s: Setup, seconds: float, clock: Clock) -> Row:
     """The net's products in bfloat16, where the processor has instructions for it; 64 channels and up, and a batch as one trains with."""
-    batch = max(s.batch, BFLOAT16_BATCH)
-    of = f"the teacher's update, {batch} images"
-    if missing := no_bfloat16(s):
-        return {"trick": "bfloat16", "of": of, "note": missing}
-    row = placed("bfloat16", replace(s, batch=batch), autocast, seconds, clock) | {"of": of}
-    return row | {"wanted": f">= {BFLOAT16_GAIN}", "verdict": row["gain"] >= BFLOAT16_GAIN}
+    row = placed_in_bfloat16("bfloat16", replace(s, batch=max(s.batch, BFLOAT16_BATCH)), autocast, seconds, clock)
+    return row | ({"wanted": f">= {BFLOAT16_GAIN}", "verdict": row["gain"] >= BFLOAT16_GAIN} if "gain" in row else {})
 
 
 def bfloat16_small_batch(s: Setup, seconds: float, clock: Clock) -> Row:
     """The same on the few images that the other rows are measured with."""
-    of = f"the teacher's update, {s.batch} images"
-    if missing := no_bfloat16(s):
-        return {"trick": "bfloat16, small batch", "of": of, "note": missing}
-    return placed("bfloat16, small batch", s, autocast, seconds, clock) | {"of": of}
+    return placed_in_bfloat16("bfloat16, small batch", s, autocast, seconds, clock)
 
 
 def bfloat16_channels_last(s: Setup, seconds: float, clock: Clock) -> Row:
     """Both together."""
+    name = "bfloat16 and channels_last"
+    return placed_in_bfloat16(name, s, lambda net: autocast(net).to(memory_format=torch.channels_last), seconds, clock)
+
+
+def placed_in_bfloat16(trick: str, s: Setup, place: Callable[[NetDenoiser], NetDenoiser], seconds: float, clock: Clock) -> Row:
+    """`placed`, with the number of images in its row; or why it is not measured here."""
+    of = f"the teacher's update, {s.batch} images"
     if missing := no_bfloat16(s):
-        return {"trick": "bfloat16 and channels_last", "of": "the teacher's update", "note": missing}
-    return placed("bfloat16 and channels_last", s, lambda net: autocast(net).to(memory_format=torch.channels_last), seconds, clock)
+        return {"trick": trick, "of": of, "note": missing}
+    return placed(trick, s, place, seconds, clock) | {"of": of}
 
 
 def compiled(s: Setup, seconds: float, clock: Clock) -> Row:
