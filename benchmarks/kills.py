@@ -235,8 +235,8 @@ class Torment:
             raise SystemExit(f"{tally.stage} ended with {attempt.code}:\n{said}")
 
     def kill(self, times: int) -> None:
-        """At random moments; every fourth while a state is being written, and after every fifth, or the next that
-        leaves two states, the newest is torn.
+        """At random moments; every fourth while a state is being written. After every fifth, or the next that leaves two states, the newest
+        is torn.
 
         A kill comes on average after a share of the steps such that one run bears most of them; a run that ends before its kill is compared
         and followed by another.

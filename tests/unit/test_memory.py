@@ -15,8 +15,8 @@ torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 sums = []
-for _ in range(12):
-    if len(sums) == 2:
+for _ in range(48):
+    if len(sums) == 8:  # where the heap puts the first blocks differs from process to process
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     sums.append(torch.ones(16, 1024, 1024).sum().item())
 assert set(sums) == {2.0**24}
@@ -25,15 +25,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> int:
-    """Pages touched first in ten rounds with a tensor of 64 MiB each."""
+    """Pages touched first in forty rounds with a tensor of 64 MiB each."""
     done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back with each block")
 def test_freed_memory_is_used_again() -> None:
-    """The least of three: a kernel that is short of memory takes pages from idle processes, which then are touched first once more."""
-    fresh, kept = faults("default"), min(faults("keep") for _ in range(3))
+    fresh, kept = faults("default"), faults("keep")
     assert fresh > 100 and kept < fresh / 10, (fresh, kept)
 
 
