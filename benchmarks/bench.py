@@ -27,14 +27,14 @@ from tricks import TRICKS, checkpoint
 from updates import CASES, Setup
 
 from backtrail.artifacts import save_json
-from backtrail.cli.torch_stage import TorchStage, configure
+from backtrail.ledger.record import Record, processor
 from backtrail.parameters.base import PARAMS_FILE, read, section, validate
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.runtime import Runtime
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.teacher import Teacher
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
-from backtrail.provenance.record import Record, processor
+from backtrail.running.torch_stage import TorchStage, configure
 from backtrail.training.scratch import Scratch
 
 RATIO = 1.15  # the most that an update may take of its ideal count
@@ -122,7 +122,7 @@ def memory_kept(params: Path, net: str, device: str, threads: int, turns: int = 
 
 def teacher_s(params: Path, net: str, device: str, threads: int, keep: bool, updates: int = 8) -> float:
     """Seconds of an update of the teacher, with the memory of the update before at hand or not."""
-    with nullcontext() if keep else mock.patch("backtrail.cli.torch_stage.keep_freed_memory"):
+    with nullcontext() if keep else mock.patch("backtrail.running.torch_stage.keep_freed_memory"):
         _, clock = prepare(params, device, threads)
     update = CASES["teacher"](setup(params, net, clock.device)).update
     update(0)

@@ -21,10 +21,10 @@ import torch
 from bench import apart, markdown
 from torch import Tensor, nn
 
-from backtrail.cli.memory import keep_freed_memory
+from backtrail.ledger.record import processor
 from backtrail.metrics.features import extractor
 from backtrail.nets.inception import Inception, read_inception
-from backtrail.provenance.record import processor
+from backtrail.running.memory import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/unit"))
 from random_inception import write_random_weights

@@ -30,7 +30,7 @@ import yaml
 
 import backtrail.cli as command_line
 from backtrail.artifacts import file_digest, save_json
-from backtrail.provenance.closure import closure
+from backtrail.ledger.closure import closure
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -322,7 +322,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the tallies, JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    closure("backtrail.cli.teacher")  # who imports whom is read once, here
+    closure("backtrail.stages.teacher")  # who imports whom is read once, here
     for command in ("teacher", "path", "score-distillation", "trajectory-distillation"):
         command_line.backtrail.get_command(click.Context(command_line.backtrail), command)
     with tempfile.TemporaryDirectory(prefix="backtrail-kills-") as name:

@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 
 from backtrail.data.dataset import Dataset, to_float
 from backtrail.denoiser import Condition, NetDenoiser, per_image
-from backtrail.methods.trajectories import student_times, teacher_times
-from backtrail.methods.trajectory_distillation import plan
+from backtrail.methods.sfd.distillation import plan
+from backtrail.methods.sfd.trajectories import student_times, teacher_times
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.teacher import Teacher
 from backtrail.parameters.training import Adam

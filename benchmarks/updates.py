@@ -12,10 +12,11 @@ from torch import Tensor
 
 from backtrail.data.dataset import Dataset
 from backtrail.denoiser import Condition, NetDenoiser
-from backtrail.methods import degradation, score_distillation
-from backtrail.methods.path import DegradationPath
-from backtrail.methods.trajectories import Pool, teacher_evaluations
-from backtrail.methods.trajectory_distillation import distil_round, plan
+from backtrail.methods.disback import distillation as score_distillation
+from backtrail.methods.disback import recording as degradation
+from backtrail.methods.disback.path import DegradationPath
+from backtrail.methods.sfd.distillation import distil_round, plan
+from backtrail.methods.sfd.trajectories import Pool, teacher_evaluations
 from backtrail.nets.build import build, with_step_condition
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.score_distillation import ScoreDistillation

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from backtrail.provenance.closure import closure, source_files
+from backtrail.ledger.closure import closure, source_files
 
 ROOT = Path(__file__).resolve().parents[1]
 

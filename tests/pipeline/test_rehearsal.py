@@ -25,14 +25,14 @@ from edm_pickles import foreign_ema, randomised, write_checkpoint
 from random_inception import write_random_weights
 
 from backtrail.artifacts import file_digest, load_json
+from backtrail.audit import recompute
 from backtrail.data import prepare, sources
 from backtrail.data.cifar import TEST, TRAIN
+from backtrail.ledger.ledger import open_ledger
 from backtrail.nets.build import load_denoiser
 from backtrail.nets.dhariwal import DhariwalConfiguration
 from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
-from backtrail.provenance import recompute
-from backtrail.provenance.ledger import open_ledger
 from backtrail.teachers.published import PUBLISHED
 from backtrail.tensors import load_tensors
 from pipeline.conftest import ROOT, TinySuite, run_every_stage

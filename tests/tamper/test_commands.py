@@ -13,17 +13,17 @@ import safetensors.numpy
 from PIL import Image
 
 from backtrail.artifacts import file_digest, load_json
+from backtrail.audit.compare import compare
+from backtrail.audit.impact import impact
+from backtrail.audit.why import why
 from backtrail.cli import backtrail
 from backtrail.errors import UserError
-from backtrail.provenance.chains import chains
-from backtrail.provenance.compare import compare
-from backtrail.provenance.crate import export
-from backtrail.provenance.hashes import Hashes
-from backtrail.provenance.impact import impact
-from backtrail.provenance.ledger import open_ledger
-from backtrail.provenance.numbers import LAYOUTS, numbers, of_table
-from backtrail.provenance.record import recipe_key
-from backtrail.provenance.why import why
+from backtrail.export.crate import export
+from backtrail.ledger.chains import chains
+from backtrail.ledger.hashes import Hashes
+from backtrail.ledger.ledger import open_ledger
+from backtrail.ledger.numbers import LAYOUTS, numbers, of_table
+from backtrail.ledger.record import recipe_key
 from backtrail.report.collect import open_suite
 from backtrail.report.figures import FIGURES
 from backtrail.report.html import render_report
@@ -320,7 +320,7 @@ def test_nothing_private_is_in_records_reports_or_crate(finished: Path, crate: P
 
 
 def test_code_committed_after_the_run_backs_it(ledger: Path) -> None:
-    from backtrail.provenance.audit import audit
+    from backtrail.audit.audit import audit
     from tamper.test_tampering import dirty_tree
 
     dirty_tree(ledger)

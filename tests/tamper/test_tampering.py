@@ -11,8 +11,8 @@ import pytest
 import safetensors.torch
 
 from backtrail.artifacts import file_digest
-from backtrail.provenance.audit import Audit, audit
-from backtrail.provenance.findings import BROKEN, EXTERNAL, STALE, UNBACKED, VERIFIED
+from backtrail.audit.audit import Audit, audit
+from backtrail.audit.findings import BROKEN, EXTERNAL, STALE, UNBACKED, VERIFIED
 from tamper.forging import edit_lock, edit_record, flip, replace, rewrite_ledger, rewrite_lock_only
 
 pytestmark = pytest.mark.xdist_group("tamper")
@@ -272,7 +272,7 @@ def test_an_invented_row_is_unbacked_even_with_a_rewritten_ledger(ledger: Path) 
 
 
 def recomputed(folder: Path, level: str, *patterns: str) -> Audit:
-    from backtrail.provenance.recompute import recomputations
+    from backtrail.audit.recompute import recomputations
 
     return audit(folder, recomputations([level], patterns or ("*",)))
 
@@ -318,8 +318,8 @@ def test_the_page_is_the_same_when_its_stage_runs_again(ledger: Path) -> None:
 
 
 def test_a_number_quoted_in_prose_is_held_against_the_table(ledger: Path) -> None:
-    from backtrail.provenance.ledger import open_ledger
-    from backtrail.provenance.numbers import find
+    from backtrail.ledger.ledger import open_ledger
+    from backtrail.ledger.numbers import find
 
     (number,) = find(open_ledger(ledger), "reports/tables/results.csv:disback,fd")
     right, wrong = f"{float(number.text):.2f}", f"{float(number.text) - 0.01:.2f}"

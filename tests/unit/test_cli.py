@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backtrail.cli import COMMANDS
+from backtrail.cli import COMMANDS, STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str
 def test_help_lists_every_command_and_loads_none_of_them() -> None:
     code = "import sys; from backtrail.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
-    assert all(name in done.stdout for name in COMMANDS)
+    assert all(name in done.stdout for name in [*COMMANDS, *STAGES])
     assert done.stdout.splitlines()[-1] == "False"
 
 

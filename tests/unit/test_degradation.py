@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backtrail.errors import UserError
-from backtrail.methods.degradation import PathLoss, choose_nodes, converged, fit_to_student, record
-from backtrail.methods.one_step import generate, score_matching_loss, student_input
-from backtrail.methods.path import load_path, node_file, save_path
+from backtrail.methods.disback.one_step import generate, score_matching_loss, student_input
+from backtrail.methods.disback.path import load_path, node_file, save_path
+from backtrail.methods.disback.recording import PathLoss, choose_nodes, converged, fit_to_student, record
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.base import validate
 from backtrail.parameters.score_distillation import Recording, ScoreDistillation

@@ -13,8 +13,10 @@ from torch import Tensor, distributed, multiprocessing
 
 from backtrail.data.dataset import Dataset
 from backtrail.errors import UserError
-from backtrail.methods import degradation, score_distillation, trajectory_distillation
-from backtrail.methods.trajectories import Pool
+from backtrail.methods.disback import distillation as score_distillation
+from backtrail.methods.disback import recording as degradation
+from backtrail.methods.sfd import distillation as trajectory_distillation
+from backtrail.methods.sfd.trajectories import Pool
 from backtrail.nets.blocks import checkpoint_blocks
 from backtrail.parameters.base import validate
 from backtrail.parameters.net import UNetParameters

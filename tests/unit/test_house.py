@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from backtrail.cli import COMMANDS
-from backtrail.provenance.closure import PACKAGE_FOLDER, closure, source_files
+from backtrail.ledger.closure import PACKAGE_FOLDER, closure, source_files
 from code_deps import code_lines, has_own_pipeline, pipelines
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def test_the_closure_holds_what_python_really_loads(command: str) -> None:
 
 def test_report_stages_declare_their_templates() -> None:
     assert any("report" in line for line in code_lines("report"))
-    assert "report/templates/index.html" in {f.as_posix() for f in source_files(closure("backtrail.cli.report"))}
+    assert "report/templates/index.html" in {f.as_posix() for f in source_files(closure("backtrail.stages.report"))}
 
 
 def test_suites_have_the_shared_pipeline_if_they_have_images() -> None:

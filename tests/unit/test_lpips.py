@@ -7,9 +7,9 @@ from torch_fidelity import sample_similarity_lpips
 
 from backtrail.artifacts import file_digest
 from backtrail.errors import UserError
-from backtrail.methods.lpips import CHANNELS, LPIPS, load_lpips
-from backtrail.methods.trajectories import Pool
-from backtrail.methods.trajectory_distillation import distil, walk
+from backtrail.methods.sfd.distillation import distil, walk
+from backtrail.methods.sfd.lpips import CHANNELS, LPIPS, load_lpips
+from backtrail.methods.sfd.trajectories import Pool
 from backtrail.parameters.base import validate
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.tensors import save_tensors

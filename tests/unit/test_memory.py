@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch
-from backtrail.cli.memory import keep_freed_memory
+from backtrail.running.memory import keep_freed_memory
 
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
@@ -37,7 +37,7 @@ def test_freed_memory_is_used_again() -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backtrail.cli.memory import keep_freed_memory
+    from backtrail.running.memory import keep_freed_memory
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert keep_freed_memory() is False
@@ -45,7 +45,7 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_stage_is_deterministic_and_does_not_fill_new_tensors() -> None:
     program = (
-        "import torch\nfrom backtrail.cli.torch_stage import configure\nfrom backtrail.parameters.runtime import Runtime\n"
+        "import torch\nfrom backtrail.running.torch_stage import configure\nfrom backtrail.parameters.runtime import Runtime\n"
         "filled = lambda: bool(torch.empty(9).isnan().all())\n"
         "torch.use_deterministic_algorithms(True)\nassert filled()\n"
         "configure(Runtime(threads=1), torch.device('cpu'))\nassert not filled()\n"

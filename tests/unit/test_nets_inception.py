@@ -11,7 +11,6 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from backtrail.cli.measures import INCEPTION
 from backtrail.data.sources import SOURCES
 from backtrail.errors import UserError
 from backtrail.metrics.evaluate import evaluate, protocol
@@ -20,6 +19,7 @@ from backtrail.metrics.frechet import factor, frechet_distance, moments
 from backtrail.metrics.reference import load_reference, read_moments, save_reference
 from backtrail.nets.inception import read_inception, resize
 from backtrail.parameters.metrics import InceptionFiles, Metrics
+from backtrail.stages.measures import INCEPTION
 from unit.random_inception import write_random_weights
 
 

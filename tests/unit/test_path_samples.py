@@ -7,12 +7,12 @@ import yaml
 from click.testing import CliRunner
 from oracles import tiny_denoiser
 
-from backtrail.cli.path_samples import command
 from backtrail.data.dataset import to_uint8
-from backtrail.methods.path import save_path
+from backtrail.methods.disback.path import save_path
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.sampling import Schedule
 from backtrail.sampling.sample import Sampler, sample
+from backtrail.stages.path_samples import command
 from backtrail.tensors import load_tensors
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from backtrail.artifacts import load_json
-from backtrail.provenance.closure import code_digests
-from backtrail.provenance.record import digests, recipe_key, recorded
+from backtrail.ledger.closure import code_digests
+from backtrail.ledger.record import digests, recipe_key, recorded
 
 RECIPE = {"stage": "teacher", "parameters": {"lr": 0.1, "steps": 3}, "inputs": {"a": "1"}, "code": {"x.py": "2"}}
 

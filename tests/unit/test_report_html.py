@@ -16,17 +16,17 @@ from browser import CHROMIUM, Browser
 from synthetic_suite import METRIC, SEEDS, SOLVERS, parameters, write_json, write_parameters, write_suite
 
 from backtrail.artifacts import file_digest, load_json
-from backtrail.cli.figure import INPUTS
 from backtrail.cli.plan import hours_of_methods
 from backtrail.errors import UserError
+from backtrail.ledger.chains import chains
+from backtrail.ledger.numbers import LAYOUTS
+from backtrail.ledger.record import digests
 from backtrail.parameters.suite import read_suite
-from backtrail.provenance.chains import chains
-from backtrail.provenance.numbers import LAYOUTS
-from backtrail.provenance.record import digests
 from backtrail.report.against_paper import HOURS_FILE
 from backtrail.report.figures import FIGURES, render_figure
 from backtrail.report.html import linked_numbers, render_report
 from backtrail.report.tables import render_table
+from backtrail.stages.figure import INPUTS
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 KEYS = {key for layout in LAYOUTS.values() for key in layout.keys}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backtrail.provenance.repository import code_at, file_at
+from backtrail.ledger.repository import code_at, file_at
 
 
 @pytest.fixture

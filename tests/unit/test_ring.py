@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from backtrail.methods.degradation import record
-from backtrail.methods.one_step import generate
-from backtrail.methods.path import DegradationPath
+from backtrail.methods.disback.distillation import distil
+from backtrail.methods.disback.one_step import generate
+from backtrail.methods.disback.path import DegradationPath
+from backtrail.methods.disback.recording import record
 from backtrail.methods.ring import SHAPE, Ring, ring_teacher, sliced_wasserstein
-from backtrail.methods.score_distillation import distil
 from backtrail.metrics.mismatch import mismatch
 from backtrail.parameters.suite import read_suite
 from backtrail.randomness import normal

@@ -12,9 +12,9 @@ from torch import nn
 
 from backtrail.denoiser import NetDenoiser, per_image
 from backtrail.errors import UserError
-from backtrail.methods import score_distillation
-from backtrail.methods.path import DegradationPath
-from backtrail.methods.score_distillation import TargetSchedule, distil, initial_state, score_gradient, update, update_cost
+from backtrail.methods.disback import distillation as score_distillation
+from backtrail.methods.disback.distillation import TargetSchedule, distil, initial_state, score_gradient, update, update_cost
+from backtrail.methods.disback.path import DegradationPath
 from backtrail.parameters.base import validate
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import KarrasGrid, LogNormal

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backtrail.errors import UserError
-from backtrail.methods import degradation, score_distillation, trajectory_distillation
-from backtrail.methods.trajectories import Pool
+from backtrail.methods.disback import distillation as score_distillation
+from backtrail.methods.disback import recording as degradation
+from backtrail.methods.sfd import distillation as trajectory_distillation
+from backtrail.methods.sfd.trajectories import Pool
 from backtrail.parameters.base import validate
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam, Average

@@ -6,12 +6,12 @@ import torch
 
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
-from backtrail.methods import trajectory_distillation
-from backtrail.methods.degradation import record
-from backtrail.methods.path import DegradationPath
-from backtrail.methods.score_distillation import distil as score_distil
-from backtrail.methods.trajectories import Piece, Pool, load_pool, student_times, teacher_evaluations, teacher_times
-from backtrail.methods.trajectory_distillation import DISTANCES, distil, plan, walk
+from backtrail.methods.disback.distillation import distil as score_distil
+from backtrail.methods.disback.path import DegradationPath
+from backtrail.methods.disback.recording import record
+from backtrail.methods.sfd import distillation as trajectory_distillation
+from backtrail.methods.sfd.distillation import DISTANCES, distil, plan, walk
+from backtrail.methods.sfd.trajectories import Piece, Pool, load_pool, student_times, teacher_evaluations, teacher_times
 from backtrail.nets.build import at_step_condition, load_denoiser, save_denoiser, with_step_condition
 from backtrail.parameters.base import validate
 from backtrail.parameters.score_distillation import ScoreDistillation

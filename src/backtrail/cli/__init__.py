@@ -1,6 +1,5 @@
-"""The command line: one command a stage. Each lies in a module of its own, which is loaded only when it is called.
-
-So a stage's code is what its own module imports, and `backtrail --help` answers at once.
+"""The command line: a command for each stage, which engines run, and those that people ask. Each lies in a module of its own, which is
+loaded only when it is called: a stage's code is what its own module imports, and `backtrail --help` answers at once.
 """
 
 import errno
@@ -13,7 +12,7 @@ import click
 from backtrail import __version__
 from backtrail.errors import UserError
 
-COMMANDS = {
+STAGES = {
     "fetch": "bring the data set's original files here, verified",
     "fetch-teacher": "bring the released teacher's files here, verified, where the suite imports one",
     "fetch-inception": "bring the files that FID needs here, verified, where the suite measures it",
@@ -37,6 +36,8 @@ COMMANDS = {
     "ring-teacher": "train the teacher of a ring of Gaussians (suites/ring)",
     "ring-run": "record the path of a student on the ring, train it and measure it",
     "ring-figure": "draw the ring's figure and judge DisBack's claims on it",
+}
+COMMANDS = {
     "why": "where a number comes from: its chain down to the data",
     "audit": "check every number against the bytes it comes from",
     "impact": "which numbers change if a file is wrong",
@@ -49,20 +50,21 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Finds a command in `backtrail.cli.<name>` when it is asked for."""
+    """Finds a command in `backtrail.stages.<name>` or `backtrail.cli.<name>` when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *STAGES]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        room = "stages" if cmd_name in STAGES else "cli" if cmd_name in COMMANDS else None
+        if room is None:
             return None
-        # By name at run time and not by an import statement: an import would make every command part of every stage's code.
-        return importlib.import_module(f"backtrail.cli.{cmd_name.replace('-', '_')}").command
+        return importlib.import_module(f"backtrail.{room}.{cmd_name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        for title, commands in (("Commands", COMMANDS), ("Stages, which DVC and Snakemake run", STAGES)):
+            with formatter.section(title):
+                formatter.write_dl(list(commands.items()))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

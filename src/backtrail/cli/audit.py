@@ -5,9 +5,9 @@ import sys
 
 import click
 
-from backtrail.provenance.audit import Audit, audit, counts
-from backtrail.provenance.findings import EXIT_CODES, MEANINGS
-from backtrail.provenance.show import findings_in_words
+from backtrail.audit.audit import Audit, audit, counts
+from backtrail.audit.findings import EXIT_CODES, MEANINGS
+from backtrail.audit.show import findings_in_words
 
 LEVELS = ("hash", "metric", "figure", "stage")
 CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code)
@@ -27,7 +27,7 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], as_json: bool, eve
     again = []
     if set(levels) - {"hash"}:
         # Loaded here: reading and hashing bytes needs neither torch nor matplotlib, and little memory.
-        from backtrail.provenance.recompute import recomputations
+        from backtrail.audit.recompute import recomputations
 
         again = recomputations([level for level in LEVELS if level in levels], stages or ("*",))
     done = audit(".", again)

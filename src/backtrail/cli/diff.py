@@ -4,7 +4,7 @@ import json
 
 import click
 
-from backtrail.provenance.compare import compare
+from backtrail.audit.compare import compare
 
 SHOWN = 20
 

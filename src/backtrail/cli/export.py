@@ -2,7 +2,7 @@
 
 import click
 
-from backtrail.provenance.crate import export
+from backtrail.export.crate import export
 
 
 @click.command()

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from backtrail.provenance.impact import impact
+from backtrail.audit.impact import impact
 
 
 @click.command()

@@ -11,10 +11,10 @@ from backtrail.data.download import host_of
 from backtrail.data.registry import File, Source
 from backtrail.data.sources import SOURCES, source_of, source_of_teacher
 from backtrail.errors import UserError
+from backtrail.ledger.ledger import LOCK_FILE, parse_lock
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher
-from backtrail.provenance.ledger import LOCK_FILE, parse_lock
 
 # Both of SFD's tables of training hours (arXiv 2409.19681, Tables 2 and 3: CIFAR-10 and ImageNet-64, half precision on an A100) come to
 # this rate within 2 %, if its forwards are counted as here.

@@ -5,7 +5,7 @@ import time
 
 import click
 
-from backtrail.cli.stage import SCRATCH
+from backtrail.running.stage import SCRATCH
 
 
 @click.command()

@@ -4,8 +4,8 @@ import json
 
 import click
 
-from backtrail.provenance.tree import tree
-from backtrail.provenance.why import why
+from backtrail.audit.tree import tree
+from backtrail.audit.why import why
 
 
 @click.command()

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from backtrail.cli.student import samplers
 from backtrail.denoiser import NetDenoiser
-from backtrail.methods.score_distillation import update_cost
-from backtrail.methods.trajectories import teacher_evaluations
+from backtrail.methods.disback.distillation import update_cost
+from backtrail.methods.sfd.trajectories import teacher_evaluations
 from backtrail.nets.build import BuiltIn, construct_empty
 from backtrail.nets.inception import RESIZE, Inception
 from backtrail.parameters.score_distillation import ScoreDistillation
@@ -17,6 +16,7 @@ from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import Teacher
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.sampling.sample import Sampler
+from backtrail.stages.student import samplers
 from backtrail.teachers.published import PUBLISHED
 
 

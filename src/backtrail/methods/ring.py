@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backtrail.denoiser import Condition, NetDenoiser, per_image
-from backtrail.methods.one_step import score_matching_loss
+from backtrail.methods.disback.one_step import score_matching_loss
 from backtrail.nets.build import build
 from backtrail.parameters.teacher import Teacher
 from backtrail.randomness import integers, normal

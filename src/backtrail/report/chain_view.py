@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from backtrail.provenance.chains import Chains, Link
-from backtrail.provenance.numbers import Number
+from backtrail.ledger.chains import Chains, Link
+from backtrail.ledger.numbers import Number
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""The audit of a suite: findings, and from them a verdict for every number."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backtrail.audit.checks import HashAudit
+from backtrail.audit.findings import EXIT_CODES, EXTERNAL, RECOMPUTED, UNBACKED, VERIFIED, Finding, worst
+from backtrail.audit.quotes import quoted_numbers, wrong_quotes
+from backtrail.ledger.hashes import Hashes
+from backtrail.ledger.ledger import LOCK_FILE, Ledger, open_ledger
+from backtrail.ledger.numbers import Number, layout_of, numbers
+from backtrail.ledger.repository import git
+
+DOCUMENTS = ("reports/",)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A number, or a whole file that people read, with its verdict and the findings that it comes from."""
+
+    number: Number
+    verdict: str
+    because: tuple[Finding, ...]
+
+
+@dataclass
+class Audit:
+    """What an audit found."""
+
+    ledger: Ledger
+    findings: list[Finding]
+    judged: list[Judged]
+    documents: list[Judged]
+    notes: list[str] = field(default_factory=list)
+    bytes_read: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every number is verified, recomputed or external; by the worst verdict or finding otherwise."""
+        verdicts = [one.verdict for one in [*self.judged, *self.documents]] + [finding.verdict for finding in self.findings]
+        return EXIT_CODES[worst(verdicts)]
+
+    def resting_on(self, finding: Finding) -> list[Judged]:
+        """The numbers that inherit a finding."""
+        return [one for one in self.judged if finding in one.because]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for programs."""
+        order = {id(finding): i for i, finding in enumerate(self.findings)}
+        return {
+            "exit_code": self.exit_code,
+            "bytes_read": self.bytes_read,
+            "notes": self.notes,
+            "findings": [vars(finding) | {"numbers": [one.number.name for one in self.resting_on(finding)]} for finding in self.findings],
+            "numbers": [
+                {
+                    "name": one.number.name,
+                    "text": one.number.text,
+                    "verdict": one.verdict,
+                    "findings": [order[id(finding)] for finding in one.because],
+                }
+                for one in self.judged
+            ],
+            "documents": [{"file": one.number.file, "verdict": one.verdict} for one in self.documents],
+        }
+
+
+Recompute = Callable[[Ledger, set[str]], tuple[list[Finding], set[str], list[str]]]
+
+
+def audit(folder: str | Path = ".", recomputations: list[Recompute] | None = None) -> Audit:
+    """Check every byte and link, then recompute what is asked for. Each recomputation gives findings, the files it confirmed, and notes."""
+    ledger = open_ledger(folder)
+    hashes = Hashes(ledger.folder)
+    findings = list(HashAudit(ledger, hashes).findings())
+    findings += wrong_quotes(ledger)
+    notes, confirmed = list(_notes(ledger)), set()
+    bad = {finding.subject for finding in findings if finding.verdict != VERIFIED}
+    for recompute in recomputations or []:
+        found, right, said = recompute(ledger, bad)
+        findings += found
+        confirmed |= right
+        notes += said
+    judged = [judge(ledger, number, findings, confirmed) for number in [*numbers(ledger), *quoted_numbers(ledger)]]
+    return Audit(ledger, findings, judged, list(_documents(ledger, findings, confirmed)), notes, hashes.bytes_read)
+
+
+def judge(ledger: Ledger, number: Number, findings: list[Finding], confirmed: set[str]) -> Judged:
+    """The verdict on a number: that of the worst finding among all that it rests on."""
+    rests = number.closure(ledger)
+    because = tuple(finding for finding in findings if finding.subject in rests)
+    if not because and not number.sources and not number.external:
+        because = (_nothing_behind(number),)
+    good = EXTERNAL if number.external else RECOMPUTED if number.file in confirmed else VERIFIED
+    return Judged(number, worst([finding.verdict for finding in because], good), because)
+
+
+def _nothing_behind(number: Number) -> Finding:
+    return Finding(UNBACKED, number.file, f"? -> {number.name}", f"{number.name}: no stage made what this number would rest on")
+
+
+def _documents(ledger: Ledger, findings: list[Finding], confirmed: set[str]) -> Iterator[Judged]:
+    """Files that people read and whose numbers stand in a table already: Markdown, LaTeX, pictures, the page."""
+    for file in sorted(out for out in ledger.makers if out.startswith(DOCUMENTS) and layout_of(out) is None):
+        whole = Number(file, (), "", "", (file,))
+        yield judge(ledger, whole, findings, confirmed)
+
+
+def _notes(ledger: Ledger) -> Iterator[str]:
+    """What a reader should know, and what no verdict hangs on."""
+    changed = git(ledger.folder, "status", "--porcelain", "--", LOCK_FILE, "params.yaml", "dvc.yaml", "results", "reports", ledger.code)
+    if changed is None:
+        yield "the suite lies in no git repository: nothing says which ledger was published"
+    elif changed:
+        names = [line[3:] for line in changed.decode().splitlines()]
+        yield f"not committed: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+
+
+def counts(judged: list[Judged]) -> Counter[str]:
+    """How many numbers have each verdict."""
+    return Counter(one.verdict for one in judged)

@@ -1,0 +1,139 @@
+"""Two runs compared: the first link at which they part, and why.
+
+A run is a suite's folder, a git revision of this suite, or one stage's record.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backtrail.errors import UserError
+from backtrail.ledger.ledger import LOCK_FILE, Stage, parse_lock
+from backtrail.ledger.repository import cached, file_at, git
+
+ENVIRONMENT = ("python", "packages", "environment_sha256", "determinism", "host", "device", "processes")
+LEAST_SURE = "nothing that is recorded differs: the stage does not make the same bytes on every run"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One side of the comparison: a name, its stages, and a way to read one of its text files (None where it is not there)."""
+
+    name: str
+    stages: dict[str, Stage]
+    read: Callable[[str], str | None]
+
+    def record(self, stage: Stage) -> dict[str, Any]:
+        text = self.read(stage.record)
+        try:
+            found = json.loads(text or "{}")
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def open_run(name: str, folder: Path) -> Run:
+    """A suite's folder, or a revision of the suite in `folder`. Raises UserError if it is neither."""
+    place = Path(name)
+    if (place / LOCK_FILE).is_file():
+        return Run(name, parse_lock((place / LOCK_FILE).read_text(), str(place / LOCK_FILE)), lambda path: _text(place / path))
+    lock = file_at(folder, name, LOCK_FILE)
+    if lock is None:
+        known = (git(folder, "log", "--format=%h", "-3", "--", LOCK_FILE) or b"").decode().split()
+        hint = f"; revisions that have one: {', '.join(known)} ..." if known else ""
+        raise UserError(f"{name} is neither a folder nor a git revision with a {LOCK_FILE} in it{hint}")
+    stages = parse_lock(lock.decode(), f"{name}:{LOCK_FILE}")
+    digests = {path: entry.md5 for stage in stages.values() for path, entry in stage.outs.items()}
+    # Records and metrics lie in the commit, or in DVC's cache under the digest that the commit's lock names.
+    return Run(name, stages, lambda path: _decoded(file_at(folder, name, path) or cached(folder, digests.get(path, ""))))
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+def _decoded(content: bytes | None) -> str | None:
+    return None if content is None else content.decode()
+
+
+def compare(first: str, second: str, folder: str | Path = ".") -> dict[str, Any]:
+    """Where two runs part: the first stages whose results differ though what they read is the same, each with the reasons."""
+    if first.endswith(".json") and second.endswith(".json"):
+        return _compare_records(first, second)
+    a, b = open_run(first, Path(folder)), open_run(second, Path(folder))
+    shared = [name for name in a.stages if name in b.stages]
+    differing = [name for name in shared if _results(a.stages[name]) != _results(b.stages[name])]
+    changed = {path for name in differing for path in a.stages[name].outs}
+    parted = [name for name in differing if not any(_inside(dep, changed) for dep in a.stages[name].deps)]
+    return {
+        "first": first,
+        "second": second,
+        "same": [name for name in shared if name not in differing],
+        "parted": [{"stage": name, "reasons": reasons(a, b, name)} for name in parted],
+        "following": [name for name in differing if name not in parted],
+        "only_first": [name for name in a.stages if name not in b.stages],
+        "only_second": [name for name in b.stages if name not in a.stages],
+        "numbers": _numbers(a, b),
+    }
+
+
+def _results(stage: Stage) -> dict[str, str]:
+    return {path: stage.outs[path].md5 for path in stage.products}
+
+
+def _inside(path: str, changed: set[str]) -> bool:
+    return any(path == of or path.startswith(of + "/") or of.startswith(path + "/") for of in changed)
+
+
+def reasons(a: Run, b: Run, name: str) -> list[str]:
+    """Why the results of a stage differ: command, parameters, code, outside inputs, environment."""
+    first, second = a.stages[name], b.stages[name]
+    said = [] if first.command == second.command else [f"command: {first.command} / {second.command}"]
+    said += [f"parameter {place}: {was!r} / {now!r}" for place, was, now in _unlike(first.params, second.params, "")]
+    records = a.record(first), b.record(second)
+    said += _code(first, second, *records)
+    if not said:
+        said = [f"{place}: {was!r} / {now!r}" for key in ENVIRONMENT for place, was, now in _unlike(*(r.get(key) for r in records), key)]
+    return said or [LEAST_SURE]
+
+
+def _code(first: Stage, second: Stage, record: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    files = record.get("code", {}), other.get("code", {})
+    named = [f"code: {file}" for file in sorted(files[0].keys() | files[1].keys()) if files[0].get(file) != files[1].get(file)]
+    made = [path for path in first.deps.keys() | second.deps.keys() if _md5(first, path) != _md5(second, path)]
+    return named or [f"input: {path}" for path in sorted(made)]
+
+
+def _md5(stage: Stage, path: str) -> str | None:
+    return stage.deps[path].md5 if path in stage.deps else None
+
+
+def _unlike(was: Any, now: Any, place: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        return [one for key in sorted(was.keys() | now.keys()) for one in _unlike(was.get(key), now.get(key), f"{place}.{key}".strip("."))]
+    return [] if was == now else [(place, was, now)]
+
+
+def _numbers(a: Run, b: Run) -> list[dict[str, Any]]:
+    """Values of metric files that differ."""
+    found = []
+    for stage in a.stages.values():
+        for path in stage.products:
+            if path.startswith("results/metrics/") and stage.name in b.stages:
+                values = [json.loads(text).get("values", {}) if (text := run.read(path)) else {} for run in (a, b)]
+                found += [{"file": path, "value": place, "first": was, "second": now} for place, was, now in _unlike(*values, "")]
+    return found
+
+
+def _compare_records(first: str, second: str) -> dict[str, Any]:
+    """Two records of one stage."""
+    texts = [_text(Path(name)) for name in (first, second)]
+    for name, text in zip((first, second), texts, strict=True):
+        if text is None:
+            raise UserError(f"{name} is missing: name two records, two folders, or two git revisions")
+    a, b = (json.loads(text or "{}") for text in texts)
+    keys = ("stage", "parameters", "inputs", "code", "commit", *ENVIRONMENT, "outputs")
+    said = [f"{place}: {was!r} / {now!r}" for key in keys for place, was, now in _unlike(a.get(key), b.get(key), key)]
+    return {"first": first, "second": second, "parted": [{"stage": a.get("stage"), "reasons": said}] if said else [], "numbers": []}

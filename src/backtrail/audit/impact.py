@@ -1,0 +1,46 @@
+"""What rests on a file: the stages, the results, and the numbers that change if it is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+from backtrail.errors import UserError
+from backtrail.ledger.ledger import Ledger, open_ledger
+from backtrail.ledger.numbers import numbers
+from backtrail.parameters.base import PARAMS_FILE
+
+
+def impact(target: str, folder: str | Path = ".") -> dict[str, Any]:
+    """Stages, files and numbers that rest on a file or folder, a source file, or a parameter (`params.yaml:teacher.steps`).
+
+    Raises UserError if nothing in the ledger has that name.
+    """
+    ledger = open_ledger(folder)
+    file, _, key = target.partition(":")
+    wrong = touched(ledger, Path(file).as_posix(), key)
+    if not wrong:
+        raise UserError(
+            f"no stage of this suite read or made {target}: dvc.lock has no file, folder, source file or parameter of that name"
+        )
+    stages = [stage for stage in ledger.in_order() if any(ledger.closure(out) & wrong for out in stage.products)]
+    files = [out for stage in stages for out in stage.products if out not in wrong]
+    changed = [number for number in numbers(ledger) if number.closure(ledger) & wrong]
+    return {
+        "target": target,
+        "stages": [stage.name for stage in stages],
+        "files": files,
+        "numbers": [{"name": number.name, "text": number.text, "file": number.file} for number in changed],
+    }
+
+
+def touched(ledger: Ledger, file: str, key: str) -> set[str]:
+    """What stands for a target in the closures: paths, or the stages that read a parameter or a source file in a folder of code."""
+    stages = ledger.stages.values()
+    if file == PARAMS_FILE:
+        reading = [
+            s for s in stages if not key or any(k == key or f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}.") for k in s.params)
+        ]
+        return {f"stage:{stage.name}" for stage in reading if stage.params}
+    if ledger.is_code(file):
+        return {f"stage:{s.name}" for s in stages if any(file == dep or file.startswith(f"{dep}/") for dep in s.deps)}
+    known = {dep for stage in stages for dep in stage.deps} & {file}
+    return {*ledger.below(file), *known}

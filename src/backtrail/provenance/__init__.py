@@ -1,1 +1,0 @@
-"""Where a result comes from: records of what ran, and the questions that they answer."""

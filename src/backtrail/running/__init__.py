@@ -1,0 +1,1 @@
+"""The frame around a stage: device, processes, memory, determinism."""

@@ -1,0 +1,50 @@
+"""`backtrail teacher`: the denoiser that every method distils."""
+
+from typing import Any
+
+import click
+import pandas as pd
+
+from backtrail.data.dataset import Dataset, load_dataset
+from backtrail.data.outside import fetched_files
+from backtrail.nets.build import save_denoiser
+from backtrail.parameters.teacher import ImportedTeacher, Teacher, teacher_section
+from backtrail.running.torch_stage import TorchStage, torch_stage
+from backtrail.tables import save_csv
+from backtrail.teachers.imported import check_teacher, import_teacher
+from backtrail.teachers.train import teacher_state, teacher_update
+from backtrail.training.loop import run
+
+DATASET, FETCHED = "data/dataset.safetensors", "data/teacher"
+TEACHER, LOG = "results/teacher/teacher.safetensors", "results/teacher/log.csv"
+COLUMNS = ["step", "images", "loss", "lr"]
+
+
+@click.command()
+def command() -> None:
+    """Train the teacher by denoising score matching, or import a released one; writes its weights and the log of its loss."""
+    p = teacher_section()
+    with torch_stage("teacher", __name__, {"teacher": p}, [DATASET, FETCHED], [TEACHER, LOG], several=isinstance(p, Teacher)) as stage:
+        dataset = load_dataset(DATASET)
+        rows = import_(p, dataset) if isinstance(p, ImportedTeacher) else train(p, dataset, stage)
+        if stage.writes:
+            save_csv(LOG, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def train(p: Teacher, dataset: Dataset, stage: TorchStage) -> list[dict[str, Any]]:
+    """Train the teacher and write its averaged weights; returns the log."""
+    state = teacher_state(p, dataset.sigma_data, stage.place, stage.group)
+    for step, losses in run(state, lambda step: teacher_update(state, p, dataset, step), p.steps, stage.scratch):
+        if losses and (step % 50 == 0 or step == p.steps):
+            state.rows.append({"step": step, "images": step * p.batch, **losses, "lr": state.optimisers["teacher"].param_groups[0]["lr"]})
+    if stage.writes:
+        save_denoiser(TEACHER, state.modules["teacher"], state.averages["teacher"])
+    return state.rows
+
+
+def import_(p: ImportedTeacher, dataset: Dataset) -> list[dict[str, Any]]:
+    """Convert the fetched teacher and write it; its log is empty."""
+    teacher = import_teacher(p.source, FETCHED)
+    check_teacher(teacher, dataset.train_images.shape[1:], dataset.n_classes)
+    save_denoiser(TEACHER, teacher, source=p.source, files=fetched_files(FETCHED))
+    return []
