@@ -24,7 +24,6 @@ $(VENV)/.complete: requirements.lock requirements-uv.lock pyproject.toml
 	@touch $@
 
 repro: setup ## run the built-in suite: figures and tables of both papers in reports/
-	@python -m backtrail check
 	@snakemake --profile local
 
 bench: setup ## measure the methods' speed and memory here (four minutes); tables in reports/benchmark
@@ -43,15 +42,15 @@ lint: setup ## check style
 	ruff check .
 	ruff format --check .
 	snakefmt --check workflow
-	python workflow/code_deps.py --check
+	python -m backtrail pipeline --check
 
 format: setup ## mend style
 	ruff check --fix .
 	ruff format .
 	snakefmt workflow
 
-deps: setup ## write each stage's code into dvc.yaml after a change of imports
-	python workflow/code_deps.py
+deps: setup ## renew the list of source files in dvc.yaml after a file came or went
+	python -m backtrail pipeline
 
 lock: setup ## renew requirements.lock from pyproject.toml, for Python 3.11 to 3.13
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --output-file requirements.lock

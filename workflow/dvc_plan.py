@@ -8,12 +8,14 @@ Everything in `FOLDER` is derived and safe to delete while nothing runs.
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -27,6 +29,7 @@ PLAN = FOLDER / "plan.json"
 STAMPS = FOLDER / "stamps"
 BENCHMARKS = FOLDER / "benchmarks"
 PATH_LOCKS = Path(".dvc/tmp/rwlock")  # DVC's: which process reads and writes which path
+CODE_STAGE = "code"  # writes code.yaml, which every other stage depends on
 RESOURCES = {"gpus", "mem_mb", "runtime", "threads", "retries"}  # runtime in minutes
 REPORT_KEYS = {"category", "caption", "patterns"}
 
@@ -65,6 +68,7 @@ def make_plan() -> dict[str, Any]:
     """
     for folder in (STAMPS, BENCHMARKS):
         folder.mkdir(parents=True, exist_ok=True)
+    prepare_suite()
     draft = PLAN.with_suffix(f".{os.getpid()}")
     draft.touch()
     try:
@@ -82,6 +86,26 @@ def make_plan() -> dict[str, Any]:
     finally:
         draft.unlink(missing_ok=True)
     return plan
+
+
+def prepare_suite() -> None:
+    """Check all of params.yaml before a rule is made of it, and lay the pipeline down where the folder holds a suite of backtrail."""
+    package = Path(__file__).parents[1] / "src"
+    if not (package / "backtrail").is_dir():
+        return
+    sys.path.insert(0, str(package))
+    from backtrail.errors import UserError
+    from backtrail.parameters.suite import read_suite
+    from backtrail.pipeline import is_laid_down, lay_down
+
+    try:
+        read_suite()
+        if is_laid_down(Path.cwd()):
+            lay_down(Path.cwd())
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    finally:
+        sys.path.remove(str(package))
 
 
 def ask_dvc() -> dict[str, Any]:
@@ -109,6 +133,7 @@ def read_stages() -> dict[str, Any]:
 
     # As `dvc --wait-for-lock`: jobs of another run hold the lock for moments only, never while their commands run.
     repo = Repo(_wait_for_lock=True)
+    renew_code(repo)
     if Path(repo.root_dir) != Path.cwd():
         raise WorkflowError(
             f"{Path.cwd()} is no DVC project of its own, found one in {repo.root_dir}: give the folder a `.dvc/config`, as suites/ have"
@@ -131,6 +156,16 @@ def read_stages() -> dict[str, Any]:
         ],
         "stale": add_downstream(changed, parents, frozen),
     }
+
+
+def renew_code(repo: "Repo") -> None:
+    """Run the stage `code` if it is out of date, before DVC is asked: until its output is there, every stage would be downstream of it."""
+    for stage in repo.index.stages:
+        if stage.addressing == CODE_STAGE and stage.status(check_updates=False):
+            logger.info("code: the source has changed; asking what depends on it")
+            repo.reproduce([CODE_STAGE], single_item=True)
+            repo.close()
+            repo.reset()
 
 
 def find_changed(repo: "Repo", stages: "Iterable[Stage]") -> dict[str, str]:
@@ -226,14 +261,24 @@ def add_downstream(changed: dict[str, str], parents: dict[str, list[str]], froze
 
 
 def read_resources(stage: "Stage") -> dict[str, int]:
-    """Return `meta: resources:` of a stage, checked: whole numbers under known names."""
+    """Return `meta: resources:` of a stage, checked: whole numbers under known names, or the name of a part of `resources` in params.yaml."""
     resources = (stage.meta or {}).get("resources", {})
+    if isinstance(resources, str):
+        resources = named_resources(resources)
     for key, value in resources.items():
         if key not in RESOURCES:
             raise WorkflowError(f"{stage.addressing}: unknown resource {key!r} in meta, expected one of {', '.join(sorted(RESOURCES))}")
         if type(value) is not int or value < 0:
             raise WorkflowError(f"{stage.addressing}: resource {key!r} in meta must be a whole number, found {value!r}")
     return resources
+
+
+def named_resources(name: str) -> dict[str, int]:
+    """Return a part of the section `resources` of params.yaml; one sentence if it is not there."""
+    known = (yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")) or {}).get("resources") or {}
+    if name not in known:
+        raise WorkflowError(f"dvc.yaml asks for the resources {name!r}, and params.yaml has no resources.{name}; it has {', '.join(known)}")
+    return known[name]
 
 
 def read_reports(stage: "Stage") -> list[dict[str, Any]]:

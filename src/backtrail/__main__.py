@@ -1,4 +1,10 @@
-"""`python -m backtrail`: the command line."""
+"""`python -m backtrail`, or `python PATH/TO/backtrail`: the command line."""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started by its folder or file: the package that lies there runs, and not one that may be installed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from backtrail.cli import main
 

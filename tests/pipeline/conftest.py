@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from PIL import Image
 
 from backtrail.cli import backtrail
+from backtrail.pipeline import lay_down
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def tiny(values: dict[str, Any]) -> dict[str, Any]:
     """The root's parameters with everything made small, on a folder of images."""
     p = copy.deepcopy(values)
-    p |= {"suite": "tiny", "code": str(ROOT / "src/backtrail"), "seeds": [0]}
+    p |= {"suite": "tiny", "seeds": [0]}
     p["data"] = {"name": "image-folder", "resolution": 16, "local": "images", "held_out": 80}
     p["classifier"] |= {"n_steps": 60, "batch_size": 32, "width": 8}
     p["teacher"] |= {"steps": 30, "batch": 16}
@@ -38,13 +38,14 @@ def tiny(values: dict[str, Any]) -> dict[str, Any]:
             method["node_updates"] = 2
     for method in p["trajectory_distillation"].values():
         method |= {"rounds": 4, "batch": 8, "pool": 2, "evaluate_every": 2}
-    one = p["trajectory_distillation"]["sfd-v"] | {"num_steps": [3], "sample_num_steps": [3], "substeps": 3, "step_condition": "none"}
+    one = p["trajectory_distillation"]["sfd-v"] | {"num_steps": [3], "substeps": 3, "step_condition": "none"}
     one |= {"solver": "euler", "teacher_afs": True, "cached": False}
     p["second_stage"] = {"teacher_method": "sfd-v", "methods": {"sfd-one": one}}
-    started = p["score_distillation"]["disback"] | {"sigma_init": 3.107122}
-    p["started_score_distillation"] = {"start_method": "sfd-one", "methods": {"sfd-disback": started}}
+    p["score_distillation"]["sfd-disback"] = p["score_distillation"]["disback"] | {"sigma_init": 3.107122}
+    p["start"]["sfd-one"] = ["sfd-disback"]
+    p["students"] |= {"sfd-one": {}, "sfd-disback": {}}
     p["metrics"] |= {"n_samples": 64, "n_curve": 64, "n_reference": 300, "n_pairwise": 50}
-    p["metrics"]["mismatch"] = {"n_samples": 8, "fit_steps": 2}
+    p["mismatch"] = {"n_samples": 8, "fit_steps": 2}
     p["report"]["sample_columns"] = 4
     return p
 
@@ -96,19 +97,18 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
 
 def run_every_stage(folder: Path, parameters: dict[str, Any]) -> TinySuite:
     """The real dvc.yaml with these parameters, each stage's command run once, in DVC's order."""
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
-    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    lay_down(folder)
     subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
-    subprocess.run(["dvc", "init", "--quiet"], cwd=folder, check=True)
     from dvc.repo import Repo
 
     graph = Repo(str(folder)).index.graph
     built = TinySuite(folder, {})
     for stage in reversed(list(nx.topological_sort(graph))):
         before = files(folder)
-        arguments = stage.cmd.removeprefix("python -m backtrail ").split()
-        built.run(*arguments)
         name = stage.addressing.split(":")[-1]  # DVC puts the path in front, seen from elsewhere
+        arguments = [stage.cmd.split()[-1], *([] if name == "code" else ["--stage", name])]
+        built.run(*arguments)
         built.runs[name] = StageRun(name, arguments, [Path(out.fs_path) for out in stage.outs], changed(before, files(folder)))
     return built
 

@@ -13,6 +13,7 @@ from backtrail import __version__
 from backtrail.errors import UserError
 
 STAGES = {
+    "code": "write one digest of the code of each stage to code.yaml",
     "fetch": "bring the data set's original files here, verified",
     "fetch-teacher": "bring the released teacher's files here, verified, where the suite imports one",
     "fetch-inception": "bring the files that FID needs here, verified, where the suite measures it",
@@ -29,7 +30,7 @@ STAGES = {
     "metrics": "measure samples",
     "mismatch": "measure the mismatch degree over a student's training",
     "path-samples": "sample the nodes of a degradation path and the student's snapshots",
-    "figure": "draw a figure",
+    "figures": "draw the figures",
     "figure-axis": "draw an axis of the ablations and say what it shows",
     "tables": "write the tables",
     "report": "write the report page",
@@ -43,6 +44,7 @@ COMMANDS = {
     "impact": "which numbers change if a file is wrong",
     "diff": "where two runs part",
     "export": "an RO-Crate of the suite and model cards of its students",
+    "pipeline": "lay down the pipeline of the suite in this folder, or renew the list of source files",
     "check": "check params.yaml as a whole, and run nothing",
     "plan": "say what a run would fetch, and about how many GPU-hours it would take",
     "scratch": "list the resume states of unfinished stages, or drop them",

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,11 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from backtrail import layout
 from backtrail.artifacts import file_digest, save_json
 from backtrail.errors import UserError
-from backtrail.ledger.closure import PACKAGE_FOLDER, code_digests
+from backtrail.ledger.fingerprints import PACKAGE_FOLDER, code_fingerprints
 
-SCHEMA = 2
+SCHEMA = 3
 PACKAGES = (
     "torch",
     "torchvision",
@@ -67,13 +68,13 @@ def digests(paths: list[str]) -> dict[str, str]:
 
 @contextmanager
 def recorded(
-    stage: str, module: str, parameters: Mapping[str, Any], inputs: list[str], outputs: list[str], path: str | Path | None = None
+    stage: str, command: str, parameters: Mapping[str, Any], inputs: list[str], outputs: list[str], seeds: Sequence[int] = ()
 ) -> Iterator[Record]:
-    """Write `path` (by default results/records/STAGE.json) when the body ends without an error.
+    """Write results/records/STAGE.json when the body ends without an error.
 
-    stage is DVC's name for it, module the command's module (whose import closure is the code that ran), inputs and outputs its files.
+    stage is DVC's name for it, command what it runs (whose import closure is the code that ran), inputs and outputs its files.
     """
-    record, code, started, before, retries = Record(), code_digests(module), datetime.now(UTC), digests(inputs), _retries()
+    record, code, started, before, retries = Record(), code_fingerprints(command), datetime.now(UTC), digests(inputs), _retries()
     seconds, cpu = time.perf_counter(), time.process_time()
     yield record
     seconds, notes = time.perf_counter() - seconds, dict(record.notes)
@@ -81,10 +82,10 @@ def recorded(
     content = {
         "schema": SCHEMA,
         "stage": stage,
-        "module": module,
+        "command": command,
         "engine": _engine(),
         "parameters": dict(parameters),
-        "seeds": [parameters["seed"]] if "seed" in parameters else [],
+        "seeds": list(seeds),
         "inputs": before,
         "outputs": digests(outputs),
         "code": code,
@@ -111,7 +112,7 @@ def recorded(
         "resumed_from": [] if resumed is None else [resumed],
         "notes": notes,
     }
-    save_json(path or Path("results/records") / f"{stage}.json", publishable(content))
+    save_json(layout.record(stage), publishable(content))
 
 
 def publishable(value: Any) -> Any:

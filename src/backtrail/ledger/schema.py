@@ -45,15 +45,17 @@ class Determinism(Section):
 class RecordFile(Section):
     """The record of one run of one stage."""
 
-    schema_: Literal[2] = Field(alias="schema", description="version of this schema")
+    schema_: Literal[3] = Field(alias="schema", description="version of this schema")
     stage: str = Field(description="name of the stage in DVC")
-    module: str = Field(description="module of the command")
+    command: str = Field(description="command of the package that ran")
     engine: Literal["dvc", "snakemake", "shell"] = Field(description="what started the stage; snakemake starts it by way of DVC")
-    parameters: dict[str, Any] = Field(description="resolved parameters, defaults filled in")
+    parameters: dict[str, Any] = Field(description="resolved parameters by dotted key in params.yaml, defaults filled in")
     seeds: list[int] = Field(description="training seeds")
     inputs: dict[str, str] = Field(description="sha256 by path in the suite; of a folder, over its files' paths and sha256")
     outputs: dict[str, str] = Field(description="the same, of what the stage made")
-    code: dict[str, str] = Field(description="sha256 of each source file that the stage stands on, by path in the package")
+    code: dict[str, str] = Field(
+        description="fingerprint (sha256 of the text without comments and docstrings) of each source file that the stage stands on"
+    )
     commit: str | None = Field(description="commit of the code; null where it lay in no git repository")
     dirty: bool | None = Field(description="whether the code differed from the commit")
     environment_sha256: str | None = Field(description="sha256 of the lock file of the environment, requirements.lock")

@@ -7,12 +7,9 @@ from backtrail.parameters.runtime import Resources, Runtime
 
 
 class BaseSuite(Section):
-    """Name, code, seeds, and what its stages ask of the machine."""
+    """Name, seeds, and what its stages ask of the machine."""
 
     suite: str = Field(description="Name of the suite.")
-    code: str = Field(
-        description="Folder of the package, relative to the suite's folder; dvc.yaml lists the code that a stage depends on by it."
-    )
     seeds: list[int] = Field(min_length=1, description="Seeds of the students; each method is trained once for each.")
     resources: dict[str, Resources] = Field(description="What stages ask a scheduler for, by the names that dvc.yaml uses (train, light).")
     runtime: Runtime

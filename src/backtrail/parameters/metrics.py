@@ -67,7 +67,6 @@ class Metrics(Section):
     batch_size: int = Field(64, ge=1, description="Images per call of an extractor, count; another value changes the last digits.")
     k_precision: int = Field(3, ge=1, description="Neighbour that sets the radius in precision and recall.")
     k_density: int = Field(5, ge=1, description="Neighbour that sets the radius in density and coverage.")
-    mismatch: Mismatch = Field(Mismatch(), description="The mismatch degree.")
     inception: InceptionFiles | None = Field(None, description="Files of the extractor `inception`; null where it is not used.")
 
     @model_validator(mode="after")

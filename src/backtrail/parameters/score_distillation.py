@@ -89,22 +89,3 @@ class ScoreDistillation(Section):
         if bad := [update for update in self.snapshots if not 0 <= update <= self.updates]:
             raise ValueError(f"snapshots {bad} must lie in 0..{self.updates} (updates)")
         return self
-
-
-class StartedScoreDistillation(Section):
-    """Score distillation of students that another method has already brought close to the data (`sfd-disback`)."""
-
-    start_method: str | None = Field(
-        None, description="Method of second_stage whose one-evaluation student, of the same seed, each of these students starts from."
-    )
-    methods: dict[str, ScoreDistillation] = Field(
-        {}, description="As in score_distillation; sigma_init is the start's own noise level (3.107122 on SFD's time stamps)."
-    )
-
-    @model_validator(mode="after")
-    def _starts(self) -> "StartedScoreDistillation":
-        if self.methods and self.start_method is None:
-            raise ValueError("start_method must name the method that the students start from")
-        if bad := [name for name, p in self.methods.items() if p.student_start != "teacher"]:
-            raise ValueError(f"{bad}: a student that starts from start_method cannot start at random too; leave student_start out")
-        return self

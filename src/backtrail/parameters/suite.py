@@ -1,54 +1,126 @@
 """The whole of `params.yaml`: what a suite is."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from backtrail.parameters.base import PARAMS_FILE, read, validate
 from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.classifier import ClassifierParameters
 from backtrail.parameters.data import Data
-from backtrail.parameters.metrics import Metrics
+from backtrail.parameters.metrics import Metrics, Mismatch
 from backtrail.parameters.report import Report
 from backtrail.parameters.ring import RingSuite, is_ring
 from backtrail.parameters.sampling import TeacherSamples
-from backtrail.parameters.score_distillation import ScoreDistillation, StartedScoreDistillation
+from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.parameters.students import Sampling
 from backtrail.parameters.teacher import ImportedTeacher, Teacher, is_imported
 from backtrail.parameters.trajectory_distillation import SecondStage, TrajectoryDistillation
 
 T = TypeVar("T", Teacher, ImportedTeacher)
+TEACHER = "teacher"  # the start that is no student
 
 
 class Suite(BaseSuite, Generic[T]):
-    """A suite: one data set, one teacher, the methods that are distilled from it, and how they are measured."""
+    """A suite: one data set, one teacher, the methods that are distilled from it, and how they are sampled and measured."""
 
     data: Data
     classifier: ClassifierParameters
     teacher: T
     teacher_samples: TeacherSamples
+    start: dict[str, list[str]] = Field(
+        description="What one-step students start from -> their methods: `teacher`, or a method whose student, of the same seed, it is."
+    )
     score_distillation: dict[str, ScoreDistillation]
     trajectory_distillation: dict[str, TrajectoryDistillation]
-    second_stage: SecondStage = SecondStage()
-    started_score_distillation: StartedScoreDistillation = StartedScoreDistillation()
+    second_stage: SecondStage | None = None
+    students: dict[str, Sampling]
     metrics: Metrics
+    mismatch: Mismatch = Mismatch()
     report: Report
 
     @property
     def methods(self) -> list[str]:
-        """Names of the methods, those of one-step students first."""
-        one_step = [*self.score_distillation, *self.started_score_distillation.methods]
-        return [*one_step, *self.trajectory_distillation, *self.second_stage.methods]
+        """Names of the methods, in the order of the list of students."""
+        return list(self.students)
+
+    @property
+    def few_step(self) -> dict[str, TrajectoryDistillation]:
+        """The training of every few-step student."""
+        return {**self.trajectory_distillation, **(self.second_stage.methods if self.second_stage else {})}
+
+    def start_of(self, method: str) -> str | None:
+        """The method whose student this one starts from; None is the teacher."""
+        if self.second_stage and method in self.second_stage.methods:
+            return self.second_stage.teacher_method
+        return next((start for start, methods in self.start.items() if method in methods and start != TEACHER), None)
+
+    def sampled_at(self, method: str) -> Sampling:
+        """What a student is sampled at, with the numbers of time stamps that it was trained for where none are named."""
+        asked = self.students[method]
+        if method in self.few_step and asked.num_steps is None:
+            return Sampling(num_steps=self.few_step[method].num_steps, guidance=asked.guidance)
+        return asked
 
     @model_validator(mode="after")
-    def _sizes(self) -> "Suite":
+    def _names(self) -> Self:
+        """Every student is trained by one section and stands in the list of students."""
+        trained = [*self.score_distillation, *self.few_step]
+        if both := sorted({name for name in trained if trained.count(name) > 1}):
+            raise ValueError(f"a method has one name in one section; {both} stand in two")
+        for name in trained:
+            if not name.replace("-", "").isalnum() or not name.isascii() or name == TEACHER or name.startswith("-"):
+                raise ValueError(f"a method's name is letters, digits and '-', and not 'teacher'; found {name!r}")
+        if missing := [name for name in trained if name not in self.students]:
+            raise ValueError(f"students must hold {', '.join(missing)} too: it says what each is sampled at ({{}} for a one-step student)")
+        if unknown := [name for name in self.students if name not in trained]:
+            raise ValueError(f"students names {', '.join(unknown)}, which no section trains; trained: {', '.join(trained)}")
+        return self
+
+    @model_validator(mode="after")
+    def _starts(self) -> Self:
+        """The lists of `start` hold every one-step student once; one that starts from a student starts from one of one evaluation."""
+        listed = [name for methods in self.start.values() for name in methods]
+        if sorted(listed) != sorted(self.score_distillation):
+            raise ValueError(
+                f"start must name each method of score_distillation once: {', '.join(self.score_distillation)}; found {', '.join(listed)}"
+            )
+        for start, methods in self.start.items():
+            if start == TEACHER:
+                continue
+            p = self.few_step.get(start)
+            if p is None or not (p.afs and p.num_steps == [3]):
+                raise ValueError(f"start.{start} must be a few-step student of one evaluation (num_steps [3], afs)")
+            if bad := [name for name in methods if self.score_distillation[name].student_start != "teacher"]:
+                raise ValueError(f"{bad}: a student that starts from {start} cannot start at random too; leave student_start out")
+        if TEACHER not in self.start:
+            raise ValueError("start must have a list `teacher` (it may be empty): the methods that start from the teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Self:
+        """Few-step students are sampled with as many time stamps as leave an evaluation, one-step students at one."""
+        for name, sampling in self.students.items():
+            p = self.few_step.get(name)
+            if p is None and sampling != Sampling():
+                raise ValueError(f"students.{name} is a one-step student: it is sampled at one evaluation, and says {{}}")
+            if p is not None and (bad := [n for n in sampling.num_steps or [] if n < 2 + p.afs]):
+                raise ValueError(f"students.{name}.num_steps {bad}: at least {2 + p.afs} time stamps are needed, or no evaluation is left")
+            if min(sampling.guidance) < 0:
+                raise ValueError(f"students.{name}.guidance {sampling.guidance} must not be negative")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
         if isinstance(self.teacher, Teacher) and self.teacher.net.resolution != self.data.resolution:
             raise ValueError(f"teacher.net.resolution = {self.teacher.net.resolution} must be data.resolution = {self.data.resolution}")
         return self
 
     @model_validator(mode="after")
-    def _curves(self) -> "Suite":
+    def _curves(self) -> Self:
         if "classifier" not in self.metrics.extractors:
             raise ValueError("metrics.extractors must hold classifier: the curves are measured in its features")
         return self
@@ -57,30 +129,18 @@ class Suite(BaseSuite, Generic[T]):
     def _second_stage(self) -> Self:
         """The time stamps of a second stage's teacher are those that it was trained on."""
         stage = self.second_stage
-        if stage.methods and stage.teacher_method not in self.trajectory_distillation:
+        if stage is None:
+            return self
+        first = self.trajectory_distillation.get(stage.teacher_method)
+        if first is None:
             raise ValueError(f"second_stage.teacher_method = {stage.teacher_method!r} must be a method of trajectory_distillation")
         for name, p in stage.methods.items():
-            first = self.trajectory_distillation[str(stage.teacher_method)]
             taught = [p.substeps * (n - 1) + 1 for n in p.num_steps]
             if (p.schedule, p.teacher_afs) != (first.schedule, first.afs) or not set(taught) <= set(first.num_steps):
                 raise ValueError(
                     f"second_stage.{name}: its teacher {stage.teacher_method} was trained with {first.num_steps} steps, {first.schedule} "
                     f"and afs = {first.afs}; this asks it for {taught} (substeps x (num_steps - 1) + 1), {p.schedule} and {p.teacher_afs}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _starts(self) -> Self:
-        """A one-step student starts from one that makes one evaluation."""
-        started = self.started_score_distillation
-        if not started.methods:
-            return self
-        if (start := self.second_stage.methods.get(str(started.start_method))) is None:
-            raise ValueError(f"started_score_distillation.start_method = {started.start_method!r} must be a method of second_stage")
-        if not (start.afs and start.num_steps == [3]):
-            raise ValueError(
-                f"started_score_distillation.start_method = {started.start_method!r} must make one evaluation: num_steps [3], afs"
-            )
         return self
 
     @model_validator(mode="after")
@@ -92,8 +152,7 @@ class Suite(BaseSuite, Generic[T]):
     def _guidance(self) -> Self:
         """Guidance needs a teacher that knows classes and their absence."""
         asked = [name for name, s in self.teacher_samples.samplers.items() if s.guidance != 1]
-        trajectory = {**self.trajectory_distillation, **self.second_stage.methods}
-        asked += [name for name, p in trajectory.items() if p.guidance != [1.0]]
+        asked += [name for name, s in self.students.items() if s.guidance != [1.0]]
         if asked and isinstance(self.teacher, Teacher) and not (self.teacher.net.n_classes and self.teacher.label_dropout):
             raise ValueError(
                 f"guidance of {', '.join(asked)} needs a conditional teacher: set teacher.net.n_classes and teacher.label_dropout"
@@ -103,13 +162,7 @@ class Suite(BaseSuite, Generic[T]):
     @model_validator(mode="after")
     def _local(self) -> Self:
         """Parameters stand in dvc.lock, in the records and on the report's page: a path that tells whose machine it was is refused."""
-        inception = self.metrics.inception
-        named = {
-            "data.local": self.data.local,
-            "teacher.local": self.teacher.local if isinstance(self.teacher, ImportedTeacher) else None,
-            "metrics.inception.local": inception.local if inception else None,
-        }
-        for key, path in named.items():
+        for key, path in self._local_paths():
             if path is not None and re.match(r"[/~\\]|[A-Za-z]:[\\/]|[a-z]+://", path):
                 raise ValueError(
                     f"{key} should be a path relative to the suite's folder: an absolute one would stand in dvc.lock and in reports/; "
@@ -117,16 +170,10 @@ class Suite(BaseSuite, Generic[T]):
                 )
         return self
 
-    @model_validator(mode="after")
-    def _names(self) -> "Suite":
-        names = [*self.score_distillation, *self.started_score_distillation.methods]
-        names += [*self.trajectory_distillation, *self.second_stage.methods]
-        if both := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"a method has one name in one section; {sorted(both)} stand in two")
-        for name in names:
-            if not name.replace("-", "").isalnum() or not name.isascii() or name == "teacher":
-                raise ValueError(f"a method's name is letters, digits and '-', and not 'teacher'; found {name!r}")
-        return self
+    def _local_paths(self) -> Iterator[tuple[str, str | None]]:
+        yield "data.local", self.data.local
+        yield "teacher.local", self.teacher.local if isinstance(self.teacher, ImportedTeacher) else None
+        yield "metrics.inception.local", self.metrics.inception.local if self.metrics.inception else None
 
 
 def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite:

@@ -46,21 +46,16 @@ class TrajectoryDistillation(Section):
     decay_at: float = Field(0.5, gt=0, le=1, description="Share of the rounds after which the learning rate is divided by ten.")
     dropout: bool = Field(False, description="Dropout of the net is on while the student trains, as in the released code.")
     evaluate_every: int = Field(20, ge=1, description="Rounds between two evaluations.")
-    guidance: list[float] = Field([1.0], min_length=1, description="Weights of classifier-free guidance at which the student is sampled.")
-    sample_num_steps: list[int] = Field([4], min_length=1, description="Time stamps at which the student is sampled and measured.")
 
     @model_validator(mode="after")
     def _fits(self) -> "TrajectoryDistillation":
         smallest = 3 if self.afs else 2
-        for name in ("num_steps", "sample_num_steps"):
-            if bad := [n for n in getattr(self, name) if n < smallest]:
-                raise ValueError(f"{name} {bad}: at least {smallest} time stamps are needed, or no network evaluation is left")
+        if bad := [n for n in self.num_steps if n < smallest]:
+            raise ValueError(f"num_steps {bad}: at least {smallest} time stamps are needed, or no network evaluation is left")
         if (self.loss == "l1+lpips") != (self.lpips is not None):
             raise ValueError("the loss l1+lpips and the weights `lpips` go together: give both or neither")
         if self.teacher_afs and self.inputs == "data":
             raise ValueError("teacher_afs needs inputs = trajectory: an analytical step is for noise and not for noisy data")
-        if min(self.guidance) < 0:
-            raise ValueError(f"guidance {self.guidance} must not be negative")
         if len(self.num_steps) > 1 and self.step_condition == "none":
             raise ValueError("several num_steps need a step_condition (zero or random): the student must know which one is asked of it")
         return self
@@ -69,17 +64,15 @@ class TrajectoryDistillation(Section):
 class SecondStage(Section):
     """SFD's second stage: a few-step student is the teacher, and the start, of one with fewer steps."""
 
-    teacher_method: str | None = Field(
-        None, description="Method of trajectory_distillation whose student, of the same seed, is the teacher; it keeps its step condition."
+    teacher_method: str = Field(
+        description="Method of trajectory_distillation whose student, of the same seed, is the teacher; it keeps its step condition."
     )
     methods: dict[str, TrajectoryDistillation] = Field(
-        {}, description="As in trajectory_distillation, for solver = euler on the teacher's steps."
+        min_length=1, description="As in trajectory_distillation, for solver = euler on the teacher's steps."
     )
 
     @model_validator(mode="after")
     def _teachers(self) -> "SecondStage":
-        if self.methods and self.teacher_method is None:
-            raise ValueError("teacher_method must name the method whose student is the teacher")
         for name, p in self.methods.items():
             if p.step_condition != "none" or p.inputs != "trajectory" or p.solver != "euler":
                 raise ValueError(f"{name}: a second stage keeps its teacher's step condition, solver and inputs: none, euler, trajectory")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import safetensors
 
+from backtrail import layout
 from backtrail.artifacts import load_json
 from backtrail.errors import UserError
 from backtrail.parameters.base import PARAMS_FILE, read, section
@@ -37,7 +39,6 @@ class Suite:
     report: Report
     data_set: str
     families: dict[str, str]  # method -> score or trajectory, whatever it starts from
-    recorded: list[str]  # methods that record a degradation path
     seeds: list[int]
     guided: dict[str, float]  # the teacher's samplers -> weight of guidance, where it is not 1
 
@@ -45,32 +46,29 @@ class Suite:
         """Names of the methods (of one family), in the order of the parameters."""
         return [name for name, of in self.families.items() if family in (None, of)]
 
+    @cached_property
+    def recorded(self) -> list[str]:
+        """The one-step methods whose path has more than one node: those that recorded one."""
+        return [method for method in self.methods("score") if len(_path_of(self, method, self.seeds[0])) > 1]
+
 
 def open_suite(folder: str | Path = ".") -> Suite:
     """Read what the report needs out of `params.yaml`. Raises UserError if a part is absent or not allowed.
 
-    Of the methods only the names matter here (and whether they record a path), so their own models are not loaded.
+    Of the methods only the names matter here: how they were trained is read from what they made.
     """
     path = Path(folder) / PARAMS_FILE
     values = read(path)
-    score, trajectory = _part(values, "score_distillation", dict, path), _part(values, "trajectory_distillation", dict, path)
-    score = score | _methods(values, "started_score_distillation", path)
-    trajectory = trajectory | _methods(values, "second_stage", path)
+    score = {name for methods in _part(values, "start", dict, path).values() for name in methods}
     samplers = (values.get("teacher_samples") or {}).get("samplers") or {}
     return Suite(
         folder=Path(folder),
         report=section(Report, "report", path),
         data_set=_part(_part(values, "data", dict, path), "name", str, path),
-        families=dict.fromkeys(score, "score") | dict.fromkeys(trajectory, "trajectory"),
-        recorded=[name for name, parameters in score.items() if (parameters or {}).get("recording") is not None],
+        families={name: "score" if name in score else "trajectory" for name in _part(values, "students", dict, path)},
         seeds=_part(values, "seeds", list, path),
         guided={name: float(of["guidance"]) for name, of in samplers.items() if of.get("guidance", 1.0) != 1.0},
     )
-
-
-def _methods(values: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
-    """The methods of a section that not every suite has."""
-    return _part(values[key], "methods", dict, path) if values.get(key) is not None else {}
 
 
 def _part(values: dict[str, Any], key: str, kind: type[T], path: Path) -> T:
@@ -123,6 +121,10 @@ def costs(suite: Suite) -> pd.DataFrame:
 def mismatch(suite: Suite, methods: Sequence[str]) -> pd.DataFrame:
     """Mismatch degree: method, seed, and per update and sigma the mean and standard deviation over samples of three measures."""
     return _per_seed(suite, methods, "results/mismatch/{method}/seed{seed}.csv", MISMATCH_COLUMNS, "mismatch")
+
+
+def _path_of(suite: Suite, method: str, seed: int) -> pd.DataFrame:
+    return _table(suite.folder / layout.path(method, seed) / "path.csv", PATH_COLUMNS, f"stage `path` of {method}, seed {seed},")
 
 
 def paths(suite: Suite) -> pd.DataFrame:

@@ -4,12 +4,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import distributed
 
+import backtrail
 from backtrail.errors import UserError
+from backtrail.pipeline import Declared
 from backtrail.training.group import Group
 from backtrail.training.loop import Interrupted
 
@@ -29,15 +32,16 @@ def count_processes(device: torch.device) -> int:
     return int(text)
 
 
-def launch(n: int) -> NoReturn:
-    """Run this command in n processes on this machine and exit with the code of the first that failed, 0 if none did."""
+def launch(n: int, stage: Declared) -> NoReturn:
+    """Run a stage in n processes on this machine and exit with the code of the first that failed, 0 if none did."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", SIGNALS)
+    entry = str(Path(backtrail.__file__).with_name("__main__.py"))  # this package, whichever is installed
     try:
-        run(parse_args(["--standalone", "--nproc-per-node", str(n), "--module", "backtrail", *sys.argv[1:]]))
+        run(parse_args(["--standalone", "--nproc-per-node", str(n), entry, stage.command, "--stage", stage.name]))
     except ChildFailedError as error:
         sys.exit(error.get_first_failure()[1].exitcode)
     except SignalException:

@@ -1,37 +1,35 @@
 """The same for stages that compute with torch: device, precision, processes, determinism, and the resume state."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
+import click
 import torch
 
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
-from backtrail.ledger.record import Record
 from backtrail.nets.blocks import checkpoint_blocks
-from backtrail.parameters.base import Section, section
 from backtrail.parameters.runtime import Runtime
-from backtrail.running import stage as plain_stage
+from backtrail.pipeline import Declared
 from backtrail.running.memory import keep_freed_memory
 from backtrail.running.processes import count_processes, join, launch
+from backtrail.running.stage import Stage, as_command, command_name, declaration, recorded_stage
 from backtrail.training.group import ALONE, Group
 from backtrail.training.scratch import Scratch
 
 AUTOCAST = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True)
-class TorchStage:
-    """What a stage is handed: its record to add to, where it keeps its resume state, where it computes, and with whom."""
+@dataclass
+class TorchStage(Stage):
+    """What a stage's function is handed beside: where it keeps its resume state, where it computes, and with whom."""
 
-    record: Record
-    scratch: Scratch
-    device: torch.device
-    runtime: Runtime
-    group: Group = field(default=ALONE)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    runtime: Runtime = field(default_factory=Runtime)
+    group: Group = ALONE
+    scratch: Scratch | None = None
 
     @property
     def writes(self) -> bool:
@@ -46,32 +44,44 @@ class TorchStage:
         return denoiser.to(self.device, memory_format=torch.channels_last if self.runtime.channels_last else torch.preserve_format)
 
 
-@contextmanager
-def torch_stage(
-    name: str, module: str, parameters: dict[str, Section | Any], inputs: list[str], outputs: list[str], several: bool = False
-) -> Iterator[TorchStage]:
-    """`cli.stage.stage` with torch made deterministic; the resume state is dropped when the stage has ended well.
+def torch_stage(function: Callable[[TorchStage], None]) -> click.Command:
+    """A stage that computes with torch in one process, as a command."""
+    return _torch_command(function, several=False)
 
-    several: the stage divides its batches among processes, one for each GPU (or BACKTRAIL_PROCESSES of them), which are started here.
-    """
-    runtime = section(Runtime, "runtime")
+
+def distributed_stage(function: Callable[[TorchStage], None]) -> click.Command:
+    """A stage that divides its batches among processes, one for each GPU (or BACKTRAIL_PROCESSES of them), which are started here."""
+    return _torch_command(function, several=True)
+
+
+def _torch_command(function: Callable[[TorchStage], None], several: bool) -> click.Command:
+    def run(name: str | None) -> None:
+        with running_torch_stage(declaration(command_name(function), name), several) as handed:
+            function(handed)
+
+    return as_command(function, run)
+
+
+@contextmanager
+def running_torch_stage(found: Declared, several: bool) -> Iterator[TorchStage]:
+    """`recorded_stage` with torch made deterministic; the resume state is dropped when the stage has ended well."""
+    runtime = Stage(found).section(Runtime, "runtime")
     device = choose_device(runtime)
     if several and (n := count_processes(device)) > 1:
-        launch(n)
+        launch(n, found)
     configure(runtime, device)
-    parameters = {**parameters, "runtime": runtime}
-    with join(name, device, several, runtime.micro_batch) as group:
-        folder = plain_stage.scratch_folder(name, module, parameters, inputs)
+    with join(found.name, device, several, runtime.micro_batch) as group:
+        folder = Stage(found).scratch_folder
         if group.rank:
-            yield TorchStage(Record(), Scratch(folder, writes=False), device, runtime, group)
+            yield TorchStage(found, device=device, runtime=runtime, group=group, scratch=Scratch(folder, writes=False))
             return
-        with plain_stage.stage(name, module, parameters, inputs, outputs) as record:
-            scratch = Scratch(folder)
-            yield TorchStage(record, scratch, device, runtime, group)
+        with recorded_stage(found) as plain:
+            handed = TorchStage(found, plain.record, device, runtime, group, scratch := Scratch(folder))
+            yield handed
             if scratch.resumed_from is not None:
-                record.notes["resumed_from_step"] = scratch.resumed_from
+                plain.record.notes["resumed_from_step"] = scratch.resumed_from
             if group.processes > 1:
-                record.notes["processes"] = group.processes
+                plain.record.notes["processes"] = group.processes
         scratch.clear()
 
 

@@ -1,21 +1,18 @@
 """`backtrail fetch-inception`: the files that FID needs, verified by digest."""
 
-import click
-
+from backtrail import layout
 from backtrail.data.outside import fetch_outside
 from backtrail.data.sources import SOURCES
-from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
-from backtrail.running.stage import stage
+from backtrail.running.stage import Stage, stage
 
 
-@click.command()
-def command() -> None:
+@stage
+def command(stage: Stage) -> None:
     """Bring Inception's weights and the published reference statistics into data/inception; nothing where FID is not measured."""
-    p = section(Metrics, "metrics").inception
-    with stage("fetch-inception", __name__, {"inception": p}, [], ["data/inception"]) as record:
-        if p is None:
-            fetch_outside("data/inception", [])
-            return
-        names = ["inception-2015-12-05", *([p.reference] if p.reference else [])]
-        record.notes |= fetch_outside("data/inception", [SOURCES[name] for name in names], p.local, p.sha256)
+    p = stage.value(Metrics, "metrics.inception")
+    if p is None:
+        fetch_outside(layout.INCEPTION, [])
+        return
+    names = ["inception-2015-12-05", *([p.reference] if p.reference else [])]
+    stage.record.notes |= fetch_outside(layout.INCEPTION, [SOURCES[name] for name in names], p.local, p.sha256)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from backtrail import layout
 from backtrail.data.dataset import to_uint8
 from backtrail.denoiser import NetDenoiser
 from backtrail.metrics.evaluate import Measure
@@ -13,19 +14,8 @@ from backtrail.metrics.frechet import frechet_distance
 from backtrail.metrics.reference import load_reference
 from backtrail.sampling.sample import Sampler, sample
 
-CLASSIFIER = "results/classifier/classifier.safetensors"
-INCEPTION = "data/inception/weights-inception-2015-12-05-6726825d.pth"  # the registry's name for it
-WEIGHTS = {"classifier": Path(CLASSIFIER), "inception": Path(INCEPTION), "inception-clean": Path(INCEPTION)}
-
-
-def reference_file(name: str) -> str:
-    """Where the reference statistics in the features of extractor `name` lie."""
-    return f"results/reference/{name}.safetensors"
-
-
-def weights_files(names: list[str]) -> list[str]:
-    """The files of this suite that hold the weights of these extractors (and of the classifier, which the curves use)."""
-    return [str(WEIGHTS[name]) for name in dict.fromkeys(["classifier", *names]) if name in WEIGHTS]
+INCEPTION = f"{layout.INCEPTION}/weights-inception-2015-12-05-6726825d.pth"  # the registry's name for it
+WEIGHTS = {"classifier": Path(layout.CLASSIFIER), "inception": Path(INCEPTION), "inception-clean": Path(INCEPTION)}
 
 
 def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
@@ -36,7 +26,7 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
 def load_measure(name: str, device: torch.device | str = "cpu") -> Measure:
     """An extractor with the reference statistics in its features. Raises UserError if a file is absent or of another extractor."""
     features = load_extractor(name, device)
-    return features, load_reference(reference_file(name), features)
+    return features, load_reference(layout.reference(name), features)
 
 
 def curve_point(sampler: Sampler, n_images: int, device: torch.device) -> Callable[[NetDenoiser], float]:

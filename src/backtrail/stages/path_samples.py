@@ -2,54 +2,46 @@
 
 from pathlib import Path
 
-import click
 from torch import Tensor
 
+from backtrail import layout
 from backtrail.data.dataset import to_uint8
 from backtrail.denoiser import NetDenoiser
 from backtrail.methods.disback.path import load_path
 from backtrail.nets.build import load_denoiser
-from backtrail.parameters.base import section
 from backtrail.parameters.report import Report
 from backtrail.parameters.sampling import TeacherSamples
-from backtrail.running.torch_stage import torch_stage
+from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.sampling.sample import Sampler, sample
-from backtrail.stages.method import find_method
-from backtrail.stages.start import SCORE
 from backtrail.tensors import load_tensors, save_tensors
 from backtrail.training.progress import progress
 
 
-@click.command()
-@click.option("--method", "name", required=True, help="Name of a method of score distillation in params.yaml.")
-@click.option("--seed", required=True, type=click.IntRange(0), help="Seed of the student.")
-def command(name: str, seed: int) -> None:
+@torch_stage
+def command(stage: TorchStage) -> None:
     """Sample each node of the path as a diffusion model, with the reference sampler at its longest, and each snapshot of the student.
 
     Image i starts from the noise of seed i in every row.
     """
-    method, p, n_images = find_method(name, SCORE), section(TeacherSamples, "teacher_samples"), section(Report, "report").sample_columns
-    path_folder, snapshots = f"results/paths/{name}/seed{seed}", Path(f"results/students/{name}/seed{seed}/snapshots")
-    out = f"results/path-samples/{name}.safetensors"
-    parameters = {**method.stage_parameters(seed), "teacher_samples": p, "n_images": n_images}
-    with torch_stage(method.stage("path-samples", seed), __name__, parameters, [path_folder, str(snapshots)], [out]) as stage:
-        path, files = load_path(path_folder), sorted(snapshots.glob("student-*.safetensors"))
-        s = p.samplers[p.reference]
-        as_diffusion = Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, guidance=s.guidance)
-        as_student = Sampler(sigma_init=method.parameters.sigma_init)
-        images, rows = {}, []
-        with progress(len(path.nodes) + len(files), unit="model") as tick:
-            for index, node in enumerate(path.nodes):
-                place = path.table.iloc[index]
-                rows.append({"key": f"node-{index:03d}", "node": index, "step": int(place["step"]), "loss_student": place["loss_student"]})
-                images[rows[-1]["key"]] = draw(stage.place(node), as_diffusion, n_images)
-                tick(len(rows))
-            for file in files:
-                rows.append({"key": file.stem, "node": int(load_tensors(file)[1]["node"]), "update": int(file.stem.split("-")[1])})
-                images[file.stem] = draw(stage.place(load_denoiser(file)), as_student, n_images)
-                tick(len(rows))
-        metadata = {"method": name, "seed": seed, "n_images": n_images, "first_seed": 0, "sampler": f"{p.reference}/nfe{as_diffusion.nfe}"}
-        save_tensors(out, images, {**metadata, "rows": rows})
+    p, n_images = stage.section(TeacherSamples, "teacher_samples"), stage.value(Report, "report.sample_columns")
+    path, files = load_path(layout.path(*stage.of_method)), sorted(Path(layout.snapshots(*stage.of_method)).glob("student-*.safetensors"))
+    s = p.samplers[p.reference]
+    as_diffusion = Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, guidance=s.guidance)
+    as_student = Sampler(sigma_init=stage.section(ScoreDistillation, f"score_distillation.{stage.method}").sigma_init)
+    images, rows = {}, []
+    with progress(len(path.nodes) + len(files), unit="model") as tick:
+        for index, node in enumerate(path.nodes):
+            place = path.table.iloc[index]
+            rows.append({"key": f"node-{index:03d}", "node": index, "step": int(place["step"]), "loss_student": place["loss_student"]})
+            images[rows[-1]["key"]] = draw(stage.place(node), as_diffusion, n_images)
+            tick(len(rows))
+        for file in files:
+            rows.append({"key": file.stem, "node": int(load_tensors(file)[1]["node"]), "update": int(file.stem.split("-")[1])})
+            images[file.stem] = draw(stage.place(load_denoiser(file)), as_student, n_images)
+            tick(len(rows))
+    metadata = {"method": stage.method, "seed": stage.seed, "n_images": n_images, "first_seed": 0}
+    save_tensors(layout.path_samples(stage.method), images, {**metadata, "sampler": f"{p.reference}/nfe{as_diffusion.nfe}", "rows": rows})
 
 
 def draw(model: NetDenoiser, sampler: Sampler, n_images: int) -> Tensor:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import click
 import pandas as pd
 import torch
 
+from backtrail import layout
 from backtrail.denoiser import NetDenoiser
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.one_step import generate, student_input
@@ -15,45 +15,37 @@ from backtrail.methods.ring import SHAPE, Ring, sliced_wasserstein
 from backtrail.metrics.mismatch import mismatch
 from backtrail.metrics.points import PointsDenoiser
 from backtrail.nets.build import load_denoiser, save_denoiser
-from backtrail.parameters.base import section
 from backtrail.parameters.ring import RingEvaluation, RingLaw
 from backtrail.parameters.score_distillation import ScoreDistillation
-from backtrail.running.torch_stage import torch_stage
+from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.tables import save_csv
 
-TEACHER = "results/teacher/teacher.safetensors"
 N_PATH_LOSS = 1024  # points of the ring on which the path's loss on data is measured, at most
 
 
-@click.command()
-@click.option("--method", required=True, help="Name of the method in score_distillation of params.yaml.")
-@click.option("--seed", required=True, type=click.IntRange(0), help="Seed of the student.")
-def command(method: str, seed: int) -> None:
+@torch_stage
+def command(stage: TorchStage) -> None:
     """Record the path of a student and train it; writes the path, the averaged student, its curve, and the mismatch at its snapshots."""
-    p, law, e = section(ScoreDistillation, f"score_distillation.{method}"), section(RingLaw, "ring"), section(RingEvaluation, "evaluation")
-    of = f"{method}/seed{seed}"
-    nodes, student = f"results/paths/{of}", f"results/students/{of}/student.safetensors"
-    curve, table = f"results/curves/{of}.csv", f"results/mismatch/{of}.csv"
-    parameters = {"method": p, "seed": seed, "ring": law, "evaluation": e}
-    with torch_stage(f"ring-run@{method}-{seed}", __name__, parameters, [TEACHER], [nodes, student, curve, table]) as stage:
-        ring = Ring(**law.model_dump())
-        # A recording takes seconds: the state that a killed stage keeps is that of the student alone.
-        save_path(nodes, *record(load_denoiser(TEACHER), p, SHAPE, ring.points(N_PATH_LOSS, 0, "data"), seed))
-        path = load_path(nodes)
-        distance = distance_to(ring, p, e)
-        state = distil(path, p, SHAPE, seed, distance, stage.scratch)
-        save_denoiser(student, state.modules["student"], state.averages["student"])
-        rows = pd.DataFrame(state.rows).rename(columns={"fd_classifier": "sliced_w2"})
-        save_csv(curve, rows)
-        node_at, snapshots = dict(zip(rows["update"], rows["node"], strict=True)), []
-        for name, weights in sorted(state.snapshots.items()):
-            if name.startswith("student"):
-                update = int(name.split("-")[1])
-                state.modules["student"].load_state_dict(weights)
-                measured = exact_mismatch(path.nodes[node_at[update]], state.modules["student"].eval(), p, e)
-                place = {"update": update, "total_updates": update + path.recorded_steps, "node": node_at[update]}
-                snapshots.append(place | {"sliced_w2": distance(state.modules["student"]), **measured})
-        save_csv(table, pd.DataFrame(snapshots))
+    law, e = stage.section(RingLaw, "ring"), stage.section(RingEvaluation, "evaluation")
+    p, ring, seed = stage.section(ScoreDistillation, f"score_distillation.{stage.method}"), Ring(**law.model_dump()), stage.seed
+    nodes = layout.path(*stage.of_method)
+    # A recording takes seconds: the state that a killed stage keeps is that of the student alone.
+    save_path(nodes, *record(load_denoiser(layout.TEACHER), p, SHAPE, ring.points(N_PATH_LOSS, 0, "data"), seed))
+    path = load_path(nodes)
+    distance = distance_to(ring, p, e)
+    state = distil(path, p, SHAPE, seed, distance, stage.scratch)
+    save_denoiser(layout.student(*stage.of_method), state.modules["student"], state.averages["student"])
+    rows = pd.DataFrame(state.rows).rename(columns={"fd_classifier": "sliced_w2"})
+    save_csv(layout.curve(*stage.of_method), rows)
+    node_at, snapshots = dict(zip(rows["update"], rows["node"], strict=True)), []
+    for name, weights in sorted(state.snapshots.items()):
+        if name.startswith("student"):
+            update = int(name.split("-")[1])
+            state.modules["student"].load_state_dict(weights)
+            measured = exact_mismatch(path.nodes[node_at[update]], state.modules["student"].eval(), p, e)
+            place = {"update": update, "total_updates": update + path.recorded_steps, "node": node_at[update]}
+            snapshots.append(place | {"sliced_w2": distance(state.modules["student"]), **measured})
+    save_csv(layout.mismatch(*stage.of_method), pd.DataFrame(snapshots))
 
 
 def distance_to(ring: Ring, p: ScoreDistillation, e: RingEvaluation) -> Callable[[NetDenoiser], float]:

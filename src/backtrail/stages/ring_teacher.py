@@ -1,34 +1,30 @@
 """`backtrail ring-teacher`: the denoiser of a ring of Gaussians, and how near to the law it is."""
 
-import click
 import torch
 
+from backtrail import layout
 from backtrail.artifacts import save_json
 from backtrail.methods.ring import SHAPE, Ring, ring_teacher, sliced_wasserstein
 from backtrail.nets.build import save_denoiser
-from backtrail.parameters.base import section
 from backtrail.parameters.ring import RingEvaluation, RingLaw
 from backtrail.parameters.sampling import Schedule
 from backtrail.parameters.teacher import Teacher
 from backtrail.randomness import normal
-from backtrail.running.torch_stage import torch_stage
+from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.sampling.sample import Sampler
 
-TEACHER, METRICS = "results/teacher/teacher.safetensors", "results/teacher/metrics.json"
 
-
-@click.command()
-def command() -> None:
+@torch_stage
+def command(stage: TorchStage) -> None:
     """Train the teacher on exact draws of the ring; measure its samples' distance to the ring, and that of the ring to itself (floor)."""
-    law, p, e = section(RingLaw, "ring"), section(Teacher, "teacher"), section(RingEvaluation, "evaluation")
-    with torch_stage("ring-teacher", __name__, {"ring": law, "teacher": p, "evaluation": e}, [], [TEACHER, METRICS]) as stage:
-        ring = Ring(**law.model_dump())
-        teacher = ring_teacher(ring, p, stage.scratch).cpu()
-        save_denoiser(TEACHER, teacher)
-        reference = ring.points(e.n_points, 0, "reference")
-        pairs = [sliced_wasserstein(ring.points(e.n_points, seed, "floor"), reference) for seed in range(e.n_floor)]
-        with torch.no_grad():
-            sampler = Sampler("heun", e.teacher_num_steps, Schedule())
-            samples = sampler(teacher, normal((e.n_points, *SHAPE), 0, "teacher-samples"))
-        values = {"sliced_w2_floor": sum(pairs) / len(pairs), "sliced_w2_teacher": sliced_wasserstein(samples, reference)}
-        save_json(METRICS, values)
+    law, p, e = stage.section(RingLaw, "ring"), stage.section(Teacher, "teacher"), stage.section(RingEvaluation, "evaluation")
+    ring = Ring(**law.model_dump())
+    teacher = ring_teacher(ring, p, stage.scratch).cpu()
+    save_denoiser(layout.TEACHER, teacher)
+    reference = ring.points(e.n_points, 0, "reference")
+    pairs = [sliced_wasserstein(ring.points(e.n_points, seed, "floor"), reference) for seed in range(e.n_floor)]
+    with torch.no_grad():
+        sampler = Sampler("heun", e.teacher_num_steps, Schedule())
+        samples = sampler(teacher, normal((e.n_points, *SHAPE), 0, "teacher-samples"))
+    values = {"sliced_w2_floor": sum(pairs) / len(pairs), "sliced_w2_teacher": sliced_wasserstein(samples, reference)}
+    save_json(layout.TEACHER_VALUES, values)

@@ -1,37 +1,30 @@
 """`backtrail samples`: images of a student."""
 
-import click
-
+from backtrail import layout
 from backtrail.data.dataset import to_uint8
 from backtrail.nets.build import load_denoiser
-from backtrail.parameters.base import section
-from backtrail.parameters.metrics import Metrics
-from backtrail.running.torch_stage import torch_stage
+from backtrail.parameters.students import Sampling
+from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.sampling.sample import STATES_SHOWN, sample, sample_states
-from backtrail.stages.student import find_student, samplers, source_name
-from backtrail.tensors import save_tensors
+from backtrail.sampling.student import samplers, source_name
+from backtrail.stages.teacher_samples import n_drawn
+from backtrail.tensors import load_tensors, save_tensors
 
 
-@click.command()
-@click.option("--method", "name", required=True, help="Name of the method in params.yaml.")
-@click.option("--seed", required=True, type=click.IntRange(0), help="Seed of the student.")
-def command(name: str, seed: int) -> None:
-    """Sample a student at each number of evaluations that its parameters name; one archive of uint8 images, image i from seed i.
+@torch_stage
+def command(stage: TorchStage) -> None:
+    """Sample a student at each number of evaluations that the list of students names; one archive of uint8 images, image i from seed i.
 
     Beside it, the whole way from noise of the first images.
     """
-    method, n_images = find_student(name), section(Metrics, "metrics").n_drawn
-    file, out = f"results/students/{name}/seed{seed}/student.safetensors", f"results/samples/{name}/seed{seed}.safetensors"
-    states_out = f"results/states/{name}/seed{seed}.safetensors"
-    parameters = {**method.stage_parameters(seed), "n_images": n_images}
-    with torch_stage(f"{method.family}-samples@{name}-{seed}", __name__, parameters, [file], [out, states_out]) as stage:
-        student = stage.place(load_denoiser(file))
-        ways, trained = samplers(method.parameters, student.step_condition)
-        images, states, times = {}, {}, {}
-        for way in ways:
-            key = f"{source_name(way)}/nfe{way.nfe}"
-            drawn = sample(student, way, range(n_images), student.image_shape, student.n_classes, device=stage.device)
-            images[key], states[key], times[key] = to_uint8(drawn), sample_states(student, way, STATES_SHOWN), way.levels()
-        metadata = {"method": name, "seed": seed, "first_seed": 0}
-        save_tensors(out, images, {**metadata, "n_images": n_images, "trained_nfe": sorted(trained)})
-        save_tensors(states_out, states, {**metadata, "n_images": STATES_SHOWN, "trained_nfe": sorted(trained), "times": times})
+    sampling, n_images, file = stage.section(Sampling, f"students.{stage.method}"), n_drawn(stage), layout.student(*stage.of_method)
+    student, facts = stage.place(load_denoiser(file)), load_tensors(file)[1]["sampled"]
+    ways, trained = samplers(facts, sampling, student.step_condition)
+    images, states, times = {}, {}, {}
+    for way in ways:
+        key = f"{source_name(way)}/nfe{way.nfe}"
+        drawn = sample(student, way, range(n_images), student.image_shape, student.n_classes, device=stage.device)
+        images[key], states[key], times[key] = to_uint8(drawn), sample_states(student, way, STATES_SHOWN), way.levels()
+    metadata = {"method": stage.method, "seed": stage.seed, "first_seed": 0, "trained_nfe": sorted(trained)}
+    save_tensors(layout.samples(*stage.of_method), images, {**metadata, "n_images": n_images})
+    save_tensors(layout.states(*stage.of_method), states, {**metadata, "n_images": STATES_SHOWN, "times": times})

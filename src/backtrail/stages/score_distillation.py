@@ -3,47 +3,35 @@
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import pandas as pd
 
+from backtrail import layout
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.path import load_path
 from backtrail.nets.build import save_denoiser
-from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
-from backtrail.running.torch_stage import torch_stage
+from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.running.torch_stage import TorchStage, distributed_stage
 from backtrail.sampling.sample import Sampler
-from backtrail.stages.measures import CLASSIFIER, curve_point, reference_file
-from backtrail.stages.method import find_method
-from backtrail.stages.start import SCORE, load_start
+from backtrail.stages.measures import curve_point
 from backtrail.tables import save_csv
 
 
-@click.command()
-@click.option("--method", "name", required=True, help="Name of a method of score distillation in params.yaml.")
-@click.option("--seed", required=True, type=click.IntRange(0), help="Seed of the student.")
-def command(name: str, seed: int) -> None:
+@distributed_stage
+def command(stage: TorchStage) -> None:
     """Train a one-step student against the scores of a path; writes the averaged student, its curve, and snapshots for the mismatch."""
-    method, n_curve = find_method(name, SCORE), section(Metrics, "metrics").n_curve
-    p, folder, curve = method.parameters, Path(f"results/students/{name}/seed{seed}"), f"results/curves/{name}/seed{seed}.csv"
-    path_folder = f"results/paths/{name}/seed{seed}"
-    inputs = [path_folder, CLASSIFIER, reference_file("classifier"), *([method.student(seed)] if method.start else [])]
-    outputs = [str(folder / "student.safetensors"), str(folder / "snapshots"), curve]
-    parameters = {**method.stage_parameters(seed), "n_curve": n_curve}
-    with torch_stage(f"{method.family}-distillation@{name}-{seed}", __name__, parameters, inputs, outputs, several=True) as stage:
-        path = load_path(path_folder)
-        path = replace(path, nodes=[stage.place(node) for node in path.nodes])
-        started = load_start(method, seed) if method.start else None
-        start, start_cost = (stage.place(started.student), started.cost) if started else (None, 0)
-        evaluate = curve_point(Sampler(sigma_init=p.sigma_init), n_curve, stage.device)
-        state = distil(path, p, path.teacher.image_shape, seed, evaluate, stage.scratch, start, start_cost, stage.group)
-        if not stage.writes:
-            return
-        student, fake, cost = state.modules["student"], state.modules["fake"], state.rows[-1]["cost"]
-        save_denoiser(folder / "student.safetensors", student, state.averages["student"], cost=cost)
-        node_at = {f"{row['update']:09d}": row["node"] for row in state.rows}
-        for snapshot, weights in state.snapshots.items():
-            like = student if snapshot.startswith("student") else fake
-            save_denoiser(folder / "snapshots" / f"{snapshot}.safetensors", like, weights, node=node_at[snapshot.split("-")[1]])
-        save_csv(curve, pd.DataFrame(state.rows))
-        stage.record.notes |= {key: state.notes[key] for key in ("repaired",) if key in state.notes}
+    p = stage.section(ScoreDistillation, f"score_distillation.{stage.method}")
+    path = load_path(layout.path(*stage.of_method))
+    path = replace(path, nodes=[stage.place(node) for node in path.nodes])
+    evaluate = curve_point(Sampler(sigma_init=p.sigma_init), stage.value(Metrics, "metrics.n_curve"), stage.device)
+    state = distil(path, p, path.teacher.image_shape, stage.seed, evaluate, stage.scratch, None, 0, stage.group)
+    if not stage.writes:
+        return
+    student, fake, cost = state.modules["student"], state.modules["fake"], state.rows[-1]["cost"]
+    save_denoiser(layout.student(*stage.of_method), student, state.averages["student"], cost=cost, sampled={"sigma_init": p.sigma_init})
+    node_at, folder = {f"{row['update']:09d}": row["node"] for row in state.rows}, Path(layout.snapshots(*stage.of_method))
+    for snapshot, weights in state.snapshots.items():
+        like = student if snapshot.startswith("student") else fake
+        save_denoiser(folder / f"{snapshot}.safetensors", like, weights, node=node_at[snapshot.split("-")[1]])
+    save_csv(layout.curve(*stage.of_method), pd.DataFrame(state.rows))
+    stage.record.notes |= {key: state.notes[key] for key in ("repaired",) if key in state.notes}

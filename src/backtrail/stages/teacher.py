@@ -2,33 +2,29 @@
 
 from typing import Any
 
-import click
 import pandas as pd
 
+from backtrail import layout
 from backtrail.data.dataset import Dataset, load_dataset
 from backtrail.data.outside import fetched_files
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.teacher import ImportedTeacher, Teacher, teacher_section
-from backtrail.running.torch_stage import TorchStage, torch_stage
+from backtrail.running.torch_stage import TorchStage, distributed_stage
 from backtrail.tables import save_csv
 from backtrail.teachers.imported import check_teacher, import_teacher
 from backtrail.teachers.train import teacher_state, teacher_update
 from backtrail.training.loop import run
 
-DATASET, FETCHED = "data/dataset.safetensors", "data/teacher"
-TEACHER, LOG = "results/teacher/teacher.safetensors", "results/teacher/log.csv"
 COLUMNS = ["step", "images", "loss", "lr"]
 
 
-@click.command()
-def command() -> None:
+@distributed_stage
+def command(stage: TorchStage) -> None:
     """Train the teacher by denoising score matching, or import a released one; writes its weights and the log of its loss."""
-    p = teacher_section()
-    with torch_stage("teacher", __name__, {"teacher": p}, [DATASET, FETCHED], [TEACHER, LOG], several=isinstance(p, Teacher)) as stage:
-        dataset = load_dataset(DATASET)
-        rows = import_(p, dataset) if isinstance(p, ImportedTeacher) else train(p, dataset, stage)
-        if stage.writes:
-            save_csv(LOG, pd.DataFrame(rows, columns=COLUMNS))
+    p, dataset = teacher_section(), load_dataset(layout.DATASET)
+    rows = import_(p, dataset, stage) if isinstance(p, ImportedTeacher) else train(p, dataset, stage)
+    if stage.writes:
+        save_csv(layout.TEACHER_LOG, pd.DataFrame(rows, columns=COLUMNS))
 
 
 def train(p: Teacher, dataset: Dataset, stage: TorchStage) -> list[dict[str, Any]]:
@@ -38,13 +34,14 @@ def train(p: Teacher, dataset: Dataset, stage: TorchStage) -> list[dict[str, Any
         if losses and (step % 50 == 0 or step == p.steps):
             state.rows.append({"step": step, "images": step * p.batch, **losses, "lr": state.optimisers["teacher"].param_groups[0]["lr"]})
     if stage.writes:
-        save_denoiser(TEACHER, state.modules["teacher"], state.averages["teacher"])
+        save_denoiser(layout.TEACHER, state.modules["teacher"], state.averages["teacher"])
     return state.rows
 
 
-def import_(p: ImportedTeacher, dataset: Dataset) -> list[dict[str, Any]]:
+def import_(p: ImportedTeacher, dataset: Dataset, stage: TorchStage) -> list[dict[str, Any]]:
     """Convert the fetched teacher and write it; its log is empty."""
-    teacher = import_teacher(p.source, FETCHED)
+    teacher = import_teacher(p.source, layout.FETCHED_TEACHER)
     check_teacher(teacher, dataset.train_images.shape[1:], dataset.n_classes)
-    save_denoiser(TEACHER, teacher, source=p.source, files=fetched_files(FETCHED))
+    if stage.writes:
+        save_denoiser(layout.TEACHER, teacher, source=p.source, files=fetched_files(layout.FETCHED_TEACHER))
     return []

@@ -1,24 +1,17 @@
 """`backtrail trajectories`: what a trajectory student is taught."""
 
-import click
-
+from backtrail import layout
 from backtrail.data.dataset import load_dataset
 from backtrail.methods.sfd.trajectories import Pool
 from backtrail.nets.build import load_denoiser
-from backtrail.parameters.base import section
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
-from backtrail.running.torch_stage import torch_stage
-
-DATASET, TEACHER = "data/dataset.safetensors", "results/teacher/teacher.safetensors"
+from backtrail.running.torch_stage import TorchStage, torch_stage
 
 
-@click.command()
-@click.option("--method", required=True, help="Name of the method in trajectory_distillation of params.yaml.")
-def command(method: str) -> None:
+@torch_stage
+def command(stage: TorchStage) -> None:
     """Compute the pool of teacher trajectories that all seeds of a method share (nothing, where the method has `cached: false`)."""
-    p = section(TrajectoryDistillation, f"trajectory_distillation.{method}")
-    out = f"results/trajectories/{method}.safetensors"
-    with torch_stage(f"trajectories@{method}", __name__, {"method": p}, [DATASET, TEACHER], [out]) as stage:
-        dataset = load_dataset(DATASET)
-        teacher = stage.place(load_denoiser(TEACHER))
-        Pool(teacher, p, dataset.train_images, labels=dataset.train_labels).save(out, {"method": method})
+    p = stage.section(TrajectoryDistillation, f"trajectory_distillation.{stage.method}")
+    dataset, teacher = load_dataset(layout.DATASET), stage.place(load_denoiser(layout.TEACHER))
+    pool = Pool(teacher, p, dataset.train_images, labels=dataset.train_labels)
+    pool.save(layout.trajectories(stage.method), {"method": stage.method})

@@ -38,7 +38,7 @@ def distil(
     """Train a few-step student; returns the run: module "student", the curve in `rows`.
 
     The student starts as a copy of `teacher`, which in the second stage is the first stage's student and has cost `start_cost` (forwards
-    of the net on a batch). `evaluate` gets the student and returns its distance to the data at the first of `sample_num_steps`.
+    of the net on a batch). `evaluate` gets the student and returns its distance to the data at the first of `num_steps`.
     Raises UserError if LPIPS is asked for and has no weights.
     """
     perceptual = load_lpips(p.lpips.file, p.lpips.sha256).to(teacher.device) if p.lpips is not None else None
@@ -53,7 +53,7 @@ def distil(
         if step % p.evaluate_every == 0 or step == p.rounds:
             evaluated = copy.deepcopy(student).eval()
             counts = {"update": state.notes["updates"], "total_updates": state.notes["updates"], "cost": state.notes["cost"], "node": 0}
-            quality = {"nfe": p.sample_num_steps[0] - 1 - p.afs, "fd_classifier": evaluate(evaluated)}
+            quality = {"nfe": p.num_steps[0] - 1 - p.afs, "fd_classifier": evaluate(evaluated)}
             state.rows.append({**counts, **quality, "loss_student": losses.get("student"), "loss_fake": None})
     return state
 

@@ -98,6 +98,11 @@ def step_from_data(
     return Piece(num_steps, first, torch.stack([start, end]), labels)
 
 
+def sampled_facts(p: TrajectoryDistillation) -> dict:
+    """What a student's file says of how it is sampled, JSON-able: its time stamps, the analytical first step, the lengths it was trained for."""
+    return p.model_dump(mode="json", include={"schedule", "afs", "num_steps"})
+
+
 def teacher_evaluations(p: TrajectoryDistillation, num_steps: int) -> int:
     """The teacher's forwards per batch of the pool."""
     from_noise = p.substeps * (num_steps - 1)

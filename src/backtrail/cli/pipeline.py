@@ -1,0 +1,23 @@
+"""`backtrail pipeline`: the pipeline's file of a suite."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from backtrail.parameters.suite import read_suite
+from backtrail.pipeline import PIPELINE_FILE, lay_down
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing, and fail if a file is not as it should be.")
+def command(check: bool) -> None:
+    """Make this folder a DVC project that both engines can run: dvc.yaml out of the repository's, .dvc/config, .dvcignore.
+
+    A suite is its params.yaml; Snakemake lays the rest down by itself (`snakemake -d suites/NAME`). In the repository's own folder, the list
+    of source files in dvc.yaml is renewed.
+    """
+    read_suite()
+    changed = lay_down(Path.cwd(), writes=not check)
+    click.echo(f"{PIPELINE_FILE}: {', '.join(changed) if changed else 'as it should be'}")
+    sys.exit(int(check and bool(changed)))

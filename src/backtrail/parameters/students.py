@@ -1,0 +1,14 @@
+"""Parameters of the one list of students: what each is sampled at. How it is trained stands in the section of its family."""
+
+from pydantic import Field
+
+from backtrail.parameters.base import Section
+
+
+class Sampling(Section):
+    """What a student is sampled at. A one-step student has nothing to say: it makes one evaluation, at its own noise level."""
+
+    num_steps: list[int] | None = Field(
+        None, min_length=1, description="Time stamps at which a few-step student is sampled and measured; null: those it was trained for."
+    )
+    guidance: list[float] = Field([1.0], min_length=1, description="Weights of classifier-free guidance at which it is sampled; 1 is none.")

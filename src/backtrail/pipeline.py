@@ -1,0 +1,188 @@
+"""The pipeline as `dvc.yaml` declares it, read without DVC: what a stage reads, which parameters it depends on, and what it makes.
+
+The repository's `dvc.yaml` is written by hand. A suite below `suites/` has the same one, laid down by `pipeline_text` with the way to the code,
+and with the stages in `workflow/pipelines/` that only suites need whose students start from other students. What is read here is what DVC
+reads: a test compares every stage of every suite with DVC's own.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import backtrail
+from backtrail.artifacts import atomic_write
+from backtrail.errors import UserError
+
+ROOT = Path(backtrail.__file__).parents[2]
+PIPELINE_FILE, PARAMS_FILE, CODE_FILE = "dvc.yaml", "params.yaml", "code.yaml"
+CODE_LINE = re.compile(r"^  - code: .*$", re.MULTILINE)
+PROJECT_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
+LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+TERM = re.compile(r"\$\{\s*([^}]*?)\s*\}")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A stage: name in DVC, command, the matrix's item ({method, seed}), paths read and made, and parameters by dotted key in params.yaml."""
+
+    name: str
+    command: str
+    item: dict[str, Any]
+    deps: tuple[str, ...]
+    params: tuple[str, ...]
+    outs: tuple[str, ...]
+    cmd: str = field(default="", compare=False)
+
+
+def declared_stages(folder: str | Path = ".", params: Mapping[str, Any] | None = None) -> Iterator[Declared]:
+    """Every stage of the suite in `folder`, in the order of the file. `params` is what its params.yaml says, read where it is not given.
+
+    Raises UserError if the pipeline names a parameter that is not there.
+    """
+    folder = Path(folder)
+    values = _read(folder / PARAMS_FILE) if params is None else params
+    own = folder / PIPELINE_FILE
+    text = own.read_text(encoding="utf-8") if own.is_file() else pipeline_text(folder, values)
+    content = yaml.load(text, YAML_LOADER)
+    context = {**values, **{key: value for part in content.get("vars", []) for key, value in part.items()}}
+    for name, definition in content["stages"].items():
+        for item in _items(definition.get("matrix"), context):
+            yield _declared(name, definition, item, {**context, "item": item})
+
+
+def declared(name: str, folder: str | Path = ".") -> Declared:
+    """One stage by its name in DVC. Raises UserError that says which there are."""
+    known = {stage.name: stage for stage in declared_stages(folder)}
+    if name not in known:
+        base = name.split("@")[0]
+        like = [other for other in known if other.split("@")[0] == base] or list(known)
+        raise UserError(f"{PIPELINE_FILE} declares no stage {name!r}; it has {', '.join(like[:8])}{' ...' if len(like) > 8 else ''}")
+    return known[name]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER) or {}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing here: run the command in a suite's folder (where {PARAMS_FILE} lies)") from None
+
+
+def _items(matrix: dict[str, Any] | None, context: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The items of a stage's matrix, one without any where it has none; of a mapping, its keys."""
+    axes = {key: list(_resolve(values, context)) for key, values in (matrix or {}).items()}
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def _declared(name: str, definition: dict[str, Any], item: dict[str, Any], context: Mapping[str, Any]) -> Declared:
+    def paths(*keys: str) -> tuple[str, ...]:
+        entries = [entry for key in keys for entry in definition.get(key) or []]
+        return tuple(str(_resolve(next(iter(entry)) if isinstance(entry, dict) else entry, context)) for entry in entries)
+
+    params = [_resolve(key, context) for key in definition.get("params", []) if not isinstance(key, dict)]
+    full = f"{name}@{'-'.join(map(str, item.values()))}" if item else name
+    cmd = str(_resolve(definition["cmd"], context))
+    return Declared(full, cmd.split()[-1], item, paths("deps"), tuple(params), paths("outs", "metrics", "plots"), cmd)
+
+
+def _resolve(value: Any, context: Mapping[str, Any]) -> Any:
+    """`value` with `${a.b}` and `${a[0]}` replaced as DVC does: a text that is one such term becomes the value itself."""
+    if isinstance(value, list):
+        return [_resolve(of, context) for of in value]
+    if not isinstance(value, str):
+        return value
+    if whole := TERM.fullmatch(value):
+        return _lookup(whole[1], context)
+    return TERM.sub(lambda term: str(_lookup(term[1], context)), value)
+
+
+def _lookup(key: str, context: Mapping[str, Any]) -> Any:
+    value: Any = context
+    for part in re.findall(r"[^.\[\]]+", key):
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise UserError(f"{PARAMS_FILE} has no {key}, which {PIPELINE_FILE} names: `backtrail check` says what a suite needs") from None
+    return value
+
+
+def pipeline_text(folder: str | Path, params: Mapping[str, Any]) -> str:
+    """What `dvc.yaml` of the suite in `folder` should hold: the repository's pipeline, with the stages that its parameters ask for.
+
+    Raises UserError if the package does not lie in its repository.
+    """
+    if not (ROOT / PIPELINE_FILE).is_file():
+        raise UserError(f"{ROOT} holds no {PIPELINE_FILE}: backtrail runs from a checkout of its repository (`pip install --editable .`)")
+    whole = (ROOT / "workflow/pipelines/ring.yaml" if "ring" in params else ROOT / PIPELINE_FILE).read_text(encoding="utf-8")
+    if "ring" in params:
+        whole = whole.replace("  # the stage `code`, as in the repository's dvc.yaml\n", _code_stage())
+    parts = [_more("path", start) for start in params.get("start") or {} if start != "teacher"]
+    report = params.get("report") or {}
+    asked = {"second_stage": params.get("second_stage"), "axes": report.get("axes"), "sampler_axes": report.get("sampler_axes")}
+    parts += [_more(name) for name, section in asked.items() if section]
+    code = os.path.relpath(ROOT / "src/backtrail", Path(folder).resolve())
+    return LAID_DOWN + CODE_LINE.sub(f"  - code: {code}", whole + "".join(parts))
+
+
+def _more(name: str, start: str = "") -> str:
+    """The stages in `workflow/pipelines/NAME.yaml`."""
+    return "\n" + (ROOT / f"workflow/pipelines/{name}.yaml").read_text(encoding="utf-8").replace("START", start)
+
+
+def _code_stage() -> str:
+    """The stage `code` of the repository's pipeline, as text."""
+    text = (ROOT / PIPELINE_FILE).read_text(encoding="utf-8")
+    return re.search(r"^  code:.*\n(?:    .*\n)+", text, re.MULTILINE)[0]  # type: ignore[index]
+
+
+def source_list() -> list[str]:
+    """The dependencies of the stage `code`: each file by itself and no folder, since DVC heeds .dvcignore in its own project only, and a
+    suite below `suites/` would hash the compiled files in the folder too."""
+    package = ROOT / "src/backtrail"
+    files = sorted(p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    return [f"      - ${{code}}/{name}\n" for name in files]
+
+
+def with_source_list(text: str) -> str:
+    """The repository's `dvc.yaml` with the list of source files as it is now; nothing else is touched."""
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("      - ${code}/")]
+    place = next(i for i, line in enumerate(lines) if line.startswith("  code:"))
+    place = next(i for i in range(place, len(lines)) if lines[i] == "    deps:\n") + 1
+    return "".join([*lines[:place], *source_list(), *lines[place:]])
+
+
+def is_laid_down(folder: Path) -> bool:
+    """Whether the pipeline of the suite in `folder` is, or is to be, one that `lay_down` writes: not the repository's own, nor one by hand."""
+    path = folder / PIPELINE_FILE
+    return folder.resolve() != ROOT and (not path.is_file() or path.read_text(encoding="utf-8").startswith(LAID_DOWN))
+
+
+def lay_down(folder: Path, writes: bool = True) -> list[str]:
+    """Make `folder`, which holds a params.yaml, a DVC project with its pipeline; in the repository's folder renew the list of source files.
+
+    Returns the files that are (or, unless `writes`, would be) written. Raises UserError if one of them is there and was not laid down.
+    """
+    if folder.resolve() == ROOT:
+        wanted = {PIPELINE_FILE: with_source_list((ROOT / PIPELINE_FILE).read_text(encoding="utf-8"))}
+    else:
+        wanted = {PIPELINE_FILE: pipeline_text(folder, _read(folder / PARAMS_FILE))}
+        wanted |= {name: (ROOT / name).read_text(encoding="utf-8") for name in PROJECT_FILES}
+    written = []
+    for name, text in wanted.items():
+        path = folder / name
+        found = path.read_text(encoding="utf-8") if path.is_file() else None
+        if found == text:
+            continue
+        if name == PIPELINE_FILE and folder.resolve() != ROOT and not is_laid_down(folder):
+            raise UserError(f"{path} was written by hand: move it away, or keep it and do without `backtrail pipeline`")
+        if writes:
+            atomic_write(path, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+        written.append(name)
+    return written

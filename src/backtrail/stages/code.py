@@ -1,0 +1,18 @@
+"""`backtrail code`: one digest for each command of all the code that it stands on."""
+
+import click
+import yaml
+
+from backtrail.artifacts import atomic_write
+from backtrail.ledger.fingerprints import CODE_FILE, command_digest, commands
+from backtrail.running.stage import check_suite
+
+HEAD = "# Written by the stage `code`: a digest of the code of each command, comments and docstrings left out. Every stage depends on its own.\n"
+
+
+@click.command("code")
+def command() -> None:
+    """Write code.yaml, by which DVC sees whose code has changed. A params.yaml with an error in it is refused here already."""
+    check_suite()
+    digests = {name: command_digest(name) for name in commands() if name != "code"}
+    atomic_write(CODE_FILE, lambda file: file.write_text(HEAD + yaml.safe_dump(digests), encoding="utf-8"))
