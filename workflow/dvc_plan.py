@@ -133,12 +133,12 @@ def read_stages() -> dict[str, Any]:
 
     # As `dvc --wait-for-lock`: jobs of another run hold the lock for moments only, never while their commands run.
     repo = Repo(_wait_for_lock=True)
-    renew_code(repo)
     if Path(repo.root_dir) != Path.cwd():
         raise WorkflowError(
             f"{Path.cwd()} is no DVC project of its own, found one in {repo.root_dir}: give the folder a `.dvc/config`, as suites/ have"
         )
     with lock_repo(repo):
+        renew_code(repo)
         graph = repo.index.graph
         stages = sorted((stage for stage in repo.index.stages if stage.cmd), key=lambda stage: stage.addressing)
         parents = {stage.addressing: sorted(p.addressing for p in graph.successors(stage) if p.cmd) for stage in stages}
@@ -164,8 +164,8 @@ def renew_code(repo: "Repo") -> None:
         if stage.addressing == CODE_STAGE and stage.status(check_updates=False):
             logger.info("code: the source has changed; asking what depends on it")
             repo.reproduce([CODE_STAGE], single_item=True)
-            repo.close()
-            repo.reset()
+            repo.drop_data_index()
+            repo._reset()
 
 
 def find_changed(repo: "Repo", stages: "Iterable[Stage]") -> dict[str, str]:

@@ -1,0 +1,175 @@
+"""Edits of code on a real pipeline (the ring, made small, in a suite below suites/): what runs again, in both engines, and what does not."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import IGNORED, ROOT
+
+SUITE = "suites/ring"
+
+
+def small_ring() -> dict:
+    """The ring's parameters, made small."""
+    p = yaml.safe_load((ROOT / SUITE / "params.yaml").read_text(encoding="utf-8"))
+    p |= {"seeds": [0]}
+    p["teacher"] |= {"steps": 30, "batch": 64}
+    p["teacher"]["net"]["width"] = 16
+    p["evaluation"] |= {"n_points": 200, "n_floor": 2, "window": 2, "mismatch_points": 100, "detour_updates": 10}
+    methods = {name: p["score_distillation"][name] for name in ("diff-instruct", "disback")}
+    for method in methods.values():
+        method |= {"updates": 20, "batch": 32, "evaluate_every": 5, "snapshots": [0, 5, 10]}
+        if method["recording"]:
+            method["recording"] |= {"steps": 10, "nodes": 2}
+            method["node_updates"] = 5
+    return p | {"score_distillation": methods}
+
+
+@dataclass
+class Checkout:
+    """A repository with the suite in it; commands run in the suite's folder."""
+
+    root: Path
+    env: dict[str, str]
+
+    @property
+    def suite(self) -> Path:
+        return self.root / SUITE
+
+    def call(self, *command: str, code: int | None = 0, folder: Path | None = None) -> str:
+        done = subprocess.run(command, cwd=folder or self.suite, env=self.env, capture_output=True, text=True, timeout=400)
+        printed = done.stdout + done.stderr
+        assert code is None or (done.returncode == 0) == (code == 0), f"{command}: {printed}"
+        return printed
+
+    def dvc(self, *arguments: str, code: int | None = 0) -> str:
+        return self.call(sys.executable, "-m", "dvc", *arguments, code=code)
+
+    def ran(self, *arguments: str) -> set[str]:
+        """The stages whose commands a `dvc repro` runs."""
+        return set(re.findall(r"Running stage '(\S+)'", self.dvc("repro", *arguments)))
+
+    def planned(self) -> set[str]:
+        """The stages that a dry run of Snakemake names."""
+        command = (sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", "-n")
+        printed = self.call(*command, folder=self.root)
+        names = set(re.findall(r"^Job \d+: (\S+): ", printed, flags=re.MULTILINE))
+        assert names or "Nothing to be done" in printed, printed
+        return names
+
+    def edit(self, file: str, change: Callable[[str], str]) -> None:
+        path = self.root / file
+        text = path.read_text(encoding="utf-8")
+        changed = change(text)
+        assert changed != text
+        path.write_text(changed, encoding="utf-8")
+
+    def lock(self) -> list[str]:
+        return (self.suite / "dvc.lock").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The suite run once by Snakemake, which lays its pipeline down, and committed."""
+    home = tmp_path_factory.mktemp("home")
+    root = home / "base"
+    for name in ("src", "workflow"):
+        shutil.copytree(ROOT / name, root / name, ignore=IGNORED)
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    shutil.copy(ROOT / "local", root / "local", follow_symlinks=False)
+    (root / SUITE).mkdir(parents=True)
+    (root / SUITE / "params.yaml").write_text(yaml.safe_dump(small_ring(), sort_keys=False), encoding="utf-8")
+    identity = {f"GIT_{who}_{what}": "toy@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    dropped = ("SNAKEMAKE_PROFILE", "PYTHONPATH", "DVC_STAGE")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    checkout = Checkout(root, environment | identity | {"DVC_SITE_CACHE_DIR": str(home / "dvc"), "OMP_NUM_THREADS": "1"})
+    checkout.call("git", "init", "-q", "-b", "main", folder=root)
+    checkout.call(sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", folder=root)
+    checkout.call("git", "add", "-A", folder=root)
+    checkout.call("git", "commit", "-q", "-m", "ring", folder=root)
+    return checkout
+
+
+@pytest.fixture
+def checkout(base: Checkout, tmp_path: Path) -> Checkout:
+    copy = Checkout(tmp_path / "copy", base.env)
+    shutil.copytree(base.root, copy.root, symlinks=True)
+    return copy
+
+
+def comment(text: str) -> str:
+    return text.replace("\ndef ", "\n# A better comment.\n\ndef ", 1) + "\n\n# the end\n"
+
+
+def code(text: str) -> str:
+    return text + "\nANSWER = 42\n"
+
+
+def test_a_comment_runs_the_stage_code_and_nothing_else(checkout: Checkout) -> None:
+    was = checkout.lock()
+    for file in ("src/backtrail/nets/mlp.py", "src/backtrail/denoiser.py", "src/backtrail/running/stage.py"):
+        checkout.edit(file, comment)
+    assert checkout.planned() == set()
+    changed = [line for line, before in zip(checkout.lock(), was, strict=True) if line != before]
+    assert len(changed) == 6  # md5 and size of three files
+    assert checkout.ran() == set()  # the plan has brought `code` up to date
+    checkout.edit("src/backtrail/nets/mlp.py", lambda text: text + "# more\n")
+    assert checkout.ran() == {"code"}
+
+
+def test_a_line_of_code_marks_what_stands_on_it_in_both_engines_and_turned_back_nothing_runs(checkout: Checkout) -> None:
+    file = "src/backtrail/report/ring_claims.py"
+    before = (checkout.root / file).read_text(encoding="utf-8")
+    checkout.edit(file, code)
+    assert checkout.planned() == {"ring-figure"}
+    assert checkout.ran() == {"ring-figure"}
+    (checkout.root / file).write_text(before, encoding="utf-8")
+    assert checkout.ran() <= {"code"}
+    assert checkout.planned() == set()
+
+
+def test_a_method_alone_is_marked(checkout: Checkout) -> None:
+    checkout.edit("src/backtrail/methods/disback/distillation.py", code)
+    runs = {"ring-run@diff-instruct-0", "ring-run@disback-0"}
+    marked = checkout.planned()
+    assert runs <= marked and "ring-teacher" not in marked
+    listed = {line[:-1] for line in checkout.dvc("status").splitlines() if line.endswith(":") and not line.startswith("\t")}
+    assert listed == runs
+
+
+def test_a_stage_with_an_old_code_file_refuses_and_every_other_way_ends_well(checkout: Checkout) -> None:
+    checkout.edit("src/backtrail/report/ring_claims.py", code)
+    refused = checkout.dvc("repro", "--single-item", "--force", "ring-figure", code=1)
+    assert "code.yaml has " in refused and "run `dvc repro code` first" in refused and "Traceback" not in refused
+    assert checkout.ran("ring-figure") == {"code", "ring-figure"}
+    checkout.edit("src/backtrail/report/ring_claims.py", lambda text: text.replace("ANSWER = 42", "ANSWER = 43"))
+    done = checkout.dvc("exp", "run", "-S", "evaluation.n_floor=3")
+    assert "Ran experiment(s)" in done
+    record = yaml.safe_load((checkout.suite / "results/records/ring-teacher.json").read_text(encoding="utf-8"))
+    assert record["parameters"]["evaluation"]["n_floor"] == 3
+
+
+def test_hostile_names_reach_no_shell(checkout: Checkout) -> None:
+    p = yaml.safe_load((checkout.suite / "params.yaml").read_text(encoding="utf-8"))
+    canary = checkout.root / "canary"
+    hostile = f"$(touch {canary})"
+    for change in (
+        {"score_distillation": p["score_distillation"] | {hostile: p["score_distillation"]["disback"]}},
+        {"seeds": [0, hostile]},
+        {"suite": hostile, "seeds": [f"0; touch {canary}"]},
+    ):
+        (checkout.suite / "params.yaml").write_text(yaml.safe_dump(p | change), encoding="utf-8")
+        checkout.dvc("repro", code=None)
+        checkout.call(sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", code=1, folder=checkout.root)
+        checkout.call(sys.executable, str(checkout.root / "src/backtrail"), "check", code=1)
+        assert not canary.exists()
