@@ -1,8 +1,7 @@
 """The pipeline as `dvc.yaml` declares it, read without DVC: what a stage reads, which parameters it depends on, and what it makes.
 
-The repository's `dvc.yaml` is written by hand. A suite below `suites/` has the same one, laid down by `pipeline_text` with the way to the code,
-and with the stages in `workflow/pipelines/` that only suites need whose students start from other students. What is read here is what DVC
-reads: a test compares every stage of every suite with DVC's own.
+The repository's `dvc.yaml` is written by hand. A suite below `suites/` has the same one, laid down by `lay_down` with the way to the code, and
+with the stages of `workflow/pipelines` that its parameters ask for. What is read here is what DVC reads: a test compares the two.
 """
 
 import itertools
@@ -30,7 +29,7 @@ TERM = re.compile(r"\$\{\s*([^}]*?)\s*\}")
 
 @dataclass(frozen=True)
 class Declared:
-    """A stage: name in DVC, command, the matrix's item ({method, seed}), paths read and made, and parameters by dotted key in params.yaml."""
+    """A stage: name in DVC, command, the matrix's item ({method, seed}), paths read and made, parameters by dotted key in params.yaml."""
 
     name: str
     command: str
@@ -159,7 +158,7 @@ def with_source_list(text: str) -> str:
 
 
 def is_laid_down(folder: Path) -> bool:
-    """Whether the pipeline of the suite in `folder` is, or is to be, one that `lay_down` writes: not the repository's own, nor one by hand."""
+    """Whether the pipeline of the suite in `folder` is, or is to be, one that `lay_down` writes: not the repository's, nor one by hand."""
     path = folder / PIPELINE_FILE
     return folder.resolve() != ROOT and (not path.is_file() or path.read_text(encoding="utf-8").startswith(LAID_DOWN))
 

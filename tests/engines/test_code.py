@@ -1,4 +1,4 @@
-"""Edits of code on a real pipeline (the ring, made small, in a suite below suites/): what runs again, in both engines, and what does not."""
+"""Edits of code on a real pipeline (the ring, made small, in a suite below suites/): what runs again, in both engines, and what not."""
 
 import os
 import re

@@ -1,5 +1,7 @@
-"""The shape of the house: floors, the code that stages declare, and that the package stays out of the engines."""
+"""The shape of the house: floors, one declaration of the pipeline, and that the package stays out of the engines."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,21 +10,28 @@ import grimp
 import pytest
 import yaml
 
-from backtrail.cli import COMMANDS
-from backtrail.ledger.closure import PACKAGE_FOLDER, closure, source_files
-from code_deps import code_lines, has_own_pipeline, pipelines
+from backtrail.cli import COMMANDS, STAGES
+from backtrail.layout import RECORDS
+from backtrail.ledger.fingerprints import PACKAGE_FOLDER, commands
+from backtrail.parameters.suite import read_suite
+from backtrail.pipeline import Declared, declared_stages, lay_down, pipeline_text, with_source_list
 
 ROOT = Path(__file__).parents[2]
+SUITES = [ROOT, *sorted(path.parent for path in ROOT.glob("suites/*/params.yaml"))]
 FLOORS = [
     {"cli", "__main__"},
-    {"report", "provenance"},
+    {"stages"},
+    {"report", "audit", "export"},
+    {"running"},
+    {"ledger"},
     {"metrics"},
     {"methods"},
     {"teachers"},
     {"training", "data"},
     {"nets", "sampling"},
-    {"denoiser", "parameters", "randomness", "artifacts", "tables", "tensors", "errors"},
+    {"denoiser", "parameters", "pipeline", "layout", "randomness", "artifacts", "tables", "tensors", "errors"},
 ]
+APART = {"report", "audit", "export"}  # rooms of one floor that do not import each other
 
 
 @pytest.fixture(scope="module")
@@ -30,73 +39,135 @@ def graph() -> grimp.ImportGraph:
     return grimp.build_graph("backtrail", cache_dir=None)
 
 
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
 def floor_of(module: str) -> int:
-    name = module.split(".")[1]
-    return next(i for i, floor in enumerate(FLOORS) if name in floor)
+    return next(i for i, floor in enumerate(FLOORS) if room(module) in floor)
+
+
+def imports(graph: grimp.ImportGraph) -> list[tuple[str, str]]:
+    modules = graph.modules - {"backtrail"}
+    return [(m, i) for m in modules for i in graph.find_modules_directly_imported_by(m) - {"backtrail"}]
 
 
 def test_modules_import_from_their_own_floor_or_below(graph: grimp.ImportGraph) -> None:
-    upward = [
-        (module, imported)
-        for module in graph.modules - {"backtrail"}
-        for imported in graph.find_modules_directly_imported_by(module) - {"backtrail"}
-        if floor_of(imported) < floor_of(module)
-    ]
-    assert upward == []
+    assert [(module, imported) for module, imported in imports(graph) if floor_of(imported) < floor_of(module)] == []
+
+
+def test_rooms_of_one_floor_stay_apart(graph: grimp.ImportGraph) -> None:
+    assert [(m, i) for m, i in imports(graph) if {room(m), room(i)} <= APART and room(m) != room(i)] == []
+
+
+def test_no_two_rooms_import_each_other(graph: grimp.ImportGraph) -> None:
+    pairs = {(room(m), room(i)) for m, i in imports(graph) if room(m) != room(i)}
+    assert {pair for pair in pairs if pair[::-1] in pairs} == set()
 
 
 def test_every_module_has_a_floor(graph: grimp.ImportGraph) -> None:
-    assert {m.split(".")[1] for m in graph.modules - {"backtrail"}} <= set().union(*FLOORS)
+    assert {room(m) for m in graph.modules - {"backtrail"}} <= set().union(*FLOORS)
 
 
 @pytest.mark.parametrize("engine", ["dvc", "snakemake"])
 def test_the_package_does_not_import_the_engines(engine: str) -> None:
     for file in PACKAGE_FOLDER.rglob("*.py"):
-        lines = [line.strip() for line in file.read_text().splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
         assert not [line for line in lines if line.startswith((f"import {engine}", f"from {engine}"))], file
 
 
-def test_declared_code_is_the_code_that_runs() -> None:
-    """In the shared pipeline and its copies in suites/, and in the pipelines of suites without images."""
-    stale = [str(path.relative_to(ROOT)) for path, wanted in pipelines().items() if path.read_text() != wanted]
-    assert stale == [], "run `make deps`"
-
-
-OWN = [ROOT, *(path.parent for path in pipelines() if path.parent != ROOT and has_own_pipeline(path.parent))]
-
-
-@pytest.mark.parametrize("folder", OWN, ids=lambda folder: folder.name)
-def test_a_stage_declares_exactly_its_import_closure(folder: Path) -> None:
-    """The rewriting above and this check share the closure. Each file stands by itself: see `code_lines`."""
-    for stage, definition in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"].items():
-        command = definition["cmd"].split()[3]
-        declared = [PACKAGE_FOLDER / d.removeprefix("${code}/") for d in definition["deps"] if d.startswith("${code}/")]
-        modules = {*closure("backtrail.__main__"), *closure(f"backtrail.cli.{command.replace('-', '_')}")}
-        assert declared == [PACKAGE_FOLDER / f for f in source_files(modules)] and all(path.is_file() for path in declared), stage
-
-
-@pytest.mark.parametrize("command", ["figure", "score-distillation"])
-def test_the_closure_holds_what_python_really_loads(command: str) -> None:
-    """Against the interpreter: the modules of this package in sys.modules after the command's import, no more and no fewer."""
-    name = f"backtrail.cli.{command.replace('-', '_')}"
-    code = f"import sys, backtrail.__main__, {name}; print(*[m for m in sys.modules if m.split('.')[0] == 'backtrail'])"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    closed = {*closure("backtrail.__main__"), *closure(name)}
-    assert set(loaded) == closed
-
-
-def test_report_stages_declare_their_templates() -> None:
-    assert any("report" in line for line in code_lines("report"))
-    assert "report/templates/index.html" in {f.as_posix() for f in source_files(closure("backtrail.stages.report"))}
-
-
-def test_suites_have_the_shared_pipeline_if_they_have_images() -> None:
-    suites = [path.parent for path in ROOT.glob("suites/*/params.yaml")]
-    shared = {suite.name for suite in suites if (suite / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()}
-    assert shared == {suite.name for suite in suites if not has_own_pipeline(suite)}, "run `make deps`"
-    assert "ring" not in shared
+def test_the_list_of_source_files_is_that_of_the_folder() -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert with_source_list(text) == text, "run `make deps`"
 
 
 def test_every_command_has_a_module() -> None:
-    modules = {file.stem.replace("_", "-") for file in (PACKAGE_FOLDER / "cli").glob("*.py") if "click.command" in file.read_text()}
+    assert set(commands()) == set(STAGES)
+    modules = {f.stem.replace("_", "-") for f in (PACKAGE_FOLDER / "cli").glob("*.py") if "click.command" in f.read_text(encoding="utf-8")}
     assert modules == set(COMMANDS)
+
+
+@pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
+def test_a_stage_depends_on_its_own_code_and_leaves_its_record(folder: Path) -> None:
+    content = yaml.safe_load(pipeline_text(folder, yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))))
+    for name, definition in content["stages"].items():
+        command = definition["cmd"].removeprefix("python ${code} ")
+        assert command in STAGES, name
+        if name != "code":
+            assert {"code.yaml": [command]} in definition["params"], name
+    for stage in declared_stages(folder):
+        assert stage.name == "code" or f"{RECORDS}/{stage.name}.json" in stage.outs
+        assert len({*stage.outs}) == len(stage.outs)
+
+
+@pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
+def test_no_text_of_the_parameters_stands_in_a_command(folder: Path) -> None:
+    for stage in declared_stages(folder):
+        assert re.fullmatch(r"python [./]*src/backtrail [a-z-]+", stage.cmd), stage.cmd
+
+
+def test_no_stage_of_the_built_in_suite_is_an_empty_matrix() -> None:
+    declared = {stage.name.split("@")[0] for stage in declared_stages(ROOT)}
+    assert declared == set(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+
+
+@pytest.mark.parametrize("name", ["ablations", "cifar10", "ring"])
+def test_what_is_read_of_a_pipeline_is_what_dvc_reads(name: str, tmp_path: Path) -> None:
+    """Each stage's paths, parameters and command, against DVC's own resolution."""
+    from dvc.repo import Repo
+
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "params.yaml").write_text((ROOT / f"suites/{name}/params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    lay_down(folder)
+    ours = {stage.name: stage for stage in declared_stages(folder)}
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True, env=environment)
+    theirs = {stage.addressing.split(":")[-1]: of_dvc(stage, folder) for stage in Repo(str(folder)).index.stages if stage.cmd}
+    assert {name: (sorted(s.deps), sorted(s.params), sorted(s.outs), s.cmd) for name, s in ours.items()} == theirs
+
+
+def of_dvc(stage: object, folder: Path) -> tuple:
+    def relative(items: list) -> list[str]:
+        return sorted(os.path.relpath(item.fs_path, folder.resolve()) for item in items)
+
+    plain = [dep for dep in stage.deps if type(dep).__name__ != "ParamsDependency"]
+    params = [dep for dep in stage.deps if type(dep).__name__ == "ParamsDependency" and Path(dep.fs_path).name == "params.yaml"]
+    return relative(plain), sorted(key for dep in params for key in dep.params), relative(stage.outs), stage.cmd
+
+
+def test_one_more_length_guidance_or_seed_trains_nothing_that_stands() -> None:
+    """What trains depends on its own section alone."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    trains = {
+        s.name: s for s in declared_stages(ROOT) if s.command in ("path", "score-distillation", "trajectories", "trajectory-distillation")
+    }
+    for stage in trains.values():
+        assert not [key for key in stage.params if key.split(".")[0] in ("students", "report", "teacher_samples", "seeds", "start")], stage
+    more = params | {
+        "seeds": [*params["seeds"], 9],
+        "students": {**params["students"], "sfd": {"num_steps": [4, 5], "guidance": [1.0, 3.0]}},
+    }
+    again: dict[str, Declared] = {s.name: s for s in declared_stages(ROOT, more)}
+    assert {name: again[name] for name in trains} == trains
+
+
+def test_params_files_have_no_anchors() -> None:
+    for folder in SUITES:
+        text = (folder / "params.yaml").read_text(encoding="utf-8")
+        assert not re.search(r"(:|-) [&*]\w|<<:", text), folder
+        read_suite(folder / "params.yaml")
+
+
+def test_a_suite_is_one_file_until_it_is_run() -> None:
+    tracked = subprocess.run(["git", "ls-files", "suites"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    unrun = [folder for folder in SUITES[1:] if f"suites/{folder.name}/dvc.lock" not in tracked]
+    for folder in unrun:
+        files = {Path(f).relative_to(f"suites/{folder.name}").parts[0] for f in tracked if f.startswith(f"suites/{folder.name}/")}
+        assert not files & {"dvc.yaml", ".dvc", ".dvcignore"}, folder
+
+
+def test_fingerprinting_and_figures_load_no_torch() -> None:
+    for command in ("code", "fetch", "figures"):
+        code = f"import sys, backtrail.stages.{command}; print('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n", command

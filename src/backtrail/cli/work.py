@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backtrail.denoiser import NetDenoiser
 from backtrail.methods.disback.distillation import update_cost
-from backtrail.methods.sfd.trajectories import teacher_evaluations
+from backtrail.methods.sfd.trajectories import sampled_facts, teacher_evaluations
 from backtrail.nets.build import BuiltIn, construct_empty
 from backtrail.nets.inception import RESIZE, Inception
 from backtrail.parameters.score_distillation import ScoreDistillation
@@ -16,7 +16,7 @@ from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import Teacher
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.sampling.sample import Sampler
-from backtrail.stages.student import samplers
+from backtrail.sampling.student import samplers
 from backtrail.teachers.published import PUBLISHED
 
 
@@ -40,12 +40,10 @@ def count(suite: Suite) -> Iterator[Work]:
     ways = suite.teacher_samples.samplers.values()
     teacher_sets = [Sampler(s.solver, n, s.schedule, s.afs, guidance=s.guidance).nfe for s in ways for n in s.num_steps]
     yield Work(["teacher-samples"], m.n_drawn * sum(teacher_sets))
-    for family, methods in (("", suite.score_distillation), ("started-", suite.started_score_distillation.methods)):
-        for method, p in methods.items():
-            yield from _score(suite, family, method, p)
-    for family, methods in (("trajectory", suite.trajectory_distillation), ("second-stage", suite.second_stage.methods)):
-        for method, p in methods.items():
-            yield from _trajectory(suite, family, method, p)
+    for method, p in suite.score_distillation.items():
+        yield from _score(suite, method, p)
+    for method, p in suite.few_step.items():
+        yield from _trajectory(suite, method, p)
     if readers := n_readers(suite):
         n_reference = m.n_pairwise if m.inception and m.inception.reference else m.n_reference
         floors = 8 * (m.n_floor or m.n_samples) + m.n_curve  # the floor itself, and seven kinds of real images for the ranking
@@ -53,40 +51,42 @@ def count(suite: Suite) -> Iterator[Work]:
         yield Work(["teacher-metrics"], 0, readers * m.n_drawn * len(teacher_sets))
 
 
-def _score(suite: Suite, prefix: str, method: str, p: ScoreDistillation) -> Iterator[Work]:
-    m, mismatch = suite.metrics, suite.metrics.mismatch
+def _score(suite: Suite, method: str, p: ScoreDistillation) -> Iterator[Work]:
+    m, mismatch, start = suite.metrics, suite.mismatch, suite.start_of(method)
     recording = p.recording
     recorded = recording.steps * 4 * p.batch if recording else 0
     looks = recording.steps // recording.candidates + 1 if recording else 1
-    yield Work(_names(suite, f"{prefix}path", method), recorded + looks * 2 * (recording.evaluation_batch if recording else 256))
+    looked_at = looks * 2 * (recording.evaluation_batch if recording else 256)
+    yield Work(_names(suite, f"path-from-{start}" if start else "path", method), recorded + looked_at)
     kept = {*p.snapshots, p.updates}
     evaluations = len({*range(0, p.updates + 1, p.evaluate_every), *kept})
-    yield Work(_names(suite, f"{prefix}score-distillation", method), update_cost(p) * p.updates * p.batch + evaluations * m.n_curve)
+    yield Work(_names(suite, "score-distillation", method), update_cost(p) * p.updates * p.batch + evaluations * m.n_curve)
     fit, read = 4 * mismatch.fit_steps * p.batch, mismatch.n_samples * (1 + 2 * len(mismatch.sigmas))
-    yield Work(_names(suite, f"{prefix}mismatch", method), len(kept) * (fit + read))
-    yield from _sampled(suite, f"{prefix}score", method, samplers(p)[0])
+    yield Work(_names(suite, "mismatch", method), len(kept) * (fit + read))
+    yield from _sampled(suite, method, [Sampler(sigma_init=p.sigma_init)])
 
 
-def _trajectory(suite: Suite, family: str, method: str, p: TrajectoryDistillation) -> Iterator[Work]:
+def _trajectory(suite: Suite, method: str, p: TrajectoryDistillation) -> Iterator[Work]:
+    first = suite.start_of(method) is None
     n_kinds = len(p.num_steps)
     taught = sum(teacher_evaluations(p, n) for n in p.num_steps)
-    if family == "trajectory":
+    if first:
         yield Work([f"trajectories@{method}"], p.pool * p.batch * taught if p.cached else 0)
     # A round on the student's own walk updates at each of its evaluations, one on data at a single one.
     trained = 3 * (sum(n - 1 - p.afs for n in p.num_steps) / n_kinds if p.inputs == "trajectory" else 1)
     per_round = trained + (0 if p.cached else taught / n_kinds)
-    ways = samplers(p)[0]
+    ways = samplers(sampled_facts(p), suite.students[method])[0]
     evaluations = len({*range(0, p.rounds + 1, p.evaluate_every), p.rounds})
     forwards = p.rounds * p.batch * per_round + evaluations * suite.metrics.n_curve * ways[0].nfe
-    yield Work(_names(suite, f"{family}-distillation", method), forwards)
-    yield from _sampled(suite, family, method, ways)
+    yield Work(_names(suite, "trajectory-distillation" if first else "second-stage-distillation", method), forwards)
+    yield from _sampled(suite, method, ways)
 
 
-def _sampled(suite: Suite, family: str, method: str, ways: list[Sampler]) -> Iterator[Work]:
+def _sampled(suite: Suite, method: str, ways: list[Sampler]) -> Iterator[Work]:
     n_images = suite.metrics.n_drawn
-    yield Work(_names(suite, f"{family}-samples", method), n_images * sum(way.nfe for way in ways))
+    yield Work(_names(suite, "samples", method), n_images * sum(way.nfe for way in ways))
     if readers := n_readers(suite):
-        yield Work(_names(suite, f"{family}-metrics", method), 0, readers * n_images * len(ways))
+        yield Work(_names(suite, "metrics", method), 0, readers * n_images * len(ways))
 
 
 def n_readers(suite: Suite) -> int:

@@ -7,7 +7,7 @@ from backtrail.artifacts import atomic_write
 from backtrail.ledger.fingerprints import CODE_FILE, command_digest, commands
 from backtrail.running.stage import check_suite
 
-HEAD = "# Written by the stage `code`: a digest of the code of each command, comments and docstrings left out. Every stage depends on its own.\n"
+HEAD = "# Written by the stage `code`: a digest of the code of each command, without comments. Every stage depends on its own.\n"
 
 
 @click.command("code")

@@ -99,7 +99,7 @@ def step_from_data(
 
 
 def sampled_facts(p: TrajectoryDistillation) -> dict:
-    """What a student's file says of how it is sampled, JSON-able: its time stamps, the analytical first step, the lengths it was trained for."""
+    """What a student's file says of how it is sampled, JSON-able: time stamps, analytical first step, trained lengths."""
     return p.model_dump(mode="json", include={"schedule", "afs", "num_steps"})
 
 
