@@ -12,6 +12,7 @@ from backtrail.metrics.mismatch import mismatch
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
+from backtrail.randomness import Draw
 from backtrail.running.torch_stage import torch_stage
 from backtrail.stages.method import find_method
 from backtrail.stages.start import SCORE
@@ -33,10 +34,9 @@ def command(name: str, seed: int) -> None:
     out = f"results/mismatch/{name}/seed{seed}.csv"
     parameters = {**method.stage_parameters(seed), "mismatch": m}
     with torch_stage(method.stage("mismatch", seed), __name__, parameters, [path_folder, str(snapshots)], [out]) as stage:
-        path = load_path(path_folder)
-        nodes, shape = [stage.place(node) for node in path.nodes], path.teacher.image_shape
-        z = student_input((m.n_samples, *shape), p.sigma_init, seed, "mismatch-z", 0, stage.device)
-        labels = draw_labels(path.teacher.n_classes, m.n_samples, seed, "mismatch-label", 0, stage.device)
+        path, draw = load_path(path_folder).placed(stage.place), Draw(seed, "mismatch")
+        z = student_input(path.teacher, m.n_samples, p.sigma_init, draw.of("z"))
+        labels = draw_labels(path.teacher, m.n_samples, draw.of("label"))
         files = sorted(snapshots.glob("student-*.safetensors"))
         tables = []
         with progress(len(files), unit="snapshot") as tick:
@@ -44,9 +44,9 @@ def command(name: str, seed: int) -> None:
                 update, node = int(file.stem.split("-")[1]), load_tensors(file)[1]["node"]
                 student = stage.place(load_denoiser(file))
                 start = stage.place(load_denoiser(file.with_name(file.name.replace("student-", "fake-"))))
-                reference = fit_to_student(start, student, p, shape, seed, m.fit_steps)
+                reference = fit_to_student(start, student, p, seed, m.fit_steps)
                 samples = generate(student, z, p.sigma_init, labels)
-                table = mismatch(nodes[node], reference, samples, m.sigmas, m.batch_size, given(labels))
+                table = mismatch(path.nodes[node], reference, samples, m.sigmas, m.batch_size, given(labels))
                 place = {"update": update, "total_updates": update + path.recorded_steps, "node": node}
                 tables.append(pd.DataFrame(place, index=table.index).join(table))
                 tick(done)

@@ -2,13 +2,14 @@
 
 import click
 
-from backtrail.data.dataset import load_dataset, to_float
-from backtrail.methods.disback.path import save_path
+from backtrail.data.dataset import Labelled, load_dataset, to_float
+from backtrail.methods.disback.path import Origin, save_path
 from backtrail.methods.disback.recording import record
 from backtrail.nets.build import load_denoiser
 from backtrail.running.torch_stage import torch_stage
 from backtrail.stages.method import find_method
 from backtrail.stages.start import SCORE, load_start
+from backtrail.training.loop import Execution
 
 DATASET, TEACHER = "data/dataset.safetensors", "results/teacher/teacher.safetensors"
 
@@ -23,10 +24,10 @@ def command(name: str, seed: int) -> None:
     inputs = [DATASET, TEACHER, *([method.student(seed)] if method.start else [])]
     with torch_stage(method.stage("path", seed), __name__, method.stage_parameters(seed), inputs, [out], several=True) as stage:
         dataset, teacher = load_dataset(DATASET), stage.place(load_denoiser(TEACHER))
-        start = stage.place(load_start(method, seed).student) if method.start else None
-        shape = tuple(dataset.train_images.shape[1:])
-        data, labels = to_float(dataset.test_images[:1024]), dataset.test_labels[:1024]
-        nodes, rows, recording = record(teacher, p, shape, data, seed, stage.scratch, start, labels, stage.group)
+        start = load_start(method, seed) if method.start else None
+        origin = Origin(teacher, stage.place(start.student), start.cost) if start else Origin(teacher)
+        data = Labelled(to_float(dataset.test_images[:1024]), dataset.test_labels[:1024])
+        path, recording = record(origin, p, data, seed, Execution(stage.scratch, stage.group))
         if stage.writes:
-            save_path(out, nodes, rows, recording)
+            save_path(out, path, recording)
             stage.record.notes |= recording

@@ -10,7 +10,7 @@ from backtrail.parameters.base import section
 from backtrail.parameters.ring import RingEvaluation, RingLaw
 from backtrail.parameters.sampling import Schedule
 from backtrail.parameters.teacher import Teacher
-from backtrail.randomness import normal
+from backtrail.randomness import Draw
 from backtrail.running.torch_stage import torch_stage
 from backtrail.sampling.sample import Sampler
 
@@ -29,6 +29,6 @@ def command() -> None:
         pairs = [sliced_wasserstein(ring.points(e.n_points, seed, "floor"), reference) for seed in range(e.n_floor)]
         with torch.no_grad():
             sampler = Sampler("heun", e.teacher_num_steps, Schedule())
-            samples = sampler(teacher, normal((e.n_points, *SHAPE), 0, "teacher-samples"))
+            samples = sampler(teacher, Draw(0, "teacher-samples").normal((e.n_points, *SHAPE)))
         values = {"sliced_w2_floor": sum(pairs) / len(pairs), "sliced_w2_teacher": sliced_wasserstein(samples, reference)}
         save_json(METRICS, values)

@@ -1,6 +1,5 @@
 """`backtrail score-distillation`: a one-step student along a path (Diff-Instruct, DisBack)."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,8 +14,9 @@ from backtrail.running.torch_stage import torch_stage
 from backtrail.sampling.sample import Sampler
 from backtrail.stages.measures import CLASSIFIER, curve_point, reference_file
 from backtrail.stages.method import find_method
-from backtrail.stages.start import SCORE, load_start
+from backtrail.stages.start import SCORE
 from backtrail.tables import save_csv
+from backtrail.training.loop import Execution
 
 
 @click.command()
@@ -31,12 +31,9 @@ def command(name: str, seed: int) -> None:
     outputs = [str(folder / "student.safetensors"), str(folder / "snapshots"), curve]
     parameters = {**method.stage_parameters(seed), "n_curve": n_curve}
     with torch_stage(f"{method.family}-distillation@{name}-{seed}", __name__, parameters, inputs, outputs, several=True) as stage:
-        path = load_path(path_folder)
-        path = replace(path, nodes=[stage.place(node) for node in path.nodes])
-        started = load_start(method, seed) if method.start else None
-        start, start_cost = (stage.place(started.student), started.cost) if started else (None, 0)
+        path = load_path(path_folder).placed(stage.place)
         evaluate = curve_point(Sampler(sigma_init=p.sigma_init), n_curve, stage.device)
-        state = distil(path, p, path.teacher.image_shape, seed, evaluate, stage.scratch, start, start_cost, stage.group)
+        state = distil(path, p, seed, evaluate, Execution(stage.scratch, stage.group))
         if not stage.writes:
             return
         student, fake, cost = state.modules["student"], state.modules["fake"], state.rows[-1]["cost"]
@@ -46,4 +43,4 @@ def command(name: str, seed: int) -> None:
             like = student if snapshot.startswith("student") else fake
             save_denoiser(folder / "snapshots" / f"{snapshot}.safetensors", like, weights, node=node_at[snapshot.split("-")[1]])
         save_csv(curve, pd.DataFrame(state.rows))
-        stage.record.notes |= {key: state.notes[key] for key in ("repaired",) if key in state.notes}
+        stage.record.notes |= {"repaired": state.repaired} if state.repaired else {}

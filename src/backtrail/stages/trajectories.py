@@ -2,7 +2,7 @@
 
 import click
 
-from backtrail.data.dataset import load_dataset
+from backtrail.data.dataset import Labelled, load_dataset
 from backtrail.methods.sfd.trajectories import Pool
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.base import section
@@ -21,4 +21,4 @@ def command(method: str) -> None:
     with torch_stage(f"trajectories@{method}", __name__, {"method": p}, [DATASET, TEACHER], [out]) as stage:
         dataset = load_dataset(DATASET)
         teacher = stage.place(load_denoiser(TEACHER))
-        Pool(teacher, p, dataset.train_images, labels=dataset.train_labels).save(out, {"method": method})
+        Pool(teacher, p, Labelled(dataset.train_images, dataset.train_labels)).save(out, {"method": method})

@@ -3,7 +3,7 @@
 import click
 import pandas as pd
 
-from backtrail.data.dataset import load_dataset
+from backtrail.data.dataset import Labelled, load_dataset
 from backtrail.methods.sfd.distillation import distil
 from backtrail.methods.sfd.trajectories import Pool, load_pool, student_times
 from backtrail.nets.build import load_denoiser, save_denoiser
@@ -16,6 +16,7 @@ from backtrail.stages.method import find_method
 from backtrail.stages.student import trajectory_sampler
 from backtrail.tables import save_csv
 from backtrail.tensors import load_tensors
+from backtrail.training.loop import Execution
 
 DATASET, TEACHER = "data/dataset.safetensors", "results/teacher/teacher.safetensors"
 TRAJECTORY = {"trajectory": TrajectoryDistillation, "second-stage": TrajectoryDistillation}
@@ -34,14 +35,16 @@ def command(name: str, seed: int) -> None:
     parameters = {**method.stage_parameters(seed), "n_curve": n_curve}
     with torch_stage(f"{method.family}-distillation@{name}-{seed}", __name__, parameters, inputs, [out, curve], several=True) as stage:
         dataset, teacher = load_dataset(DATASET), stage.place(load_denoiser(teacher_file))
-        images, labels = dataset.train_images, dataset.train_labels
-        pool = Pool(teacher, p, images) if method.start else load_pool(pool_file, teacher, p, images, labels)
+        data = Labelled(dataset.train_images, dataset.train_labels)
+        if method.start:
+            pool = Pool(teacher, p, teacher_cost=load_tensors(teacher_file)[1]["cost"])
+        else:
+            pool = load_pool(pool_file, teacher, p, data)
         steps_told = teacher.step_condition or p.step_condition != "none"
         evaluate = curve_point(trajectory_sampler(p, p.sample_num_steps[0], steps_told), n_curve, stage.device)
-        start_cost = load_tensors(teacher_file)[1]["cost"] if method.start else 0
-        state = distil(teacher, pool, p, seed, evaluate, stage.scratch, start_cost, stage.group)
+        state = distil(pool, seed, evaluate, Execution(stage.scratch, stage.group))
         if not stage.writes:
             return
         times = student_times(p, p.num_steps[0]).tolist()
-        save_denoiser(out, state.modules["student"], cost=state.notes["cost"], times=times)
+        save_denoiser(out, state.modules["student"], cost=state.cost, times=times)
         save_csv(curve, pd.DataFrame(state.rows))
