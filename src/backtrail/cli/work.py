@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backtrail.denoiser import NetDenoiser
-from backtrail.methods.disback.distillation import update_cost
-from backtrail.methods.sfd.trajectories import teacher_evaluations
+from backtrail.methods.disback import family as disback
+from backtrail.methods.sfd import family as sfd
 from backtrail.nets.build import BuiltIn, construct_empty
 from backtrail.nets.inception import RESIZE, Inception
 from backtrail.parameters.score_distillation import ScoreDistillation
@@ -54,32 +54,18 @@ def count(suite: Suite) -> Iterator[Work]:
 
 
 def _score(suite: Suite, prefix: str, method: str, p: ScoreDistillation) -> Iterator[Work]:
-    m, mismatch = suite.metrics, suite.metrics.mismatch
-    recording = p.recording
-    recorded = recording.steps * 4 * p.batch if recording else 0
-    looks = recording.steps // recording.candidates + 1 if recording else 1
-    yield Work(_names(suite, f"{prefix}path", method), recorded + looks * 2 * (recording.evaluation_batch if recording else 256))
-    kept = {*p.snapshots, p.updates}
-    evaluations = len({*range(0, p.updates + 1, p.evaluate_every), *kept})
-    yield Work(_names(suite, f"{prefix}score-distillation", method), update_cost(p) * p.updates * p.batch + evaluations * m.n_curve)
-    fit, read = 4 * mismatch.fit_steps * p.batch, mismatch.n_samples * (1 + 2 * len(mismatch.sigmas))
-    yield Work(_names(suite, f"{prefix}mismatch", method), len(kept) * (fit + read))
-    yield from _sampled(suite, f"{prefix}score", method, samplers(p)[0])
+    m = suite.metrics
+    yield Work(_names(suite, f"{prefix}path", method), disback.path_forwards(p))
+    yield Work(_names(suite, f"{prefix}score-distillation", method), disback.training_forwards(p, m.n_curve))
+    yield Work(_names(suite, f"{prefix}mismatch", method), disback.mismatch_forwards(p, m.mismatch))
+    yield from _sampled(suite, f"{prefix}score", method, samplers(p, disback.sampling(p)))
 
 
 def _trajectory(suite: Suite, family: str, method: str, p: TrajectoryDistillation) -> Iterator[Work]:
-    n_kinds = len(p.num_steps)
-    taught = sum(teacher_evaluations(p, n) for n in p.num_steps)
     if family == "trajectory":
-        yield Work([f"trajectories@{method}"], p.pool * p.batch * taught if p.cached else 0)
-    # A round on the student's own walk updates at each of its evaluations, one on data at a single one.
-    trained = 3 * (sum(n - 1 - p.afs for n in p.num_steps) / n_kinds if p.inputs == "trajectory" else 1)
-    per_round = trained + (0 if p.cached else taught / n_kinds)
-    ways = samplers(p)[0]
-    evaluations = len({*range(0, p.rounds + 1, p.evaluate_every), p.rounds})
-    forwards = p.rounds * p.batch * per_round + evaluations * suite.metrics.n_curve * ways[0].nfe
-    yield Work(_names(suite, f"{family}-distillation", method), forwards)
-    yield from _sampled(suite, family, method, ways)
+        yield Work([f"trajectories@{method}"], sfd.pool_forwards(p))
+    yield Work(_names(suite, f"{family}-distillation", method), sfd.training_forwards(p, suite.metrics.n_curve))
+    yield from _sampled(suite, family, method, samplers(p, sfd.sampling(p)))
 
 
 def _sampled(suite: Suite, family: str, method: str, ways: list[Sampler]) -> Iterator[Work]:

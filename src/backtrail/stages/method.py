@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from backtrail.errors import UserError
 from backtrail.parameters.base import Section, read, section
+from backtrail.parameters.score_distillation import ScoreDistillation
 
 # The families of dvc.yaml's stages, and the sections that their methods stand in.
 KEYS = {
@@ -15,6 +16,8 @@ KEYS = {
     "second-stage": "second_stage.methods",
 }
 STARTS = {"started-score": "started_score_distillation.start_method", "second-stage": "second_stage.teacher_method"}
+
+SCORE = {"score": ScoreDistillation, "started-score": ScoreDistillation}
 
 S = TypeVar("S", bound=Section)
 

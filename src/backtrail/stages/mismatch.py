@@ -14,8 +14,7 @@ from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.randomness import Draw
 from backtrail.running.torch_stage import torch_stage
-from backtrail.stages.method import find_method
-from backtrail.stages.start import SCORE
+from backtrail.stages.method import SCORE, find_method
 from backtrail.tables import save_csv
 from backtrail.tensors import load_tensors
 from backtrail.training.progress import progress

@@ -3,12 +3,12 @@
 import click
 
 from backtrail.data.dataset import Labelled, load_dataset, to_float
-from backtrail.methods.disback.path import Origin, save_path
+from backtrail.methods.disback import family
+from backtrail.methods.disback.path import save_path
 from backtrail.methods.disback.recording import record
 from backtrail.nets.build import load_denoiser
 from backtrail.running.torch_stage import torch_stage
-from backtrail.stages.method import find_method
-from backtrail.stages.start import SCORE, load_start
+from backtrail.stages.method import SCORE, find_method
 from backtrail.training.loop import Execution
 
 DATASET, TEACHER = "data/dataset.safetensors", "results/teacher/teacher.safetensors"
@@ -23,9 +23,8 @@ def command(name: str, seed: int) -> None:
     p, out = method.parameters, f"results/paths/{name}/seed{seed}"
     inputs = [DATASET, TEACHER, *([method.student(seed)] if method.start else [])]
     with torch_stage(method.stage("path", seed), __name__, method.stage_parameters(seed), inputs, [out], several=True) as stage:
-        dataset, teacher = load_dataset(DATASET), stage.place(load_denoiser(TEACHER))
-        start = load_start(method, seed) if method.start else None
-        origin = Origin(teacher, stage.place(start.student), start.cost) if start else Origin(teacher)
+        dataset, start = load_dataset(DATASET), method.student(seed) if method.start else None
+        origin = family.origin(load_denoiser(TEACHER), start, p).placed(stage.place)
         data = Labelled(to_float(dataset.test_images[:1024]), dataset.test_labels[:1024])
         path, recording = record(origin, p, data, seed, Execution(stage.scratch, stage.group))
         if stage.writes:

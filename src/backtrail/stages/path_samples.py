@@ -14,8 +14,7 @@ from backtrail.parameters.report import Report
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.running.torch_stage import torch_stage
 from backtrail.sampling.sample import Sampler, sample
-from backtrail.stages.method import find_method
-from backtrail.stages.start import SCORE
+from backtrail.stages.method import SCORE, find_method
 from backtrail.tensors import load_tensors, save_tensors
 from backtrail.training.progress import progress
 

@@ -8,6 +8,7 @@ from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.running.torch_stage import torch_stage
 from backtrail.sampling.sample import STATES_SHOWN, sample, sample_states
+from backtrail.sampling.student import student_sampling
 from backtrail.stages.student import find_student, samplers, source_name
 from backtrail.tensors import save_tensors
 
@@ -26,7 +27,8 @@ def command(name: str, seed: int) -> None:
     parameters = {**method.stage_parameters(seed), "n_images": n_images}
     with torch_stage(f"{method.family}-samples@{name}-{seed}", __name__, parameters, [file], [out, states_out]) as stage:
         student = stage.place(load_denoiser(file))
-        ways, trained = samplers(method.parameters, student.step_condition)
+        sampling = student_sampling(file)
+        ways, trained = samplers(method.parameters, sampling), sampling.trained_nfe
         images, states, times = {}, {}, {}
         for way in ways:
             key = f"{source_name(way)}/nfe{way.nfe}"

@@ -5,16 +5,15 @@ from pathlib import Path
 import click
 import pandas as pd
 
+from backtrail.methods.disback import family
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.path import load_path
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
 from backtrail.running.torch_stage import torch_stage
-from backtrail.sampling.sample import Sampler
 from backtrail.stages.measures import CLASSIFIER, curve_point, reference_file
-from backtrail.stages.method import find_method
-from backtrail.stages.start import SCORE
+from backtrail.stages.method import SCORE, find_method
 from backtrail.tables import save_csv
 from backtrail.training.loop import Execution
 
@@ -32,12 +31,15 @@ def command(name: str, seed: int) -> None:
     parameters = {**method.stage_parameters(seed), "n_curve": n_curve}
     with torch_stage(f"{method.family}-distillation@{name}-{seed}", __name__, parameters, inputs, outputs, several=True) as stage:
         path = load_path(path_folder).placed(stage.place)
-        evaluate = curve_point(Sampler(sigma_init=p.sigma_init), n_curve, stage.device)
+        sampling = family.sampling(p)
+        evaluate = curve_point(sampling.samplers([], [1.0])[0], n_curve, stage.device)
         state = distil(path, p, seed, evaluate, Execution(stage.scratch, stage.group))
         if not stage.writes:
             return
         student, fake, cost = state.modules["student"], state.modules["fake"], state.rows[-1]["cost"]
-        save_denoiser(folder / "student.safetensors", student, state.averages["student"], cost=cost)
+        save_denoiser(
+            folder / "student.safetensors", student, state.averages["student"], cost=cost, sampling=sampling.model_dump(mode="json")
+        )
         node_at = {f"{row['update']:09d}": row["node"] for row in state.rows}
         for snapshot, weights in state.snapshots.items():
             like = student if snapshot.startswith("student") else fake

@@ -4,8 +4,9 @@ import click
 import pandas as pd
 
 from backtrail.data.dataset import Labelled, load_dataset
+from backtrail.methods.sfd import family
 from backtrail.methods.sfd.distillation import distil
-from backtrail.methods.sfd.trajectories import Pool, load_pool, student_times
+from backtrail.methods.sfd.trajectories import load_pool
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.base import section
 from backtrail.parameters.metrics import Metrics
@@ -13,9 +14,7 @@ from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.running.torch_stage import torch_stage
 from backtrail.stages.measures import CLASSIFIER, curve_point, reference_file
 from backtrail.stages.method import find_method
-from backtrail.stages.student import trajectory_sampler
 from backtrail.tables import save_csv
-from backtrail.tensors import load_tensors
 from backtrail.training.loop import Execution
 
 DATASET, TEACHER = "data/dataset.safetensors", "results/teacher/teacher.safetensors"
@@ -36,15 +35,11 @@ def command(name: str, seed: int) -> None:
     with torch_stage(f"{method.family}-distillation@{name}-{seed}", __name__, parameters, inputs, [out, curve], several=True) as stage:
         dataset, teacher = load_dataset(DATASET), stage.place(load_denoiser(teacher_file))
         data = Labelled(dataset.train_images, dataset.train_labels)
-        if method.start:
-            pool = Pool(teacher, p, teacher_cost=load_tensors(teacher_file)[1]["cost"])
-        else:
-            pool = load_pool(pool_file, teacher, p, data)
-        steps_told = teacher.step_condition or p.step_condition != "none"
-        evaluate = curve_point(trajectory_sampler(p, p.sample_num_steps[0], steps_told), n_curve, stage.device)
+        pool = family.second_stage_pool(teacher, teacher_file, p) if method.start else load_pool(pool_file, teacher, p, data)
+        sampling = family.sampling(p, teacher)
+        evaluate = curve_point(sampling.samplers(p.sample_num_steps[:1], [1.0])[0], n_curve, stage.device)
         state = distil(pool, seed, evaluate, Execution(stage.scratch, stage.group))
         if not stage.writes:
             return
-        times = student_times(p, p.num_steps[0]).tolist()
-        save_denoiser(out, state.modules["student"], cost=state.cost, times=times)
+        save_denoiser(out, state.modules["student"], cost=state.cost, sampling=sampling.model_dump(mode="json"))
         save_csv(curve, pd.DataFrame(state.rows))

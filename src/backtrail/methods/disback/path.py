@@ -31,6 +31,10 @@ class Origin:
     start: NetDenoiser | None = None
     start_cost: int = 0
 
+    def placed(self, place: Callable[[NetDenoiser], NetDenoiser]) -> "Origin":
+        """The same origin with its nets where `place` puts them."""
+        return replace(self, teacher=place(self.teacher), start=place(self.start) if self.start else None)
+
 
 @dataclass(frozen=True)
 class DegradationPath:

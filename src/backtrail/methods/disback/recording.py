@@ -23,6 +23,8 @@ from backtrail.training.loop import HERE, Execution, Losses, run
 from backtrail.training.noise import diffuse, edm_loss, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot
 
+DEFAULT_EVALUATION_BATCH = 256  # images that the loss of a path of one node is measured on
+
 
 def record(
     origin: Origin, p: ScoreDistillation, data: Labelled, seed: int, execution: Execution = HERE
@@ -58,7 +60,7 @@ class PathLoss:
     """The EDM loss of a denoiser on the initial student's samples and on data, with fixed samples, noise and noise levels."""
 
     def __init__(self, student: NetDenoiser, p: ScoreDistillation, data: Labelled, seed: int):
-        n, draw = p.recording.evaluation_batch if p.recording else 256, Draw(seed, "path-loss")
+        n, draw = p.recording.evaluation_batch if p.recording else DEFAULT_EVALUATION_BATCH, Draw(seed, "path-loss")
         labels = draw_labels(student, n, draw.of("label"))
         if labels is not None and data.labels is None:
             raise ValueError("the loss of a conditional denoiser on data needs the data's labels")
