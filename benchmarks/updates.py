@@ -10,12 +10,12 @@ import plain
 import torch
 from torch import Tensor
 
-from backtrail.data.dataset import Dataset
+from backtrail.data.dataset import Dataset, Labelled
 from backtrail.denoiser import Condition, NetDenoiser
 from backtrail.methods.disback import distillation as score_distillation
 from backtrail.methods.disback import recording as degradation
 from backtrail.methods.disback.path import DegradationPath
-from backtrail.methods.sfd.distillation import distil_round, plan
+from backtrail.methods.sfd.distillation import TrajectoryRun, distil_round, plan
 from backtrail.methods.sfd.trajectories import Pool, teacher_evaluations
 from backtrail.nets.build import build, with_step_condition
 from backtrail.parameters.net import UNetParameters
@@ -105,7 +105,7 @@ def recording(s: Setup) -> Case:
     student, node = s.denoiser(), s.denoiser(1).requires_grad_(True)
     state = TrainingState({"node": node}, {"node": adam(node, p.recording.optimiser)})
     return Case(
-        s.batch, lambda step: degradation._update(state, student, p, s.shape, SEED, step), lambda step: 4, s.forward(node),
+        s.batch, lambda step: degradation.update_node(state, student, p, SEED, step), lambda step: 4, s.forward(node),
         {"student": student, "fake score": node}, state, lambda: plain.recording(student, copy.deepcopy(node), p, s.shape),
     )  # fmt: skip
 
@@ -119,7 +119,7 @@ def score(s: Setup, method: str, loop: Callable[..., Update], shared_noise: bool
     nets = {"teacher": path.teacher, "student": state.modules["student"], "fake score": state.modules["fake"]}
     nets |= {f"teacher {node}": path.nodes[node] for node in range(1, n_nodes)}
     return Case(
-        s.batch, lambda step: score_distillation.update(state, path, schedule, p, s.shape, SEED, step),
+        s.batch, lambda step: score_distillation.update(state, schedule, SEED, step),
         lambda step: score_distillation.update_cost(p), s.forward(state.modules["student"]), nets, state,
         lambda: loop(path.teacher, copy.deepcopy(nets["student"]), copy.deepcopy(nets["fake score"]), p, s.shape),
     )  # fmt: skip
@@ -129,11 +129,11 @@ def trajectory(s: Setup, method: str, cached: bool) -> Case:
     """Trajectory distillation, a round: the teacher's trajectory unless it is cached, then a forward and backward per step learned."""
     p = s.trajectory[method].model_copy(update={"batch": s.batch, "pool": 2, "rounds": 1_000_000})
     frozen, dataset = s.denoiser(), s.dataset()
-    fresh = Pool(frozen, p, dataset.train_images, labels=dataset.train_labels)
-    pool = Pool(frozen, p, dataset.train_images, in_memory(fresh, p)) if cached else fresh
+    fresh = Pool(frozen, p, Labelled(dataset.train_images, dataset.train_labels))
+    pool = Pool(frozen, p, cache=in_memory(fresh, p)) if cached else fresh
     student = with_step_condition(frozen) if p.step_condition != "none" else copy.deepcopy(frozen)
     student = s.place(student.to(s.device)).eval().requires_grad_(True)
-    state = TrainingState({"student": student}, {"student": adam(student, p.optimiser)}, notes={"cost": 0, "updates": 0})
+    state = TrajectoryRun({"student": student}, {"student": adam(student, p.optimiser)})
 
     def ideal(step: int) -> int:
         num_steps, _ = plan(p, SEED, step)
@@ -141,7 +141,7 @@ def trajectory(s: Setup, method: str, cached: bool) -> Case:
         return 3 * learned + (0 if cached else teacher_evaluations(p, num_steps))
 
     return Case(
-        s.batch, lambda step: distil_round(state, pool, p, SEED, step), ideal, s.forward(student),
+        s.batch, lambda step: distil_round(state, pool, SEED, step), ideal, s.forward(student),
         {"teacher": frozen, "student": student}, state, lambda: plain.trajectory(frozen, copy.deepcopy(student), p, dataset),
     )  # fmt: skip
 

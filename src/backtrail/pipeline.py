@@ -1,7 +1,7 @@
 """The pipeline as `dvc.yaml` declares it, read without DVC: what a stage reads, which parameters it depends on, and what it makes.
 
-The repository's `dvc.yaml` is written by hand. A suite below `suites/` has the same one, laid down by `lay_down` with the way to the code, and
-with the stages of `workflow/pipelines` that its parameters ask for. What is read here is what DVC reads: a test compares the two.
+The repository's `dvc.yaml` is written by hand. A suite below `suites/` has the same one, laid down by `lay_down` with the way to the
+code, and with the stages of `workflow/pipelines` that its parameters ask for. What is read here is what DVC reads: a test compares both.
 """
 
 import itertools

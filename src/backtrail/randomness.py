@@ -6,9 +6,9 @@ made on the CPU and moved: CUDA generators give other numbers for the same seed.
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,29 +26,76 @@ def generator(seed: int, purpose: str, step: int = 0, index: int = 0) -> torch.G
     return torch.Generator().manual_seed(derive_seed(seed, purpose, step, index))
 
 
-def normal(shape: tuple[int, ...], seed: int, purpose: str, step: int = 0) -> Tensor:
-    """Standard normal noise for a whole global batch, float32, shape `shape`; a rank slices its rows out of it."""
-    return torch.randn(shape, generator=generator(seed, purpose, step))
-
-
 def image_noise(indices: range | list[int], shape: tuple[int, ...], purpose: str = "image") -> Tensor:
     """Standard normal noise [len(indices), *shape] in which row k depends on `indices[k]` alone: image i is seed i."""
     return torch.stack([torch.randn(shape, generator=generator(i, purpose)) for i in indices])
 
 
-def integers(high: int, shape: tuple[int, ...], seed: int, purpose: str, step: int = 0) -> Tensor:
-    """Integers in [0, high), int64, shape `shape`."""
-    return torch.randint(high, shape, generator=generator(seed, purpose, step))
+@dataclass(frozen=True)
+class Part:
+    """The rows of a batch that one pass of a network works on; share is their part of the batch."""
+
+    rows: slice
+    batch: int
+
+    @property
+    def share(self) -> float:
+        return (self.rows.stop - self.rows.start) / self.batch
 
 
-def uniform(shape: tuple[int, ...], seed: int, purpose: str, step: int = 0) -> Tensor:
-    """Uniform numbers in [0, 1), float32, shape `shape`."""
-    return torch.rand(shape, generator=generator(seed, purpose, step))
+@dataclass(frozen=True)
+class Draw:
+    """A draw of random numbers: they are a function of (seed, purpose, step) and of their place in the whole batch.
 
+    part: the rows that are wanted; None is all of them. Numbers are always drawn for the whole batch, whose size shapes begin with.
+    """
 
-def permutation(n: int, seed: int, purpose: str, step: int = 0) -> Tensor:
-    """The integers 0..n-1 in random order, int64 [n]."""
-    return torch.randperm(n, generator=generator(seed, purpose, step))
+    seed: int
+    purpose: str
+    step: int = 0
+    part: Part | None = None
+
+    def of(self, name: str) -> "Draw":
+        """Another draw of the same step and rows, called `PURPOSE-NAME`."""
+        return replace(self, purpose=f"{self.purpose}-{name}")
+
+    def rows(self, part: Part) -> "Draw":
+        """The same draw, of which a pass gets its rows."""
+        return replace(self, part=part)
+
+    def batch(self, own: Tensor) -> int:
+        """The size of the whole batch, of which `own` are the rows of this part."""
+        return self.part.batch if self.part else len(own)
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal noise for a batch of `shape`, float32."""
+        return self._own(torch.randn(shape, generator=self._generator()))
+
+    def integers(self, high: int, n: int) -> Tensor:
+        """n integers in [0, high), int64."""
+        return self._own(torch.randint(high, (n,), generator=self._generator()))
+
+    def uniform(self, n: int) -> Tensor:
+        """n numbers in [0, 1), float32."""
+        return self._own(torch.rand(n, generator=self._generator()))
+
+    def integer(self, high: int) -> int:
+        """One integer in [0, high) for the whole batch."""
+        return int(torch.randint(high, (1,), generator=self._generator()))
+
+    def permutation(self, n: int) -> Tensor:
+        """The integers 0..n-1 in random order, int64 [n], for the whole batch."""
+        return torch.randperm(n, generator=self._generator())
+
+    def masks(self) -> AbstractContextManager[None]:
+        """Dropout inside the block is this draw's (`dropout_masks`)."""
+        return dropout_masks(self.seed, self.purpose, self.step, self.part.rows.start if self.part else 0)
+
+    def _generator(self) -> torch.Generator:
+        return generator(self.seed, self.purpose, self.step)
+
+    def _own(self, drawn: Tensor) -> Tensor:
+        return drawn[self.part.rows] if self.part else drawn
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from backtrail.parameters.net import UNetParameters
 class GaussianDenoiser(NetDenoiser):
     """E[x0 | x0 + sigma eps = x] for x0 ~ N(mean, variance I): mean + variance (x - mean) / (variance + sigma^2)."""
 
-    n_classes, step_condition = 0, False
+    n_classes, step_condition, image_shape = 0, False, (1, 1, 1)
 
     def __init__(self, mean: float, variance: float):
         super().__init__()

@@ -20,6 +20,7 @@ from backtrail.data.sources import SOURCES
 from backtrail.errors import UserError
 from backtrail.parameters.base import validate
 from backtrail.parameters.data import Data, DataSet
+from backtrail.randomness import Draw
 from backtrail.tensors import load_tensors
 
 
@@ -157,13 +158,13 @@ def test_uint8_and_float_are_inverse():
 
 def test_batches_depend_on_seed_purpose_and_step_alone():
     images, labels = torch.arange(100, dtype=torch.uint8).reshape(100, 1, 1, 1), torch.arange(100)
-    x, y = batch(images, labels, 3, "teacher", 7, 64)
+    x, y = batch(images, labels, 64, Draw(3, "teacher", 7))
     assert torch.equal(to_uint8(x).flatten().long(), y) and x.dtype == torch.float32 and x.shape == (64, 1, 1, 1)
     torch.manual_seed(123)
-    assert torch.equal(batch(images, labels, 3, "teacher", 7, 64)[1], y)
+    assert torch.equal(batch(images, labels, 64, Draw(3, "teacher", 7))[1], y)
     for other in ((4, "teacher", 7), (3, "student", 7), (3, "teacher", 8)):
-        assert not torch.equal(batch(images, labels, *other, 64)[1], y)
-    drawn = torch.cat([batch(images, labels, 0, "p", step, 64)[1] for step in range(100)])
+        assert not torch.equal(batch(images, labels, 64, Draw(*other))[1], y)
+    drawn = torch.cat([batch(images, labels, 64, Draw(0, "p", step))[1] for step in range(100)])
     assert drawn.bincount(minlength=100).min() > 30  # 64 expected
 
 

@@ -5,22 +5,25 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backtrail.data.dataset import Labelled
 from backtrail.errors import UserError
-from backtrail.methods.disback.one_step import generate, score_matching_loss, student_input
-from backtrail.methods.disback.path import load_path, node_file, save_path
+from backtrail.methods.disback.one_step import generate
+from backtrail.methods.disback.path import START, DegradationPath, Origin, load_path, node_file, save_path
 from backtrail.methods.disback.recording import PathLoss, choose_nodes, converged, fit_to_student, record
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.base import validate
 from backtrail.parameters.score_distillation import Recording, ScoreDistillation
 from backtrail.parameters.training import LogNormal
+from backtrail.randomness import Draw
 from backtrail.tables import load_csv, save_csv
 from backtrail.tensors import tensors_digest
-from backtrail.training.noise import edm_loss
+from backtrail.training.noise import edm_loss, score_matching_loss
 from unit.oracles import GaussianDenoiser, tiny_denoiser
 
 SHAPE = (1, 4, 4)
@@ -37,11 +40,17 @@ def parameters(**changes) -> ScoreDistillation:
     return validate(ScoreDistillation, base | changes, "method")
 
 
+def recorded_path(teacher, p=None, data=None, **start):
+    """Nodes, rows, and how the recording ended."""
+    path, how = record(Origin(teacher, **start), p or parameters(), data or Labelled(DATA), 0)
+    return path.nodes, path.table.to_dict("records"), how
+
+
 @pytest.fixture(scope="module")
 def recorded():
     """A teacher with structure, its path, the rows, how the recording ended."""
     teacher = tiny_denoiser(1, scale=0.15)
-    return teacher, *record(teacher, parameters(), SHAPE, DATA, 0)
+    return teacher, *recorded_path(teacher)
 
 
 def test_the_paths_loss_falls_on_the_students_samples_and_rises_on_data_for_a_trained_teacher():
@@ -51,11 +60,11 @@ def test_the_paths_loss_falls_on_the_students_samples_and_rises_on_data_for_a_tr
     fitted = copy.deepcopy(teacher).requires_grad_(True)
     optimiser = torch.optim.Adam(fitted.parameters(), lr=3e-3)
     for step in range(400):
-        loss = score_matching_loss(fitted, 0.3 * DATA, p.noise_fake, None, 0, "pretrain", step)
+        loss = score_matching_loss(fitted, 0.3 * DATA, p.noise_fake, Draw(0, "pretrain", step))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    _, rows, _ = record(fitted.requires_grad_(False), p, SHAPE, 0.3 * DATA, 0)
+    _, rows, _ = recorded_path(fitted.requires_grad_(False), p, Labelled(0.3 * DATA))
     on_student, on_data = ([row[key] for row in rows] for key in ("loss_student", "loss_data"))
     assert all(after < before for before, after in itertools.pairwise(on_student))
     assert on_data[-1] > on_data[0]
@@ -73,38 +82,38 @@ def test_node_zero_is_the_teacher_itself_and_it_is_not_touched(recorded):
 
 def test_the_recording_has_the_losses_that_its_nodes_have(recorded):
     teacher, nodes, rows, _ = recorded
-    measure = PathLoss(copy.deepcopy(teacher), parameters(), SHAPE, DATA, 0)
+    measure = PathLoss(copy.deepcopy(teacher), parameters(), Labelled(DATA), 0)
     for node, row in zip(nodes, rows, strict=True):
         assert measure(node) == {"loss_student": row["loss_student"], "loss_data": row["loss_data"]}
 
 
 def test_another_start_gives_another_path_and_the_same_start_the_same(recorded):
     teacher, nodes, *_ = recorded
-    same, _, _ = record(teacher, parameters(), SHAPE, DATA, 0, start=teacher)
-    other, _, _ = record(teacher, parameters(), SHAPE, DATA, 0, start=tiny_denoiser(2))
+    same, _, _ = recorded_path(teacher, start=teacher)
+    other, _, _ = recorded_path(teacher, start=tiny_denoiser(2))
     assert tensors_digest(same[-1].state_dict()) == tensors_digest(nodes[-1].state_dict())
     assert tensors_digest(other[-1].state_dict()) != tensors_digest(nodes[-1].state_dict())
     with pytest.raises(UserError, match="another architecture than the teacher"):
-        record(teacher, parameters(), SHAPE, DATA, 0, start=tiny_denoiser(image_channels=3))
+        recorded_path(teacher, start=tiny_denoiser(image_channels=3))
 
 
 def test_without_a_recording_the_path_is_the_teacher():
     teacher = tiny_denoiser()
-    nodes, rows, how = record(teacher, parameters(recording=None), SHAPE, DATA, 0)
+    nodes, rows, how = recorded_path(teacher, parameters(recording=None))
     assert nodes == [teacher] and len(rows) == 1 and how == {"stopped_by": "path of one node", "steps": 0}
 
 
 def test_a_conditional_path_needs_the_datas_labels_and_uses_them():
     teacher, p = tiny_denoiser(n_classes=3), parameters()
     with pytest.raises(ValueError, match="needs the data's labels"):
-        record(teacher, p, SHAPE, DATA, 0)
-    losses = [PathLoss(teacher, p, SHAPE, DATA, 0, labels)(teacher) for labels in (torch.zeros(64).long(), torch.ones(64).long())]
+        recorded_path(teacher, p)
+    losses = [PathLoss(teacher, p, Labelled(DATA, labels), 0)(teacher) for labels in (torch.zeros(64).long(), torch.ones(64).long())]
     assert losses[0]["loss_student"] == losses[1]["loss_student"] and losses[0]["loss_data"] != losses[1]["loss_data"]
 
 
 def test_convergence_stops_the_recording_and_is_named():
     teacher = tiny_denoiser()
-    nodes, rows, how = record(teacher, parameters(recording=recording(steps=400, tolerance=0.9)), SHAPE, DATA, 0)
+    nodes, rows, how = recorded_path(teacher, parameters(recording=recording(steps=400, tolerance=0.9)))
     assert how["stopped_by"] == "convergence" and how["steps"] == rows[-1]["step"] < 400 and len(nodes) == 4
 
 
@@ -153,12 +162,12 @@ def test_the_fit_of_a_score_is_the_optimum_for_a_gaussian_student():
     """The optimum of the recording's loss is the denoiser of the student's own samples: no other Gaussian's is better."""
     student = GaussianDenoiser(0.0, 0.09)
     student.forward = lambda x, sigma, condition=None: 0.3 * x / sigma + 0.1  # samples N(0.1, 0.09)
-    z = student_input((40_000, 1, 1, 1), 2.5, 0, "z", 0)
+    z = 2.5 * Draw(0, "z").normal((40_000, 1, 1, 1))
     x0 = generate(student, z, 2.5)
     best = None
     for mean, std in [(0.1, 0.3), (0.0, 0.3), (0.2, 0.3), (0.1, 0.25), (0.1, 0.36), (0.0, 0.5)]:
         model = GaussianDenoiser(mean, std**2)
-        loss = score_matching_loss(model, x0, LogNormal(mean=-0.8, std=1.0), None, 0, "fit", 0).item()
+        loss = score_matching_loss(model, x0, LogNormal(mean=-0.8, std=1.0), Draw(0, "fit")).item()
         best = loss if best is None else best
         assert loss >= best
     # The least possible loss is the mean over sigma of weight x posterior variance.
@@ -168,8 +177,8 @@ def test_the_fit_of_a_score_is_the_optimum_for_a_gaussian_student():
 
 def test_fitting_further_brings_the_fake_score_closer_to_the_student(recorded):
     teacher, nodes, rows, _ = recorded
-    measure = PathLoss(copy.deepcopy(teacher), parameters(), SHAPE, DATA, 0)
-    fitted = fit_to_student(nodes[1], teacher, parameters(), SHAPE, 0, 60)
+    measure = PathLoss(copy.deepcopy(teacher), parameters(), Labelled(DATA), 0)
+    fitted = fit_to_student(nodes[1], teacher, parameters(), 0, 60)
     assert measure(fitted)["loss_student"] < rows[1]["loss_student"]
     assert tensors_digest(nodes[1].state_dict()) != tensors_digest(fitted.state_dict())
 
@@ -180,7 +189,7 @@ def test_fitting_further_brings_the_fake_score_closer_to_the_student(recorded):
 @pytest.fixture
 def folder(recorded, tmp_path):
     _, nodes, rows, how = recorded
-    save_path(tmp_path / "path", nodes, rows, how)
+    save_path(tmp_path / "path", DegradationPath(nodes, pd.DataFrame(rows)), how)
     return tmp_path / "path"
 
 
@@ -221,3 +230,32 @@ def test_a_table_with_a_gap_is_refused(folder):
     save_csv(folder / "path.csv", table[table["node"] != 1])
     with pytest.raises(UserError, match="does not list the nodes 0, 1, 2"):
         load_path(folder)
+
+
+@pytest.fixture
+def started(recorded, tmp_path):
+    """The folder of a path whose student starts from another method's."""
+    _, nodes, rows, how = recorded
+    save_path(tmp_path / "path", DegradationPath(nodes, pd.DataFrame(rows), tiny_denoiser(7), 1234), how)
+    return tmp_path / "path"
+
+
+def test_a_path_carries_the_student_that_it_starts_from(recorded, started):
+    path = load_path(started)
+    assert tensors_digest(path.start.state_dict()) == tensors_digest(tiny_denoiser(7).state_dict())
+    assert path.start_cost == 1234 and path.cost == 1234 + 160
+    assert path.placed(lambda net: net.double()).start.device.type == "cpu" and next(path.start.parameters()).dtype == torch.float64
+
+
+def test_a_path_without_a_start_has_none(folder):
+    path = load_path(folder)
+    assert path.start is None and path.start_cost == 0 and not (folder / START).exists()
+
+
+def test_a_start_that_is_missing_or_another_is_named(started):
+    save_denoiser(started / START, tiny_denoiser(8), cost=1234)
+    with pytest.raises(UserError, match=r"start.safetensors has digest \w{12}, node 0 names \w{12}"):
+        load_path(started)
+    (started / START).unlink()
+    with pytest.raises(UserError, match=r"start.safetensors is missing: run the stage"):
+        load_path(started)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing
 
-from backtrail.data.dataset import Dataset
+from backtrail.data.dataset import Dataset, Labelled
 from backtrail.errors import UserError
 from backtrail.methods.disback import distillation as score_distillation
 from backtrail.methods.disback import recording as degradation
+from backtrail.methods.disback.path import Origin
 from backtrail.methods.sfd import distillation as trajectory_distillation
 from backtrail.methods.sfd.trajectories import Pool
 from backtrail.nets.blocks import checkpoint_blocks
@@ -26,6 +27,7 @@ from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.randomness import Masks, dropout, dropout_masks
 from backtrail.teachers.train import teacher_state, teacher_update
 from backtrail.training.group import ALONE, Group
+from backtrail.training.loop import Execution
 from backtrail.training.state import weights
 from unit.oracles import tiny_denoiser
 from unit.test_score_distillation import path_of
@@ -57,22 +59,23 @@ def teacher(group: Group) -> dict[str, Tensor]:
 def score(group: Group, **changes: object) -> dict[str, Tensor]:
     values = {"updates": STEPS, "batch": BATCH, "student": ADAM, "fake": ADAM, "dropout": True, "average": {"half_life": 50.0}}
     p = validate(ScoreDistillation, values | changes, "method")
-    state = score_distillation.distil(path_of(net()), p, (1, 4, 4), 0, lambda student: 0.0, group=group)
+    state = score_distillation.distil(path_of(net()), p, 0, lambda student: 0.0, Execution(group=group))
     return {**weights(state.modules["student"]), **{f"fake.{k}": v for k, v in weights(state.modules["fake"]).items()}}
 
 
 def recording(group: Group) -> dict[str, Tensor]:
     recording = {"steps": STEPS, "nodes": 2, "optimiser": ADAM, "evaluation_batch": 8}
     p = validate(ScoreDistillation, {"updates": 99, "batch": BATCH, "student": ADAM, "fake": ADAM, "recording": recording}, "method")
-    nodes, _, _ = degradation.record(net(), p, (1, 4, 4), torch.zeros(8, 1, 4, 4), 0, data_labels=LABELS[:8], group=group)
-    return weights(nodes[-1])
+    data = Labelled(torch.zeros(8, 1, 4, 4), LABELS[:8])
+    path, _ = degradation.record(Origin(net()), p, data, 0, Execution(group=group))
+    return weights(path.nodes[-1])
 
 
 def trajectory(group: Group, **changes: object) -> dict[str, Tensor]:
     values = {"rounds": STEPS, "batch": BATCH, "pool": 4, "optimiser": ADAM, "dropout": True}
     p = validate(TrajectoryDistillation, values | changes, "method")
-    pool = Pool(net(), p, IMAGES, labels=LABELS)
-    return weights(trajectory_distillation.distil(net(), pool, p, 0, lambda student: 0.0, group=group).modules["student"])
+    pool = Pool(net(), p, Labelled(IMAGES, LABELS))
+    return weights(trajectory_distillation.distil(pool, 0, lambda student: 0.0, Execution(group=group)).modules["student"])
 
 
 RUNS: dict[str, Callable[[Group], dict[str, Tensor]]] = {

@@ -7,6 +7,7 @@ import torch
 from backtrail.errors import UserError
 from backtrail.parameters.base import validate
 from backtrail.parameters.training import KarrasGrid, LogNormal, UniformTime
+from backtrail.randomness import Draw
 from backtrail.sampling.schedules import polynomial, vp_betas, vp_tau
 from backtrail.training.noise import draw_sigma, edm_loss
 
@@ -14,13 +15,13 @@ N = 400_000
 
 
 def quantiles(law, shares):
-    return np.quantile(draw_sigma(law, N, 0, "test", 0).double().numpy(), shares)
+    return np.quantile(draw_sigma(law, N, Draw(0, "test", 0)).double().numpy(), shares)
 
 
 def test_log_normal_has_diff_instructs_quantiles():
     found = quantiles(LogNormal(mean=-1.2, std=1.2), [0.01, 0.05, 0.5, 0.95, 0.99])
     assert found == pytest.approx([0.018, 0.042, 0.30, 2.17, 4.94], rel=0.03)
-    draws = draw_sigma(LogNormal(mean=-1.2, std=1.2), N, 0, "test", 0).double().log()
+    draws = draw_sigma(LogNormal(mean=-1.2, std=1.2), N, Draw(0, "test", 0)).double().log()
     assert (draws.mean().item(), draws.std().item()) == pytest.approx((-1.2, 1.2), abs=0.006)
 
 
@@ -33,21 +34,21 @@ def test_karras_grid_has_dmd2s_quantiles():
 
 
 def test_karras_grid_draws_every_index_it_names_and_no_other():
-    drawn = draw_sigma(KarrasGrid(n=10, first=2, last=5), 2000, 0, "test", 0).unique()
+    drawn = draw_sigma(KarrasGrid(n=10, first=2, last=5), 2000, Draw(0, "test", 0)).unique()
     ramp = np.arange(10) / 9
     grid = (80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     assert drawn.tolist() == pytest.approx(sorted(grid[2:6]), rel=1e-6)
 
 
 def test_uniform_time_is_uniform_in_the_vp_process():
-    tau = vp_tau(draw_sigma(UniformTime(low=0.1, high=0.7), N, 0, "test", 0).double(), *vp_betas(0.002, 80.0)).numpy()
+    tau = vp_tau(draw_sigma(UniformTime(low=0.1, high=0.7), N, Draw(0, "test", 0)).double(), *vp_betas(0.002, 80.0)).numpy()
     assert np.quantile(tau, [0.0, 0.25, 0.5, 0.75, 1.0]) == pytest.approx([0.1, 0.25, 0.4, 0.55, 0.7], abs=0.002)
 
 
 def test_draws_are_a_function_of_seed_purpose_and_step():
     law = LogNormal()
-    assert torch.equal(draw_sigma(law, 8, 1, "a", 2), draw_sigma(law, 8, 1, "a", 2))
-    others = [draw_sigma(law, 8, *place) for place in ((1, "a", 2), (2, "a", 2), (1, "b", 2), (1, "a", 3))]
+    assert torch.equal(draw_sigma(law, 8, Draw(1, "a", 2)), draw_sigma(law, 8, Draw(1, "a", 2)))
+    others = [draw_sigma(law, 8, Draw(*place)) for place in ((1, "a", 2), (2, "a", 2), (1, "b", 2), (1, "a", 3))]
     assert len({tuple(draw.tolist()) for draw in others}) == 4
 
 

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import pandas as pd
 import torch
 import yaml
 from click.testing import CliRunner
 from oracles import tiny_denoiser
 
 from backtrail.data.dataset import to_uint8
-from backtrail.methods.disback.path import save_path
+from backtrail.methods.disback.path import DegradationPath, save_path
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.sampling import Schedule
 from backtrail.sampling.sample import Sampler, sample
@@ -26,7 +27,7 @@ def test_rows_are_the_nodes_then_the_snapshots(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     nodes, snapshots = [tiny_denoiser(seed) for seed in (0, 1)], {0: tiny_denoiser(2), 100: tiny_denoiser(3)}
     rows = [{"step": step, "loss_student": loss, "loss_data": 1.0} for step, loss in ((0, 0.5), (24, 0.25))]
-    save_path("results/paths/disback/seed0", nodes, rows, {})
+    save_path("results/paths/disback/seed0", DegradationPath(nodes, pd.DataFrame(rows)), {})
     for update, student in snapshots.items():
         save_denoiser(f"results/students/disback/seed0/snapshots/student-{update:09d}.safetensors", student, node=0)
     result = CliRunner().invoke(command, ["--method", "disback", "--seed", "0"], catch_exceptions=False)

@@ -4,18 +4,18 @@ import math
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
+from backtrail.data.dataset import Labelled
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.one_step import generate
-from backtrail.methods.disback.path import DegradationPath
+from backtrail.methods.disback.path import DegradationPath, Origin
 from backtrail.methods.disback.recording import record
 from backtrail.methods.ring import SHAPE, Ring, ring_teacher, sliced_wasserstein
 from backtrail.metrics.mismatch import mismatch
 from backtrail.parameters.suite import read_suite
-from backtrail.randomness import normal
+from backtrail.randomness import Draw
 from backtrail.training.state import TrainingState
 from unit.oracles import MixtureDenoiser
 
@@ -62,14 +62,13 @@ def teacher(steps: int):
 def run(method: str, seed: int, teacher_steps: int, **changes):
     """A method of the suite, with some of its parameters changed: its path and the state that it ends with."""
     p = SUITE.score_distillation[method].model_copy(update=changes)
-    nodes, rows, _ = record(teacher(teacher_steps), p, SHAPE, RING.points(256, 0, "data"), seed)
-    path = DegradationPath(nodes, pd.DataFrame([{"node": i, **row} for i, row in enumerate(rows)]))
-    return path, distil(path, p, SHAPE, seed, distance)
+    path, _ = record(Origin(teacher(teacher_steps)), p, Labelled(RING.points(256, 0, "data")), seed)
+    return path, distil(path, p, seed, distance)
 
 
 @torch.no_grad()
 def distance(student) -> float:
-    return sliced_wasserstein(generate(student, 2.5 * normal((8000, *SHAPE), 0, "evaluation"), 2.5), RING.points(8000, 0, "reference"))
+    return sliced_wasserstein(generate(student, 2.5 * Draw(0, "evaluation").normal((8000, *SHAPE)), 2.5), RING.points(8000, 0, "reference"))
 
 
 def start(path: DegradationPath, state: TrainingState):
@@ -79,7 +78,7 @@ def start(path: DegradationPath, state: TrainingState):
     for update in SNAPSHOTS:
         student.load_state_dict(state.snapshots[f"student-{update:09d}"])
         with torch.no_grad():
-            samples = generate(student, 2.5 * normal((2000, *SHAPE), 0, "mismatch-z"), 2.5)
+            samples = generate(student, 2.5 * Draw(0, "mismatch-z").normal((2000, *SHAPE)), 2.5)
         target = path.nodes[node_at[update]]
         raw[update], mismatches[update] = distance(student), mismatch(target, target, samples, [0.2])["raw_mean"][0]
     return raw, mismatches
@@ -97,7 +96,7 @@ def test_the_teacher_is_close_to_the_exact_denoiser():
     points, denoiser = RING.points(4000, 1, "test"), teacher(2000)
     for sigma, allowed in ((0.1, 0.06), (0.5, 0.06), (2.0, 0.06)):
         level = torch.tensor(sigma)
-        noisy = points + sigma * normal((4000, *SHAPE), 1, "test-noise")
+        noisy = points + sigma * Draw(1, "test-noise").normal((4000, *SHAPE))
         with torch.no_grad():
             error = (denoiser(noisy, level) - RING.denoise(noisy, level)).square().mean().sqrt().item()
         assert error < allowed

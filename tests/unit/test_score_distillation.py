@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -13,15 +14,24 @@ from torch import nn
 from backtrail.denoiser import NetDenoiser, per_image
 from backtrail.errors import UserError
 from backtrail.methods.disback import distillation as score_distillation
-from backtrail.methods.disback.distillation import TargetSchedule, distil, initial_state, score_gradient, update, update_cost
+from backtrail.methods.disback.distillation import (
+    Samples,
+    ScoreRun,
+    TargetSchedule,
+    distil,
+    initial_state,
+    score_gradient,
+    update,
+    update_cost,
+)
 from backtrail.methods.disback.path import DegradationPath
 from backtrail.parameters.base import validate
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import KarrasGrid, LogNormal
-from backtrail.randomness import normal
+from backtrail.randomness import Draw, Part
 from backtrail.tensors import tensors_digest
-from backtrail.training.group import Part
-from backtrail.training.noise import draw_sigma, edm_loss
+from backtrail.training import noise
+from backtrail.training.noise import diffuse, draw_sigma, edm_loss
 from backtrail.training.state import TrainingState, update_average, weights
 from unit.oracles import GaussianDenoiser, tiny_denoiser
 
@@ -88,7 +98,8 @@ def gradient_by_code(weighting: str) -> tuple[float, float]:
     p = parameters(weighting=weighting, student={"lr": 1.0})
     state = TrainingState({"student": student}, {"student": torch.optim.SGD(student.parameters(), lr=1.0)})
     level, part = sigma.flatten(), Part(slice(0, len(x0)), len(x0))
-    score_distillation._add_student_gradient(p, fake(noisy, level), target(noisy, level), x0, level, part)
+    gradient = score_gradient(fake(noisy, level), target(noisy, level), x0.detach(), level, weighting)
+    score_distillation._descend_student(Samples(x0, None, part), gradient)
     score_distillation._step(state, "student", p.student, p, 0)
     return A - student.a.item(), B - student.b.item()
 
@@ -113,10 +124,9 @@ def test_a_whole_update_follows_the_integral_kl_in_expectation():
     fake.dummy = nn.Parameter(torch.zeros(1))
     fake.forward = lambda x, s, c=None: GaussianDenoiser.forward(fake, x, s, c) + 0 * fake.dummy
     optimisers = {"student": torch.optim.SGD(student.parameters(), lr=1.0), "fake": torch.optim.SGD(fake.parameters(), lr=1e-12)}
-    state = TrainingState({"student": student, "fake": fake}, optimisers, {"student": weights(student)}, notes={"node": 0, "mismatch": []})
-    path = path_of(target)
-    update(state, path, TargetSchedule(path, p), p, (1, 1, 1), 0, 0)
-    grid = draw_sigma(law, 1000, 0, "grid", 0).unique().double()
+    state = ScoreRun({"student": student, "fake": fake}, optimisers, {"student": weights(student)})
+    update(state, TargetSchedule(path_of(target), p), 0, 0)
+    grid = draw_sigma(law, 1000, Draw(0, "grid")).unique().double()
     expected_a = (grid**2 * A * (1 / (STD**2 + grid**2) - 1 / (A**2 + grid**2))).mean().item()
     expected_b = (grid**2 * (B - MEAN) / (STD**2 + grid**2)).mean().item()
     assert A - student.a.item() == pytest.approx(expected_a, abs=0.006)
@@ -148,7 +158,7 @@ def test_the_gradient_is_exactly_zero_when_the_fake_score_equals_the_target(weig
     p = parameters(order="student-first", weighting=weighting, updates=1)
     state = initial_state(path, p, 0)
     before = tensors_digest(state.modules["student"].state_dict())
-    losses = update(state, path, TargetSchedule(path, p), p, SHAPE, 0, 0)
+    losses = update(state, TargetSchedule(path, p), 0, 0)
     assert losses["student"] == 0.0 and losses["fake"] > 0
     assert tensors_digest(state.modules["student"].state_dict()) == before
 
@@ -164,15 +174,15 @@ def diff_instruct(teacher, p: ScoreDistillation, seed: int):
     to_student, to_fake = (torch.optim.Adam(n.parameters(), lr=1e-3, betas=(0.0, 0.999), fused=True) for n in (student, fake))
     law = LogNormal()
     for step in range(p.updates):
-        z = p.sigma_init * normal((p.batch, *SHAPE), seed, "distil-z", step)
+        z = p.sigma_init * Draw(seed, "distil-z", step).normal((p.batch, *SHAPE))
         x0 = student(z, torch.tensor(p.sigma_init))
-        sigma = draw_sigma(law, p.batch, seed, "fake-sigma", step)
-        noisy = x0.detach() + sigma.reshape(-1, 1, 1, 1) * normal(tuple(x0.shape), seed, "fake-noise", step)
+        sigma = draw_sigma(law, p.batch, Draw(seed, "fake-sigma", step))
+        noisy = x0.detach() + sigma.reshape(-1, 1, 1, 1) * Draw(seed, "fake-noise", step).normal(tuple(x0.shape))
         to_fake.zero_grad()
         edm_loss(fake(noisy, sigma), x0.detach(), sigma, 0.5).backward()
         to_fake.step()
-        sigma = draw_sigma(law, p.batch, seed, "student-sigma", step)
-        noisy = x0.detach() + sigma.reshape(-1, 1, 1, 1) * normal(tuple(x0.shape), seed, "student-noise", step)
+        sigma = draw_sigma(law, p.batch, Draw(seed, "student-sigma", step))
+        noisy = x0.detach() + sigma.reshape(-1, 1, 1, 1) * Draw(seed, "student-noise", step).normal(tuple(x0.shape))
         with torch.no_grad():
             gradient = fake(noisy, sigma) - teacher(noisy, sigma)
         to_student.zero_grad()
@@ -186,7 +196,7 @@ def diff_instruct(teacher, p: ScoreDistillation, seed: int):
 def test_a_path_of_one_node_is_diff_instruct_to_the_bit(recording):
     teacher = tiny_denoiser()
     p = parameters(recording=recording, average={"half_life": 40.0}, updates=8)
-    state = distil(path_of(teacher), p, SHAPE, 3, lambda student: 0.0)
+    state = distil(path_of(teacher), p, 3, lambda student: 0.0)
     student, fake, ema = diff_instruct(teacher, p, 3)
     assert tensors_digest(state.modules["student"].state_dict()) == tensors_digest(student.state_dict())
     assert tensors_digest(state.modules["fake"].state_dict()) == tensors_digest(fake.state_dict())
@@ -219,7 +229,7 @@ def test_every_switch_changes_the_target_and_the_last_target_is_the_teacher(budg
     monkeypatch.setattr(Watched, "used", [])
     monkeypatch.setattr(score_distillation, "TargetSchedule", Watched)
     p = parameters(recording=RECORDING, updates=40, node_updates=3, node_budget=budget, evaluate_every=10, snapshots=[10, 20, 30])
-    distil(path, p, SHAPE, 0, lambda student: 0.0)
+    distil(path, p, 0, lambda student: 0.0)
     visited = [digest for i, digest in enumerate(Watched.used) if i == 0 or digest != Watched.used[i - 1]]
     assert visited == [digests[2], digests[1], digests[0]]  # N - 1 ... 0, each once, none equal to the one before
     assert len(Watched.used) == 40 and Watched.used[-1] == digests[0]
@@ -228,8 +238,8 @@ def test_every_switch_changes_the_target_and_the_last_target_is_the_teacher(budg
 def test_controls_aim_at_the_teacher_or_start_the_fake_score_from_it():
     path = tiny_path(3)
     warm = parameters(recording=RECORDING, target="teacher")
-    assert initial_state(path, warm, 0).notes["node"] == 0
-    state = distil(path, warm, SHAPE, 0, lambda student: 0.0)
+    assert initial_state(path, warm, 0).node == 0
+    state = distil(path, warm, 0, lambda student: 0.0)
     assert {row["node"] for row in state.rows} == {0}
     fresh = initial_state(path, warm, 0)
     assert tensors_digest(fresh.modules["fake"].state_dict()) == tensors_digest(path.nodes[-1].state_dict())
@@ -241,17 +251,17 @@ def test_the_fake_score_is_carried_over_at_a_switch():
     """Ten updates with a switch after five: the first five equal those of a run that never switches."""
     path = tiny_path(3)
     walk = parameters(recording={**RECORDING, "nodes": 2}, node_updates=3, updates=7, snapshots=[3])
-    first = distil(path, walk, SHAPE, 0, lambda student: 0.0)
+    first = distil(path, walk, 0, lambda student: 0.0)
     assert [row["node"] for row in first.rows] == [1, 1, 1, 1, 0, 0, 0, 0]
     state = initial_state(path, walk, 0)
     schedule = TargetSchedule(path, walk)
     for step in range(4):
         held = tensors_digest(state.modules["fake"].state_dict())
-        update(state, path, schedule, walk, SHAPE, 0, step)
+        update(state, schedule, 0, step)
     assert tensors_digest(state.modules["fake"].state_dict()) not in {held, *(tensors_digest(n.state_dict()) for n in path.nodes)}
     assert tensors_digest(state.modules["fake"].state_dict()) != tensors_digest(first.snapshots["fake-000000003"])
     for step in range(4, 7):
-        update(state, path, schedule, walk, SHAPE, 0, step)
+        update(state, schedule, 0, step)
     assert tensors_digest(state.modules["fake"].state_dict()) == tensors_digest(first.modules["fake"].state_dict())
 
 
@@ -267,7 +277,7 @@ def test_budgets_visit_every_node_in_order_and_leave_the_rest_to_the_teacher(los
     p = parameters(recording=recording, node_updates=node_updates, node_budget=budget, updates=updates)
     path = path_of(*[None] * (n + 1), losses=losses)
     schedule = TargetSchedule(path, p)
-    visited = [schedule.node(step, TrainingState({}, {})) for step in range(updates)]
+    visited = [schedule.node(step, ScoreRun({}, {})) for step in range(updates)]
     assert sorted(visited, reverse=True) == visited
     assert set(visited) == set(range(max(n - 1, 0), -1, -1))
     assert visited.count(0) == updates - (n - 1) * node_updates  # what the parameters promise to the teacher
@@ -276,17 +286,17 @@ def test_budgets_visit_every_node_in_order_and_leave_the_rest_to_the_teacher(los
 def test_proportional_budgets_follow_the_steps_of_the_paths_loss():
     p = parameters(recording=RECORDING, node_budget="proportional", node_updates=11, updates=40)
     schedule = TargetSchedule(path_of(*[None] * 4, losses=[1.0, 0.7, 0.6, 0.55]), p)
-    counts = [[schedule.node(step, TrainingState({}, {})) for step in range(40)].count(node) for node in (2, 1)]
+    counts = [[schedule.node(step, ScoreRun({}, {})) for step in range(40)].count(node) for node in (2, 1)]
     # From node 3 to 2 the loss rises by .05, from 2 to 1 by .1: one update each, and 20 more as 1 : 2.
     assert counts == [8, 14]
 
 
 def test_adaptive_budgets_move_on_when_the_mismatch_stops_falling():
     p = parameters(recording=RECORDING, node_budget="adaptive", node_updates=2, updates=40)
-    schedule, state = TargetSchedule(path_of(*[None] * 4), p), TrainingState({}, {}, notes={"node": 2, "mismatch": []})
+    schedule, state = TargetSchedule(path_of(*[None] * 4), p), ScoreRun({}, {}, node=2)
     for mismatch, node in [(5, 2), (4, 2), (3, 2), (2, 2), (2, 2), (3, 1), (9, 1), (8, 1), (9, 1), (9, 0), (99, 0)]:
         schedule.observe(mismatch, state)
-        assert state.notes["node"] == node
+        assert state.node == node
 
 
 # --- nothing else moves ---------------------------------------------------------------------------------------------------------------
@@ -296,7 +306,7 @@ def test_adaptive_budgets_move_on_when_the_mismatch_stops_falling():
 def test_teacher_and_nodes_are_unchanged_and_get_no_gradient(changes):
     path = tiny_path(3)
     before = [tensors_digest(node.state_dict()) for node in path.nodes]
-    state = distil(path, parameters(recording=RECORDING, **changes), SHAPE, 0, lambda student: 0.0)
+    state = distil(path, parameters(recording=RECORDING, **changes), 0, lambda student: 0.0)
     assert [tensors_digest(node.state_dict()) for node in path.nodes] == before
     assert all(parameter.grad is None for node in path.nodes for parameter in node.parameters())
     own = {id(parameter) for node in path.nodes for parameter in node.parameters()}
@@ -305,16 +315,14 @@ def test_teacher_and_nodes_are_unchanged_and_get_no_gradient(changes):
 
 def test_no_gradient_of_the_students_loss_reaches_the_fake_score(monkeypatch):
     path, seen = tiny_path(2), []
-    original = score_distillation._add_student_gradient
 
-    def add(p, denoised_fake, *rest):
-        loss = original(p, denoised_fake, *rest)
-        seen.append(denoised_fake.requires_grad or denoised_fake.grad_fn is not None)
-        return loss
+    def watched(fake, *rest):
+        seen.append(fake.requires_grad or fake.grad_fn is not None)
+        return score_gradient(fake, *rest)
 
-    monkeypatch.setattr(score_distillation, "_add_student_gradient", add)
+    monkeypatch.setattr(score_distillation, "score_gradient", watched)
     for shared in (False, True):
-        distil(path, parameters(recording={**RECORDING, "nodes": 1}, shared_noise=shared), SHAPE, 0, lambda student: 0.0)
+        distil(path, parameters(recording={**RECORDING, "nodes": 1}, shared_noise=shared), 0, lambda student: 0.0)
     assert len(seen) == 12 and not any(seen)
 
 
@@ -326,7 +334,7 @@ def test_update_cost_is_the_number_of_forwards_and_backwards():
         modules = {"student": state.modules["student"], "fake": state.modules["fake"], "target": path.teacher}
         for name, module in modules.items():
             module.register_forward_hook(lambda m, i, o, name=name, calls=calls: calls.append((name, o.requires_grad)))
-        update(state, path, TargetSchedule(path, p), p, SHAPE, 0, 0)
+        update(state, TargetSchedule(path, p), 0, 0)
         assert sum(3 if trained else 1 for _, trained in calls) == update_cost(p)
 
 
@@ -338,7 +346,7 @@ def test_order_decides_which_weights_the_student_meets():
     digests = {}
     for order in ("fake-first", "student-first"):
         p = parameters(recording={**RECORDING, "nodes": 1}, order=order, updates=2)
-        state = distil(path, p, SHAPE, 0, lambda student: 0.0)
+        state = distil(path, p, 0, lambda student: 0.0)
         digests[order] = [tensors_digest(state.modules[name].state_dict()) for name in ("student", "fake")]
     assert digests["fake-first"] != digests["student-first"]
     # After a single update the fake score has seen the same samples in both orders; the student has not met the same fake score.
@@ -346,7 +354,7 @@ def test_order_decides_which_weights_the_student_meets():
     for order in digests:
         p = parameters(recording={**RECORDING, "nodes": 1}, order=order, updates=2)
         state = initial_state(path, p, 0)
-        update(state, path, TargetSchedule(path, p), p, SHAPE, 0, 0)
+        update(state, TargetSchedule(path, p), 0, 0)
         one[order] = [tensors_digest(state.modules[name].state_dict()) for name in ("student", "fake")]
     assert one["fake-first"][1] == one["student-first"][1] and one["fake-first"][0] != one["student-first"][0]
 
@@ -356,32 +364,31 @@ def test_shared_noise_is_student_first_with_equal_draws():
     path = tiny_path(2)
     p = parameters(recording={**RECORDING, "nodes": 1}, shared_noise=True)
     shared, apart = initial_state(path, p, 0), initial_state(path, p, 0)
-    update(shared, path, TargetSchedule(path, p), p, SHAPE, 0, 0)
+    update(shared, TargetSchedule(path, p), 0, 0)
     q = parameters(recording={**RECORDING, "nodes": 1}, order="student-first")
-    diffuse = score_distillation.diffuse
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_distillation, "diffuse", lambda x0, law, seed, purpose, step, part: diffuse(x0, law, seed, "student", step))
-        update(apart, path, TargetSchedule(path, q), q, SHAPE, 0, 0)
+        patch.setattr(noise, "diffuse", lambda x0, law, draw: diffuse(x0, law, replace(draw, purpose="student")))
+        update(apart, TargetSchedule(path, q), 0, 0)
     for name in ("student", "fake"):
         assert tensors_digest(shared.modules[name].state_dict()) == tensors_digest(apart.modules[name].state_dict())
 
 
 def test_the_fake_score_is_updated_as_often_as_asked():
     path, p = tiny_path(1), parameters(fake_per_student=5, updates=2)
-    state = distil(path, p, SHAPE, 0, lambda student: 0.0)
+    state = distil(path, p, 0, lambda student: 0.0)
     steps = {name: {int(s["step"]) for s in optimiser.state_dict()["state"].values()} for name, optimiser in state.optimisers.items()}
     assert steps == {"student": {2}, "fake": {10}}
 
 
 def test_without_an_average_the_student_itself_is_evaluated():
     seen = []
-    state = distil(tiny_path(1), parameters(), SHAPE, 0, lambda student: seen.append(tensors_digest(student.state_dict())) or 0.0)
+    state = distil(tiny_path(1), parameters(), 0, lambda student: seen.append(tensors_digest(student.state_dict())) or 0.0)
     assert seen[-1] == tensors_digest(state.modules["student"].state_dict()) and len(set(seen)) == 7
 
 
 def test_rows_charge_the_recording_and_every_update():
     path = path_of(*(tiny_denoiser(i) for i in range(3)), steps=[0, 5, 24])
-    state = distil(path, parameters(recording=RECORDING, node_updates=1, snapshots=[0, 3]), SHAPE, 0, lambda student: 7.5)
+    state = distil(path, parameters(recording=RECORDING, node_updates=1, snapshots=[0, 3]), 0, lambda student: 7.5)
     assert [row["total_updates"] for row in state.rows] == list(range(24, 31))
     assert [row["cost"] for row in state.rows] == [4 * 24 + 8 * update for update in range(7)]
     assert {row["fd_classifier"] for row in state.rows} == {7.5}
@@ -394,10 +401,10 @@ def test_labels_and_dropout_are_a_function_of_the_seed_and_the_step():
     for noise_before in (0, 5):
         torch.rand(noise_before)  # whatever else has drawn from torch's own generator
         p = parameters(recording={**RECORDING, "nodes": 1}, dropout=True)
-        runs.append(tensors_digest(distil(path, p, SHAPE, 0, lambda student: 0.0).modules["student"].state_dict()))
+        runs.append(tensors_digest(distil(path, p, 0, lambda student: 0.0).modules["student"].state_dict()))
     assert runs[0] == runs[1]
     p = parameters(recording={**RECORDING, "nodes": 1}, dropout=False)
-    assert tensors_digest(distil(path, p, SHAPE, 0, lambda student: 0.0).modules["student"].state_dict()) != runs[0]
+    assert tensors_digest(distil(path, p, 0, lambda student: 0.0).modules["student"].state_dict()) != runs[0]
 
 
 def test_repaired_gradients_are_counted():
@@ -406,15 +413,25 @@ def test_repaired_gradients_are_counted():
     parameter = next(state.modules["student"].parameters())
     parameter.grad = torch.full_like(parameter, float("inf"))
     parameter.grad.view(-1)[0] = float("nan")
-    score_distillation._repair(state, state.modules["student"], p)
-    assert state.notes["repaired"] == parameter.numel()
-    assert parameter.grad.view(-1)[:2].tolist() == [0.0, 1e5]
+    met = []
+    state.optimisers["student"].register_step_pre_hook(lambda *_: met.append(parameter.grad.view(-1)[:2].tolist()))
+    score_distillation._step(state, "student", p.student, p, 0)
+    assert state.repaired == parameter.numel() and met == [[0.0, 1e5]]
 
 
 def test_a_start_of_another_architecture_is_refused():
-    path = tiny_path(2)
+    path = replace(tiny_path(2), start=tiny_denoiser(image_channels=3))
     with pytest.raises(UserError, match="is another architecture than the teacher"):
-        distil(path, parameters(recording={**RECORDING, "nodes": 1}), SHAPE, 0, lambda s: 0.0, start=tiny_denoiser(image_channels=3))
+        distil(path, parameters(recording={**RECORDING, "nodes": 1}), 0, lambda s: 0.0)
+
+
+def test_a_student_starts_from_the_paths_start_and_is_charged_for_it():
+    start = tiny_denoiser(9)
+    path = replace(path_of(*(tiny_denoiser(i) for i in range(3)), steps=[0, 5, 24]), start=start, start_cost=1000)
+    seen = []
+    state = distil(path, parameters(recording=RECORDING, node_updates=1), 0, lambda s: seen.append(tensors_digest(s.state_dict())) or 0.0)
+    assert seen[0] == tensors_digest(start.state_dict())
+    assert [row["cost"] for row in state.rows] == [1000 + 4 * 24 + 8 * update for update in range(7)]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -12,9 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backtrail.data.dataset import Labelled
 from backtrail.errors import UserError
 from backtrail.methods.disback import distillation as score_distillation
 from backtrail.methods.disback import recording as degradation
+from backtrail.methods.disback.path import Origin
 from backtrail.methods.sfd import distillation as trajectory_distillation
 from backtrail.methods.sfd.trajectories import Pool
 from backtrail.parameters.base import validate
@@ -22,12 +25,12 @@ from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam, Average
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.tensors import tensors_digest
-from backtrail.training.loop import Diverged, Interrupted, run
+from backtrail.training.loop import Diverged, Execution, Interrupted, run
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 from unit.oracles import tiny_denoiser
 from unit.test_score_distillation import ADAM, RECORDING, SHAPE, tiny_path
-from unit.test_trajectory_distillation import IMAGES
+from unit.test_trajectory_distillation import DATA
 
 N = 12
 
@@ -39,14 +42,14 @@ class Killed(Exception):
 def score(scratch, evaluate, **changes):
     base = {"updates": N, "batch": 4, "student": {**ADAM, "warmup": 5}, "fake": ADAM, "evaluate_every": 1, "snapshots": [0, 4, 8]}
     p = validate(ScoreDistillation, base | {"average": {"half_life": 30.0}} | changes, "method")
-    return score_distillation.distil(tiny_path(3, dropout=0.2, n_classes=2), p, SHAPE, 0, evaluate, scratch)
+    return score_distillation.distil(tiny_path(3, dropout=0.2, n_classes=2), p, 0, evaluate, Execution(scratch))
 
 
 def trajectory(scratch, evaluate, **changes):
     base = {"rounds": N, "batch": 4, "pool": 5, "optimiser": {"lr": 1e-3}, "evaluate_every": 1, "dropout": True}
     p = validate(TrajectoryDistillation, base | changes, "method")
     teacher = tiny_denoiser(dropout=0.2)
-    return trajectory_distillation.distil(teacher, Pool(teacher, p, IMAGES), p, 0, evaluate, scratch)
+    return trajectory_distillation.distil(Pool(teacher, p, DATA), 0, evaluate, Execution(scratch))
 
 
 METHODS = {
@@ -118,8 +121,8 @@ def test_a_stopped_run_saves_says_so_and_ends_with_the_same_bytes(name, number, 
 def test_a_killed_recording_ends_with_the_same_path(tolerance, tmp_path, monkeypatch):
     recording = {"steps": 20, "nodes": 3, "optimiser": ADAM, "evaluation_batch": 8, "tolerance": tolerance}
     base = {"updates": 50, "batch": 4, "student": ADAM, "fake": ADAM, "recording": recording}
-    p, data = validate(ScoreDistillation, base, "method"), torch.zeros(8, *SHAPE)
-    nodes, rows, how = degradation.record(tiny_denoiser(), p, SHAPE, data, 0)
+    p, data = validate(ScoreDistillation, base, "method"), Labelled(torch.zeros(8, *SHAPE))
+    path, how = degradation.record(Origin(tiny_denoiser()), p, data, 0)
     saving_after_every_step(monkeypatch)
     measured = []
     measure = degradation.PathLoss.__call__
@@ -134,27 +137,34 @@ def test_a_killed_recording_ends_with_the_same_path(tolerance, tmp_path, monkeyp
         patch.setattr(degradation.PathLoss, "__call__", killed)
         first = Scratch(tmp_path)
         with pytest.raises(Killed):
-            degradation.record(tiny_denoiser(), p, SHAPE, data, 0, first)
+            degradation.record(Origin(tiny_denoiser()), p, data, 0, Execution(first))
         first.finish()
     scratch = Scratch(tmp_path)
-    again, rows_again, how_again = degradation.record(tiny_denoiser(), p, SHAPE, data, 0, scratch)
-    assert scratch.resumed_from == 2 and (rows_again, how_again) == (rows, how)
-    assert [tensors_digest(n.state_dict()) for n in again] == [tensors_digest(n.state_dict()) for n in nodes]
+    again, how_again = degradation.record(Origin(tiny_denoiser()), p, data, 0, Execution(scratch))
+    assert scratch.resumed_from == 2 and again.table.equals(path.table) and how_again == how
+    assert [tensors_digest(n.state_dict()) for n in again.nodes] == [tensors_digest(n.state_dict()) for n in path.nodes]
 
 
-def small_state() -> TrainingState:
+@dataclass
+class Counting(TrainingState):
+    """A run that counts its updates by itself."""
+
+    count: int = 0
+
+
+def small_state() -> Counting:
     module = torch.nn.Linear(3, 2)
     with torch.no_grad():
         module.weight.fill_(0.5)
         module.bias.fill_(0.1)
-    return TrainingState({"net": module}, {"net": adam(module, Adam(lr=0.01))}, {"net": weights(module)}, notes={"count": 0})
+    return Counting({"net": module}, {"net": adam(module, Adam(lr=0.01))}, {"net": weights(module)})
 
 
-def small_update(state: TrainingState, step: int):
+def small_update(state: Counting, step: int):
     loss = (state.modules["net"](torch.full((1, 3), float(step))) ** 2).sum()
     loss.backward()
     optimiser_step(state.optimisers["net"], Adam(lr=0.01, clip=1.0), step)
-    state.notes["count"] += 1
+    state.count += 1
     return {"loss": loss.item()}
 
 

@@ -1,13 +1,13 @@
 """Trajectory distillation: one pass gives the dossier's numbers, the cache equals the fly, nothing else moves, and what is refused."""
 
-import pandas as pd
 import pytest
 import torch
 
+from backtrail.data.dataset import Labelled
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
 from backtrail.methods.disback.distillation import distil as score_distil
-from backtrail.methods.disback.path import DegradationPath
+from backtrail.methods.disback.path import Origin
 from backtrail.methods.disback.recording import record
 from backtrail.methods.sfd import distillation as trajectory_distillation
 from backtrail.methods.sfd.distillation import DISTANCES, distil, plan, walk
@@ -23,6 +23,7 @@ from unit.oracles import GaussianDenoiser, gaussian_ode, tiny_denoiser
 
 IMAGES = torch.randint(256, (50, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(50) % 3
+DATA = Labelled(IMAGES, LABELS)
 
 
 def parameters(**changes) -> TrajectoryDistillation:
@@ -31,7 +32,7 @@ def parameters(**changes) -> TrajectoryDistillation:
 
 
 def run(teacher, p, seed=0, **pool):
-    return distil(teacher, Pool(teacher, p, IMAGES, **pool), p, seed, lambda student: 0.0)
+    return distil(Pool(teacher, p, DATA, **pool), seed, lambda student: 0.0)
 
 
 # --- the dossier's numbers ------------------------------------------------------------------------------------------------------------
@@ -58,7 +59,7 @@ def test_one_pass_gives_the_released_step_values(afs):
 def test_algorithm_one_solves_the_ode_from_noisy_data_over_one_step():
     teacher, p = GaussianDenoiser(0.2, 0.09), parameters(inputs="data", substeps=200, solver="heun", batch=64)
     for batch in range(4):
-        piece = Pool(teacher, p, IMAGES).piece(4, batch)
+        piece = Pool(teacher, p, DATA).piece(4, batch)
         t, t_next = student_times(p, 4)[piece.first : piece.first + 2].tolist()
         exact = gaussian_ode(piece.states[0].double(), t, t_next, 0.2, 0.09)
         assert (piece.states[1].double() - exact).abs().max() < 1e-4 * t
@@ -82,7 +83,7 @@ def test_one_pass_by_hand_ends_with_the_same_weights():
     found = run(teacher, p).modules["student"]
     student = tiny_denoiser().requires_grad_(True)
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-3, betas=(0.9, 0.999), fused=True)
-    piece, times = Pool(teacher, p, IMAGES).piece(4, 0), student_times(p, 4).tolist()
+    piece, times = Pool(teacher, p, DATA).piece(4, 0), student_times(p, 4).tolist()
     x = piece.states[0]
     d = x - x * (1 - torch.tensor(80.0 / (1 + 80.0**2) ** 0.5, dtype=torch.float64)).float()
     x = x + (times[1] - times[0]) * (d / times[0])
@@ -111,46 +112,48 @@ POOLS = {
 @pytest.mark.parametrize("name", POOLS)
 def test_trajectories_from_the_cache_equal_those_on_the_fly_to_the_bit(name, n_classes, tmp_path):
     teacher, p = tiny_denoiser(n_classes=n_classes), parameters(**POOLS[name])
-    fly = Pool(teacher, p, IMAGES, labels=LABELS)
+    fly = Pool(teacher, p, DATA)
     fly.save(tmp_path / "pool.safetensors", {"method": name})
-    cached = load_pool(tmp_path / "pool.safetensors", None, p, IMAGES, LABELS)
+    cached = load_pool(tmp_path / "pool.safetensors", teacher, p, DATA)
     for num_steps in p.num_steps:
         for batch in range(p.pool):
             a, b = fly.piece(num_steps, batch), cached.piece(num_steps, batch)
             assert torch.equal(a.states, b.states) and (a.num_steps, a.first) == (b.num_steps, b.first)
             assert (a.labels is None and b.labels is None and n_classes == 0) or torch.equal(a.labels, b.labels)
-    students = [distil(teacher, pool, p, 0, lambda student: 0.0).modules["student"].state_dict() for pool in (fly, cached)]
+    students = [distil(pool, 0, lambda student: 0.0).modules["student"].state_dict() for pool in (fly, cached)]
     assert tensors_digest(students[0]) == tensors_digest(students[1])
 
 
 def test_an_uncached_pool_says_so(tmp_path):
     teacher, p = tiny_denoiser(), parameters(cached=False)
-    Pool(teacher, p, IMAGES).save(tmp_path / "pool.safetensors", {})
+    Pool(teacher, p, DATA).save(tmp_path / "pool.safetensors", {})
     assert load_tensors(tmp_path / "pool.safetensors")[1]["cached"] is False
-    pool = load_pool(tmp_path / "pool.safetensors", teacher, p, IMAGES)
-    assert torch.equal(pool.piece(4, 1).states, Pool(teacher, p, IMAGES).piece(4, 1).states)
+    pool = load_pool(tmp_path / "pool.safetensors", teacher, p, DATA)
+    assert torch.equal(pool.piece(4, 1).states, Pool(teacher, p, DATA).piece(4, 1).states)
 
 
 def test_a_pool_of_other_trajectories_or_with_a_hole_is_refused(tmp_path):
     file = tmp_path / "pool.safetensors"
-    Pool(tiny_denoiser(), parameters(), IMAGES).save(file, {})
+    Pool(tiny_denoiser(), parameters(), DATA).save(file, {})
     with pytest.raises(UserError, match=r"pool.safetensors was made with another solver, substeps: run the stage"):
-        load_pool(file, tiny_denoiser(), parameters(solver="heun", substeps=2), IMAGES)
+        load_pool(file, tiny_denoiser(), parameters(solver="heun", substeps=2), DATA)
     tensors, metadata = load_tensors(file)
     del tensors["4/00001/states"]
     save_tensors(file, tensors, metadata)
     with pytest.raises(UserError, match=r"lacks 1 of 6 entries \(first: 4/00001/states\)"):
-        load_pool(file, tiny_denoiser(), parameters(), IMAGES)
+        load_pool(file, tiny_denoiser(), parameters(), DATA)
 
 
 def test_labels_of_a_conditional_teacher_are_used():
     teacher, p = tiny_denoiser(n_classes=3), parameters(inputs="data", batch=32)
-    piece = Pool(teacher, p, IMAGES, labels=LABELS).piece(4, 0)
+    piece = Pool(teacher, p, DATA).piece(4, 0)
     assert set(piece.labels.tolist()) == {0, 1, 2}
-    other = Pool(teacher, p, IMAGES, labels=(LABELS + 1) % 3).piece(4, 0)
+    other = Pool(teacher, p, Labelled(IMAGES, (LABELS + 1) % 3)).piece(4, 0)
     assert torch.equal(piece.states[0], other.states[0]) and not torch.equal(piece.states[1], other.states[1])
     with pytest.raises(ValueError, match="needs the images' labels"):
-        Pool(teacher, p, IMAGES).piece(4, 0)
+        Pool(teacher, p, Labelled(IMAGES)).piece(4, 0)
+    with pytest.raises(ValueError, match="needs the training images"):
+        Pool(teacher, p).piece(4, 0)
 
 
 @pytest.mark.parametrize("name", POOLS)
@@ -159,7 +162,7 @@ def test_teacher_evaluations_are_those_made(name):
     teacher.register_forward_hook(lambda *_: calls.append(1))
     for num_steps in p.num_steps:
         calls.clear()
-        Pool(teacher, p, IMAGES).piece(num_steps, 0)
+        Pool(teacher, p, DATA).piece(num_steps, 0)
         assert len(calls) == teacher_evaluations(p, num_steps)
 
 
@@ -198,14 +201,15 @@ def test_an_update_per_learned_step_and_the_learning_rate_falls_once(afs, monkey
     state = run(tiny_denoiser(), p)
     per_round = 3 - afs
     assert rates == pytest.approx([1e-3] * 2 * per_round + [1e-4] * 2 * per_round)
-    assert state.notes["updates"] == 4 * per_round
+    assert state.updates == 4 * per_round
     assert [row["cost"] for row in state.rows] == [n * (12 + 3 * per_round) for n in range(5)]
+    assert run(tiny_denoiser(), p, teacher_cost=700).rows[-1]["cost"] == 700 + 4 * (12 + 3 * per_round)
 
 
 def test_no_gradient_crosses_the_steps():
     """The gradient of a later step, with the walk made of the student's own states, is that of this step alone."""
     student, p = tiny_denoiser().requires_grad_(True), parameters(afs=False)
-    piece = Pool(tiny_denoiser(3), p, IMAGES).piece(4, 0)
+    piece = Pool(tiny_denoiser(3), p).piece(4, 0)
     (_, first, _), (_, second, target) = (item for item in walk_first_two(student, piece, p))
     assert first.grad_fn is not None and second.grad_fn is not None
     DISTANCES["l1"](second, target).backward()
@@ -265,7 +269,7 @@ SECOND = {"num_steps": [3], "substeps": 3, "solver": "euler", "teacher_afs": Tru
 def test_the_second_stages_teacher_is_the_first_stages_sampler():
     """Targets are the states of the student's own Euler run with 7 time stamps, AFS and its step condition (SFD, second stage)."""
     first, p = first_stage_student(), parameters(**SECOND)
-    piece = Pool(first, p, IMAGES).piece(3, 0)
+    piece = Pool(first, p).piece(3, 0)
     assert teacher_evaluations(p, 3) == 5 and p.num_steps == [3]
     sampler = Sampler("euler", 7, p.schedule, afs=True, step_condition=True)
     noise = piece.states[0] / 80
@@ -278,11 +282,11 @@ def test_the_second_stages_teacher_is_the_first_stages_sampler():
 
 def test_the_second_stage_trains_the_one_evaluation_at_the_middle_time():
     first, p, seen = first_stage_student(), parameters(**SECOND), []
-    pool = Pool(first, p, IMAGES)
+    pool = Pool(first, p)
     steps = list(walk(first, pool.piece(3, 0), p))
     assert [index for index, _, _ in steps] == [1]
-    state = distil(first, pool, p, 0, lambda student: seen.append(student) or 0.0)
-    assert state.notes["updates"] == 5 and state.rows[0]["nfe"] == 1
+    state = distil(pool, 0, lambda student: seen.append(student) or 0.0)
+    assert state.updates == 5 and state.rows[0]["nfe"] == 1
     assert tensors_digest(seen[0].state_dict()) == tensors_digest(first.state_dict())  # it starts as the first stage's student
     losses = [row["loss_student"] for row in state.rows[1:]]
     assert all(loss > 0 for loss in losses)
@@ -349,17 +353,17 @@ def test_disback_from_sfds_one_evaluation_student_end_to_end():
     """sfd-disback: first stage, second stage, its student as a plain one-step generator, recording from it, and the walk back."""
     teacher, p = tiny_denoiser(), parameters(**SECOND)
     first = first_stage_student()
-    second = distil(first, Pool(first, p, IMAGES), p, 0, lambda student: 0.0).modules["student"].eval().requires_grad_(False)
+    second = distil(Pool(first, p), 0, lambda student: 0.0).modules["student"].eval().requires_grad_(False)
     start = at_step_condition(second, 3)
     adam = {"lr": 1e-3, "betas": [0.0, 0.999]}
     recording = {"steps": 6, "nodes": 2, "optimiser": adam, "evaluation_batch": 16}
     values = {"sigma_init": 3.107122, "updates": 4, "batch": 4, "student": adam, "fake": adam}
     q = validate(ScoreDistillation, values | {"recording": recording}, "method")
-    data = torch.zeros(16, 1, 4, 4)
-    nodes, rows, _ = record(teacher, q, (1, 4, 4), data, 0, start=start)
-    _, plain_rows, _ = record(teacher, q, (1, 4, 4), data, 0)
-    assert rows[0]["loss_student"] != plain_rows[0]["loss_student"]  # the teacher's loss on other samples
-    path = DegradationPath(nodes, pd.DataFrame([{"node": i, **row} for i, row in enumerate(rows)]))
+    data = Labelled(torch.zeros(16, 1, 4, 4))
+    path, _ = record(Origin(teacher, start, 99), q, data, 0)
+    plain, _ = record(Origin(teacher), q, data, 0)
+    assert path.table["loss_student"][0] != plain.table["loss_student"][0]  # the teacher's loss on other samples
+    assert path.start is start and path.start_cost == 99 and plain.start is None
     seen = []
-    state = score_distil(path, q, (1, 4, 4), 0, lambda student: seen.append(tensors_digest(student.state_dict())) or 0.0, start=start)
+    state = score_distil(path, q, 0, lambda student: seen.append(tensors_digest(student.state_dict())) or 0.0)
     assert seen[0] == tensors_digest(start.state_dict()) and [row["node"] for row in state.rows] == [1, 0]

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backtrail.denoiser import NetDenoiser
-from backtrail.methods.disback.distillation import update_cost
-from backtrail.methods.sfd.trajectories import sampled_facts, teacher_evaluations
+from backtrail.methods.disback import family as disback
+from backtrail.methods.sfd import family as sfd
 from backtrail.nets.build import BuiltIn, construct_empty
 from backtrail.nets.inception import RESIZE, Inception
 from backtrail.parameters.score_distillation import ScoreDistillation
@@ -16,7 +16,7 @@ from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import Teacher
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.sampling.sample import Sampler
-from backtrail.sampling.student import samplers
+from backtrail.sampling.student import StudentSampling
 from backtrail.teachers.published import PUBLISHED
 
 
@@ -52,38 +52,25 @@ def count(suite: Suite) -> Iterator[Work]:
 
 
 def _score(suite: Suite, method: str, p: ScoreDistillation) -> Iterator[Work]:
-    m, mismatch, start = suite.metrics, suite.mismatch, suite.start_of(method)
-    recording = p.recording
-    recorded = recording.steps * 4 * p.batch if recording else 0
-    looks = recording.steps // recording.candidates + 1 if recording else 1
-    looked_at = looks * 2 * (recording.evaluation_batch if recording else 256)
-    yield Work(_names(suite, f"path-from-{start}" if start else "path", method), recorded + looked_at)
-    kept = {*p.snapshots, p.updates}
-    evaluations = len({*range(0, p.updates + 1, p.evaluate_every), *kept})
-    yield Work(_names(suite, "score-distillation", method), update_cost(p) * p.updates * p.batch + evaluations * m.n_curve)
-    fit, read = 4 * mismatch.fit_steps * p.batch, mismatch.n_samples * (1 + 2 * len(mismatch.sigmas))
-    yield Work(_names(suite, "mismatch", method), len(kept) * (fit + read))
-    yield from _sampled(suite, method, [Sampler(sigma_init=p.sigma_init)])
+    start = suite.start_of(method)
+    yield Work(_names(suite, f"path-from-{start}" if start else "path", method), disback.path_forwards(p))
+    yield Work(_names(suite, "score-distillation", method), disback.training_forwards(p, suite.metrics.n_curve))
+    yield Work(_names(suite, "mismatch", method), disback.mismatch_forwards(p, suite.mismatch))
+    yield from _sampled(suite, method, disback.sampling(p))
 
 
 def _trajectory(suite: Suite, method: str, p: TrajectoryDistillation) -> Iterator[Work]:
-    first = suite.start_of(method) is None
-    n_kinds = len(p.num_steps)
-    taught = sum(teacher_evaluations(p, n) for n in p.num_steps)
-    if first:
-        yield Work([f"trajectories@{method}"], p.pool * p.batch * taught if p.cached else 0)
-    # A round on the student's own walk updates at each of its evaluations, one on data at a single one.
-    trained = 3 * (sum(n - 1 - p.afs for n in p.num_steps) / n_kinds if p.inputs == "trajectory" else 1)
-    per_round = trained + (0 if p.cached else taught / n_kinds)
-    ways = samplers(sampled_facts(p), suite.students[method])[0]
-    evaluations = len({*range(0, p.rounds + 1, p.evaluate_every), p.rounds})
-    forwards = p.rounds * p.batch * per_round + evaluations * suite.metrics.n_curve * ways[0].nfe
-    yield Work(_names(suite, "trajectory-distillation" if first else "second-stage-distillation", method), forwards)
-    yield from _sampled(suite, method, ways)
+    second = suite.start_of(method) is not None
+    if not second:
+        yield Work([f"trajectories@{method}"], sfd.pool_forwards(p))
+    stage = "second-stage-distillation" if second else "trajectory-distillation"
+    yield Work(_names(suite, stage, method), sfd.training_forwards(p, suite.metrics.n_curve))
+    yield from _sampled(suite, method, sfd.sampling(p))
 
 
-def _sampled(suite: Suite, method: str, ways: list[Sampler]) -> Iterator[Work]:
-    n_images = suite.metrics.n_drawn
+def _sampled(suite: Suite, method: str, sampling: StudentSampling) -> Iterator[Work]:
+    n_images, asked = suite.metrics.n_drawn, suite.students[method]
+    ways = sampling.samplers(asked.num_steps, asked.guidance)
     yield Work(_names(suite, "samples", method), n_images * sum(way.nfe for way in ways))
     if readers := n_readers(suite):
         yield Work(_names(suite, "metrics", method), 0, readers * n_images * len(ways))

@@ -8,13 +8,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backtrail import randomness
 from backtrail.errors import UserError
+from backtrail.randomness import Draw
 from backtrail.tensors import load_tensors
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 VALUES = ("n_classes", "sigma_data", "name", "digest")
 PIECE_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images [N, C, H, W] and, where they are of classes, their labels, int64 [N]."""
+
+    images: Tensor
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,10 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
-def batch(images: Tensor, labels: Tensor, seed: int, purpose: str, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-    """A training batch, drawn with replacement: float32 [batch_size, C, H, W] in [-1, 1] and int64 [batch_size].
+def batch(images: Tensor, labels: Tensor, n: int, draw: Draw) -> tuple[Tensor, Tensor]:
+    """A training batch, drawn with replacement: float32 [n, C, H, W] in [-1, 1] and int64 [n].
 
-    It depends on (seed, purpose, step) alone, so a resumed run and a run on more devices see the same images.
+    It depends on the draw alone, so a resumed run and a run on more devices see the same images.
     """
-    rows = randomness.integers(len(images), (batch_size,), seed, purpose, step)
+    rows = draw.integers(len(images), n)
     return to_float(images[rows]), labels[rows]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from backtrail.denoiser import Condition, NetDenoiser, per_image
-from backtrail.methods.disback.one_step import score_matching_loss
 from backtrail.nets.build import build
 from backtrail.parameters.teacher import Teacher
-from backtrail.randomness import integers, normal
+from backtrail.randomness import Draw
 from backtrail.training.loop import Losses, run
+from backtrail.training.noise import score_matching_loss
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 
@@ -42,8 +42,9 @@ class Ring:
 
     def points(self, n: int, seed: int, purpose: str, step: int = 0) -> Tensor:
         """Samples, float32 [n, 2, 1, 1], a function of (seed, purpose, step)."""
-        centres = self.centres.float()[integers(self.modes, (n,), seed, f"{purpose}-mode", step)]
-        return centres.reshape(n, *SHAPE) + self.std * normal((n, *SHAPE), seed, f"{purpose}-point", step)
+        draw = Draw(seed, purpose, step)
+        centres = self.centres.float()[draw.of("mode").integers(self.modes, n)]
+        return centres.reshape(n, *SHAPE) + self.std * draw.of("point").normal((n, *SHAPE))
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         """The exact denoiser E[x0 | x] of the ring: x [B, 2, 1, 1], sigma scalar or [B] -> [B, 2, 1, 1]."""
@@ -62,7 +63,7 @@ def ring_teacher(ring: Ring, p: Teacher, scratch: Scratch | None = None) -> NetD
 
     def update(step: int) -> Losses:
         points = ring.points(p.batch, p.seed, "teacher-batch", step)
-        loss = score_matching_loss(net, points, p.noise, None, p.seed, "teacher", step)
+        loss = score_matching_loss(net, points, p.noise, Draw(p.seed, "teacher", step))
         loss.backward()
         optimiser_step(state.optimisers["teacher"], p.optimiser, step, factor=(1 + math.cos(math.pi * step / p.steps)) / 2)
         update_average(state.averages["teacher"], net, p.average, step, p.batch)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from backtrail.errors import UserError
 from backtrail.nets.classifier import Classifier
 from backtrail.parameters.classifier import ClassifierParameters
-from backtrail.randomness import derive_seed, generator, integers
+from backtrail.randomness import Draw, derive_seed, generator
 from backtrail.tensors import load_tensors, save_tensors
 
 ROTATIONS = 4
@@ -81,7 +81,7 @@ def rotation_task(images: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 
     Returns the images, each turned by a random number of quarter turns, and that number.
     """
-    turns = integers(ROTATIONS, (len(images),), seed, "rotations")
+    turns = Draw(seed, "rotations").integers(ROTATIONS, len(images))
     return rotated(images, turns), turns
 
 

@@ -12,7 +12,7 @@ from backtrail.metrics.evaluate import Measure, evaluate, metric_name, protocol
 from backtrail.metrics.frechet import frechet_distance
 from backtrail.metrics.reference import choose
 from backtrail.parameters.metrics import Metrics
-from backtrail.randomness import normal
+from backtrail.randomness import Draw
 
 NOISE = (0.05, 0.1, 0.2)  # standard deviation, in units of the range [-1, 1]
 BLUR = (0.5, 1.0)  # standard deviation of the Gaussian, pixels
@@ -21,7 +21,7 @@ ORDERS = (("real", "noise 0.05", "noise 0.1", "noise 0.2", "noise only"), ("real
 
 def add_noise(images: Tensor, std: float) -> Tensor:
     """uint8 images with Gaussian noise of `std` (in units of [-1, 1], that is of 127.5 grey levels), the same in every run."""
-    noise = normal(tuple(images.shape), 0, f"ranking-{std}") * std * 127.5
+    noise = Draw(0, f"ranking-{std}").normal(tuple(images.shape)) * std * 127.5
     return (images + noise).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -6,10 +6,11 @@ import pandas as pd
 import torch
 
 from backtrail import layout
+from backtrail.data.dataset import Labelled
 from backtrail.denoiser import NetDenoiser
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.one_step import generate, student_input
-from backtrail.methods.disback.path import load_path, save_path
+from backtrail.methods.disback.path import Origin, load_path, save_path
 from backtrail.methods.disback.recording import record
 from backtrail.methods.ring import SHAPE, Ring, sliced_wasserstein
 from backtrail.metrics.mismatch import mismatch
@@ -17,8 +18,10 @@ from backtrail.metrics.points import PointsDenoiser
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.ring import RingEvaluation, RingLaw
 from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.randomness import Draw
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.tables import save_csv
+from backtrail.training.loop import Execution
 
 N_PATH_LOSS = 1024  # points of the ring on which the path's loss on data is measured, at most
 
@@ -30,10 +33,10 @@ def command(stage: TorchStage) -> None:
     p, ring, seed = stage.section(ScoreDistillation, f"score_distillation.{stage.method}"), Ring(**law.model_dump()), stage.seed
     nodes = layout.path(*stage.of_method)
     # A recording takes seconds: the state that a killed stage keeps is that of the student alone.
-    save_path(nodes, *record(load_denoiser(layout.TEACHER), p, SHAPE, ring.points(N_PATH_LOSS, 0, "data"), seed))
+    save_path(nodes, *record(Origin(load_denoiser(layout.TEACHER)), p, Labelled(ring.points(N_PATH_LOSS, 0, "data")), seed))
     path = load_path(nodes)
     distance = distance_to(ring, p, e)
-    state = distil(path, p, SHAPE, seed, distance, stage.scratch)
+    state = distil(path, p, seed, distance, Execution(stage.scratch))
     save_denoiser(layout.student(*stage.of_method), state.modules["student"], state.averages["student"])
     rows = pd.DataFrame(state.rows).rename(columns={"fd_classifier": "sliced_w2"})
     save_csv(layout.curve(*stage.of_method), rows)
@@ -50,7 +53,8 @@ def command(stage: TorchStage) -> None:
 
 def distance_to(ring: Ring, p: ScoreDistillation, e: RingEvaluation) -> Callable[[NetDenoiser], float]:
     """The sliced 2-Wasserstein distance of a student's points to the ring's, always from the same noise and to the same points."""
-    z, reference = student_input((e.n_points, *SHAPE), p.sigma_init, 0, "evaluation", 0), ring.points(e.n_points, 0, "reference")
+    z = p.sigma_init * Draw(0, "evaluation").normal((e.n_points, *SHAPE))
+    reference = ring.points(e.n_points, 0, "reference")
 
     @torch.no_grad()
     def distance(student: NetDenoiser) -> float:
@@ -63,7 +67,7 @@ def distance_to(ring: Ring, p: ScoreDistillation, e: RingEvaluation) -> Callable
 def exact_mismatch(target: NetDenoiser, student: NetDenoiser, p: ScoreDistillation, e: RingEvaluation) -> dict[str, float]:
     """The mismatch degree of `target` on a student's points, its reference being the denoiser of other points of the same student."""
     others, points = (
-        generate(student, student_input((n, *SHAPE), p.sigma_init, 0, purpose, 0), p.sigma_init)
+        generate(student, student_input(student, n, p.sigma_init, Draw(0, purpose)), p.sigma_init)
         for n, purpose in ((e.n_points, "evaluation"), (e.mismatch_points, "mismatch-z"))
     )
     return mismatch(target, PointsDenoiser(others), points, [e.mismatch_sigma]).iloc[0].to_dict()

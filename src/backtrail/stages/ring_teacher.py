@@ -9,7 +9,7 @@ from backtrail.nets.build import save_denoiser
 from backtrail.parameters.ring import RingEvaluation, RingLaw
 from backtrail.parameters.sampling import Schedule
 from backtrail.parameters.teacher import Teacher
-from backtrail.randomness import normal
+from backtrail.randomness import Draw
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.sampling.sample import Sampler
 
@@ -25,6 +25,6 @@ def command(stage: TorchStage) -> None:
     pairs = [sliced_wasserstein(ring.points(e.n_points, seed, "floor"), reference) for seed in range(e.n_floor)]
     with torch.no_grad():
         sampler = Sampler("heun", e.teacher_num_steps, Schedule())
-        samples = sampler(teacher, normal((e.n_points, *SHAPE), 0, "teacher-samples"))
+        samples = sampler(teacher, Draw(0, "teacher-samples").normal((e.n_points, *SHAPE)))
     values = {"sliced_w2_floor": sum(pairs) / len(pairs), "sliced_w2_teacher": sliced_wasserstein(samples, reference)}
     save_json(layout.TEACHER_VALUES, values)

@@ -3,17 +3,17 @@
 import pandas as pd
 
 from backtrail import layout
-from backtrail.data.dataset import load_dataset
+from backtrail.data.dataset import Labelled, load_dataset
+from backtrail.methods.sfd import family
 from backtrail.methods.sfd.distillation import distil
-from backtrail.methods.sfd.trajectories import Pool, load_pool, sampled_facts, student_times
+from backtrail.methods.sfd.trajectories import load_pool
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.trajectory_distillation import SecondStage, TrajectoryDistillation
 from backtrail.running.torch_stage import TorchStage, distributed_stage
-from backtrail.sampling.student import few_step_sampler
 from backtrail.stages.measures import curve_point
 from backtrail.tables import save_csv
-from backtrail.tensors import load_tensors
+from backtrail.training.loop import Execution
 
 
 @distributed_stage
@@ -24,14 +24,14 @@ def command(stage: TorchStage) -> None:
     second = key.startswith("second_stage.")
     teacher_file = layout.student(stage.value(SecondStage, "second_stage.teacher_method"), stage.seed) if second else layout.TEACHER
     teacher = stage.place(load_denoiser(teacher_file))
-    images, labels = dataset.train_images, dataset.train_labels
-    pool = Pool(teacher, p, images) if second else load_pool(layout.trajectories(stage.method), teacher, p, images, labels)
-    sampled, steps_told = sampled_facts(p), teacher.step_condition or p.step_condition != "none"
-    sampler = few_step_sampler(sampled, p.num_steps[0], steps_told)
-    evaluate = curve_point(sampler, stage.value(Metrics, "metrics.n_curve"), stage.device)
-    start_cost = load_tensors(teacher_file)[1]["cost"] if second else 0
-    state = distil(teacher, pool, p, stage.seed, evaluate, stage.scratch, start_cost, stage.group)
+    if second:
+        pool = family.second_stage_pool(teacher, teacher_file, p)
+    else:
+        pool = load_pool(layout.trajectories(stage.method), teacher, p, Labelled(dataset.train_images, dataset.train_labels))
+    sampling = family.sampling(p, teacher)
+    evaluate = curve_point(sampling.samplers(p.num_steps[:1], [1.0])[0], stage.value(Metrics, "metrics.n_curve"), stage.device)
+    state = distil(pool, stage.seed, evaluate, Execution(stage.scratch, stage.group))
     if stage.writes:
-        times = student_times(p, p.num_steps[0]).tolist()
-        save_denoiser(layout.student(*stage.of_method), state.modules["student"], cost=state.notes["cost"], times=times, sampled=sampled)
+        facts = {"cost": state.cost, "sampling": sampling.model_dump(mode="json")}
+        save_denoiser(layout.student(*stage.of_method), state.modules["student"], **facts)
         save_csv(layout.curve(*stage.of_method), pd.DataFrame(state.rows))

@@ -11,18 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 from backtrail.errors import UserError
-
-
-@dataclass(frozen=True)
-class Part:
-    """The rows of a batch that one pass of a network works on; share is their part of the batch."""
-
-    rows: slice
-    batch: int
-
-    @property
-    def share(self) -> float:
-        return (self.rows.stop - self.rows.start) / self.batch
+from backtrail.randomness import Part
 
 
 @dataclass(frozen=True)
@@ -66,6 +55,12 @@ class Group:
         tensor = torch.tensor(value, dtype=torch.float64, device=device)
         distributed.all_reduce(tensor)
         return tensor.item()
+
+    def totals(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """The sums of several numbers over the processes, in float64; a GPU is waited for once."""
+        stacked = torch.stack([value.double() for value in values.values()])
+        self.add_up([stacked])
+        return dict(zip(values, stacked.tolist(), strict=True))
 
 
 ALONE = Group()

@@ -6,14 +6,27 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from backtrail.errors import UserError
+from backtrail.training.group import ALONE, Group
 from backtrail.training.progress import progress
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState
 
 Losses = dict[str, float]
 SAVE_EVERY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is executed, on which no result depends: where it keeps its resume state, and the processes that share its batches."""
+
+    scratch: Scratch | None = None
+    group: Group = ALONE
+
+
+HERE = Execution()
 
 
 class Interrupted(UserError):
@@ -52,7 +65,6 @@ def run(
     if scratch is not None:
         scratch.restore(state)
     began = saved = time.monotonic()
-    device = next(next(iter(state.modules.values())).parameters()).device
     with _stop_signals() as stop, progress(n_steps, state.step) as tick:
         if state.step == 0:
             yield 0, {}
@@ -64,7 +76,7 @@ def run(
             tick(state.step)
             yield state.step, losses
             sliced = time.monotonic() - began >= slice_s and state.step < n_steps
-            if state.group.total(float(bool(stop) or sliced), device):  # one process is told, all stop after the same step
+            if state.group.total(float(bool(stop) or sliced), state.device):  # one process is told, all stop after the same step
                 by = signal.Signals(stop[0]).name if stop else f"the end of its slice of {slice_s:g} s" if sliced else "another process"
                 if scratch is None:
                     raise Interrupted(f"stopped by {by} after step {state.step}; there is no scratch folder to save to")

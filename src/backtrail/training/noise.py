@@ -3,21 +3,29 @@
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import per_image
+from backtrail.denoiser import Condition, NetDenoiser, per_image
 from backtrail.parameters.training import KarrasGrid, LogNormal, NoiseLaw
-from backtrail.randomness import integers, normal, uniform
+from backtrail.randomness import Draw
 from backtrail.sampling.schedules import polynomial, vp_betas, vp_sigma
 
 
-def draw_sigma(law: NoiseLaw, n: int, seed: int, purpose: str, step: int) -> Tensor:
-    """n noise levels, float32 [n], a function of (seed, purpose, step)."""
+def draw_sigma(law: NoiseLaw, n: int, draw: Draw) -> Tensor:
+    """Noise levels for a batch of n, float32, the rows of the draw's part."""
     if isinstance(law, LogNormal):
-        return (law.mean + law.std * normal((n,), seed, purpose, step)).exp()
+        return (law.mean + law.std * draw.normal((n,))).exp()
     if isinstance(law, KarrasGrid):
         grid = polynomial(law.n, law.sigma_min, law.sigma_max, law.rho).float()
-        return grid[law.first + integers(law.last - law.first + 1, (n,), seed, purpose, step)]
-    tau = law.low + (law.high - law.low) * uniform((n,), seed, purpose, step)
+        return grid[law.first + draw.integers(law.last - law.first + 1, n)]
+    tau = law.low + (law.high - law.low) * draw.uniform(n)
     return vp_sigma(tau.double(), *vp_betas(0.002, 80.0)).float()
+
+
+def diffuse(x0: Tensor, law: NoiseLaw, draw: Draw) -> tuple[Tensor, Tensor]:
+    """x_t = x0 + sigma eps with sigma from `law`: (x_t, sigma [B]); x0 [B, C, H, W] are the rows of the draw's part."""
+    n = draw.batch(x0)
+    sigma = draw_sigma(law, n, draw.of("sigma")).to(x0.device)
+    noise = draw.of("noise").normal((n, *x0.shape[1:])).to(x0.device)
+    return x0 + per_image(sigma, x0) * noise, sigma
 
 
 def edm_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
@@ -25,3 +33,9 @@ def edm_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) 
     s = per_image(sigma, clean)
     weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
     return torch.mean(weight * (denoised - clean) ** 2)
+
+
+def score_matching_loss(model: NetDenoiser, x0: Tensor, law: NoiseLaw, draw: Draw, condition: Condition | None = None) -> Tensor:
+    """Denoising score matching on samples x0 (DisBack, Eq. 5 and Eq. 7), in EDM's weighting."""
+    noisy, sigma = diffuse(x0, law, draw)
+    return edm_loss(model(noisy, sigma, condition), x0, sigma, model.sigma_data)

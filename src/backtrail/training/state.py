@@ -1,31 +1,37 @@
 """Everything about a run that has to survive a kill, as one object that can be written to and read from a file of plain tensors."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from backtrail.denoiser import NetDenoiser
 from backtrail.parameters.training import Adam, Average
 from backtrail.training.group import ALONE, Group
 
 
 @dataclass
 class TrainingState:
-    """The modules that are trained, their optimisers, weight averages, and what the run has noted so far.
+    """The modules that are trained, their optimisers, weight averages, and the log so far.
 
-    Random numbers need no place here: they are functions of the step (`randomness.py`).
+    A kind of run that counts more is a subclass with JSON-able fields of its own, which have defaults. Random numbers need no place here:
+    they are functions of the step (`randomness.py`).
     """
 
-    modules: dict[str, nn.Module]
+    modules: dict[str, NetDenoiser]
     optimisers: dict[str, Optimizer]
     averages: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # weights kept on the way, by name
     rows: list[dict[str, Any]] = field(default_factory=list)  # the log, one JSON-able row per logged step
-    notes: dict[str, Any] = field(default_factory=dict)  # small JSON-able facts: a counter, the place in a path
     group: Group = ALONE  # the processes that share each batch
     step: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the modules are."""
+        return next(next(iter(self.modules.values())).parameters()).device
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names; they share memory with the state."""
@@ -39,8 +45,9 @@ class TrainingState:
 
     def facts(self) -> dict[str, Any]:
         """The rest, JSON-able."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in TrainingState.__dataclass_fields__}
         groups = {name: [_plain(g) for g in optimiser.state_dict()["param_groups"]] for name, optimiser in self.optimisers.items()}
-        return {"step": self.step, "rows": self.rows, "notes": self.notes, "param_groups": groups}
+        return {"step": self.step, "rows": self.rows, "own": own, "param_groups": groups}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take over what `tensors` and `facts` returned. Raises KeyError or RuntimeError if they belong to other modules."""
@@ -56,14 +63,15 @@ class TrainingState:
                 index, slot = key.split("/", 1)
                 slots.setdefault(int(index), {})[slot] = tensor
             optimiser.load_state_dict({"state": slots, "param_groups": [_tupled(g) for g in facts["param_groups"][name]]})
-        device = next(next(iter(self.modules.values())).parameters()).device
         self.averages = {
-            owner: {name: tensor.to(device) for name, tensor in weights.items()}
+            owner: {name: tensor.to(self.device) for name, tensor in weights.items()}
             for (kind, owner), weights in grouped.items()
             if kind == "average"
         }
         self.snapshots = {owner: weights for (kind, owner), weights in grouped.items() if kind == "snapshot"}
-        self.step, self.rows, self.notes = facts["step"], facts["rows"], facts["notes"]
+        self.step, self.rows = facts["step"], facts["rows"]
+        for name, value in facts["own"].items():
+            setattr(self, name, value)
 
 
 def adam(module: nn.Module, p: Adam) -> Optimizer:

@@ -7,77 +7,73 @@ path of one node the target is the teacher throughout: that is Diff-Instruct.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from backtrail.denoiser import NetDenoiser, per_image
-from backtrail.methods.disback.one_step import diffuse, draw_labels, generate, given, initial_student, rows_of, student_input
+from backtrail.methods.disback.one_step import draw_labels, generate, given, initial_student, student_input
 from backtrail.methods.disback.path import DegradationPath
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam
-from backtrail.randomness import dropout_masks
-from backtrail.training.group import ALONE, Group, Part
-from backtrail.training.loop import Losses, run
-from backtrail.training.noise import edm_loss
-from backtrail.training.scratch import Scratch
+from backtrail.randomness import Draw, Part
+from backtrail.training.loop import HERE, Execution, Losses, run
+from backtrail.training.noise import diffuse, edm_loss, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot, update_average, weights
 
 Evaluate = Callable[[NetDenoiser], float]
 
 
-def distil(
-    path: DegradationPath,
-    p: ScoreDistillation,
-    shape: tuple[int, ...],
-    seed: int,
-    evaluate: Evaluate,
-    scratch: Scratch | None = None,
-    start: NetDenoiser | None = None,
-    start_cost: int = 0,
-    group: Group = ALONE,
-) -> TrainingState:
-    """Train a one-step student; returns the run: modules "student" and "fake", average "student", curve in `rows`, snapshots.
+@dataclass
+class ScoreRun(TrainingState):
+    """A run of score distillation: modules "student" and "fake", average "student".
 
-    shape is one image's [C, H, W]. `evaluate` gets the averaged student and returns its distance to the data. `start` is the initial
-    student where it is neither the teacher nor random, and `start_cost` what it has cost, in forwards of the net on a batch.
+    node: the target to come; target: that of the last update; mismatch: what adaptive budgets have seen on the node; repaired: values of
+    gradients that were not finite and have been replaced.
     """
-    state = initial_state(path, p, seed, start)
-    state.group = group
+
+    node: int = 0
+    target: int = 0
+    mismatch: list[float] = field(default_factory=list)
+    repaired: int = 0
+
+
+def distil(path: DegradationPath, p: ScoreDistillation, seed: int, evaluate: Evaluate, execution: Execution = HERE) -> ScoreRun:
+    """Train a one-step student along a path; returns the run, with its curve in `rows` and the snapshots that `p` names.
+
+    `evaluate` gets the averaged student and returns its distance to the data.
+    """
+    state = initial_state(path, p, seed)
+    state.group = execution.group
     schedule = TargetSchedule(path, p)
     evaluated = copy.deepcopy(state.modules["student"]).eval()
 
     def log(losses: Losses) -> None:
         evaluated.load_state_dict(state.averages["student"])
         # The row of update 0 is the initial student, which has cost its start and the recording.
-        cost = start_cost + path.cost + state.step * update_cost(p)
+        cost = path.cost + state.step * update_cost(p)
         state.rows.append(
-            {"update": state.step, "total_updates": state.step + path.recorded_steps, "cost": cost, "node": state.notes["target"], "nfe": 1}
+            {"update": state.step, "total_updates": state.step + path.recorded_steps, "cost": cost, "node": state.target, "nfe": 1}
             | {"fd_classifier": evaluate(evaluated), "loss_student": losses.get("student"), "loss_fake": losses.get("fake")}
         )
         if state.step in p.snapshots or state.step == p.updates:
             for name in ("student", "fake"):
                 state.snapshots[f"{name}-{state.step:09d}"] = snapshot(state.modules[name])
 
-    for step, losses in run(state, lambda step: update(state, path, schedule, p, shape, seed, step), p.updates, scratch):
+    for step, losses in run(state, lambda step: update(state, schedule, seed, step), p.updates, execution.scratch):
         if step % p.evaluate_every == 0 or step in p.snapshots or step == p.updates:
             log(losses)
     return state
 
 
-def initial_state(path: DegradationPath, p: ScoreDistillation, seed: int, start: NetDenoiser | None = None) -> TrainingState:
+def initial_state(path: DegradationPath, p: ScoreDistillation, seed: int) -> ScoreRun:
     """Student G^0 and fake score s'_N (DisBack, Algorithm 2, first line); for a path of one node the fake score is the teacher."""
-    student = initial_student(path.teacher, p.student_start, seed, start)
+    student = initial_student(path.teacher, p.student_start, seed, path.start)
     fake = copy.deepcopy(path.nodes[-1] if p.fake_start == "last-node" else path.teacher)
     modules = {"student": student.train(p.dropout).requires_grad_(True), "fake": fake.eval().requires_grad_(True)}
-    return TrainingState(
-        modules,
-        {"student": adam(student, p.student), "fake": adam(fake, p.fake)},
-        averages={"student": weights(student)},
-        # node: the target to come, target: the one of the last update.
-        notes={"node": first_node(path, p), "target": first_node(path, p), "mismatch": []},
-    )
+    optimisers, first = {"student": adam(student, p.student), "fake": adam(fake, p.fake)}, first_node(path, p)
+    return ScoreRun(modules, optimisers, averages={"student": weights(student)}, node=first, target=first)
 
 
 def first_node(path: DegradationPath, p: ScoreDistillation) -> int:
@@ -89,23 +85,21 @@ class TargetSchedule:
     """Which node is the target of an update: down from N - 1 to the teacher (node 0), which takes the rest of the budget."""
 
     def __init__(self, path: DegradationPath, p: ScoreDistillation):
-        self.p, self.first = p, first_node(path, p)
+        self.path, self.p, self.first = path, p, first_node(path, p)
         self.ends = self._fixed_ends(path) if p.node_budget != "adaptive" else []
 
-    def node(self, step: int, state: TrainingState) -> int:
+    def node(self, step: int, state: ScoreRun) -> int:
         """The target's index for the update `step` (from 0)."""
-        if self.p.node_budget == "adaptive":
-            return state.notes["node"]
-        return self.first - sum(step >= end for end in self.ends)
+        return state.node if self.p.node_budget == "adaptive" else self.first - sum(step >= end for end in self.ends)
 
-    def observe(self, mismatch: float, state: TrainingState) -> None:
+    def observe(self, mismatch: float, state: ScoreRun) -> None:
         """Adaptive budgets: move on when the mean mismatch of the last window is no lower than that of the window before."""
-        if self.p.node_budget != "adaptive" or state.notes["node"] == 0:
+        if self.p.node_budget != "adaptive" or state.node == 0:
             return
-        seen, window = state.notes["mismatch"], self.p.node_updates
+        seen, window = state.mismatch, self.p.node_updates
         seen.append(mismatch)
         if len(seen) >= 2 * window and sum(seen[-window:]) >= sum(seen[-2 * window : -window]):
-            state.notes.update(node=state.notes["node"] - 1, mismatch=[])
+            state.node, state.mismatch = state.node - 1, []
 
     def _fixed_ends(self, path: DegradationPath) -> list[int]:
         """The update at which each intermediate node's budget ends, in the order in which they are visited."""
@@ -119,33 +113,29 @@ class TargetSchedule:
         return [round(sum(budgets[: k + 1])) for k in range(len(budgets))]
 
 
-def update(
-    state: TrainingState,
-    path: DegradationPath,
-    schedule: TargetSchedule,
-    p: ScoreDistillation,
-    shape: tuple[int, ...],
-    seed: int,
-    step: int,
-) -> Losses:
+def update(state: ScoreRun, schedule: TargetSchedule, seed: int, step: int) -> Losses:
     """One iteration: the fake score follows the student's samples, the student follows the difference of the scores.
 
     The student runs forward once for both losses (8 forwards; the released Diff-Instruct runs it twice, 9). No gradient reaches the target,
     and none reaches the fake score through the student's loss.
     """
-    state.notes["target"] = schedule.node(step, state)
-    target = path.nodes[state.notes["target"]]
-    batch = Batch(
-        student_input((p.batch, *shape), p.sigma_init, seed, "distil-z", step, target.device),
-        draw_labels(target.n_classes, p.batch, seed, "distil-label", step, target.device),
-        seed,
-        step,
-    )
-    totals = (_shared_steps if p.shared_noise else _separate_steps)(state, target, p, batch)
-    losses = {name: state.group.total(value, target.device) for name, value in totals.items()}
+    p, draw = schedule.p, Draw(seed, "distil", step)
+    state.target = schedule.node(step, state)
+    target = schedule.path.nodes[state.target]
+    batch = Batch(student_input(target, p.batch, p.sigma_init, draw.of("z")), draw_labels(target, p.batch, draw.of("label")), seed, step)
+    losses = state.group.totals((_shared_steps if p.shared_noise else _separate_steps)(state, target, p, batch))
     _average_student(state, p, step)
     schedule.observe(losses.pop("mismatch"), state)
     return losses
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the student makes of a part of a batch: x0 [b, C, H, W] and its labels [b]."""
+
+    x0: Tensor
+    labels: Tensor | None
+    part: Part
 
 
 @dataclass(frozen=True)
@@ -157,98 +147,111 @@ class Batch:
     seed: int
     step: int
 
-    def samples(self, student: torch.nn.Module, p: ScoreDistillation, part: Part) -> Tensor:
-        """x0 of a part of the batch."""
-        with dropout_masks(self.seed, "student-dropout", self.step, part.rows.start):
-            return generate(student, self.z[part.rows], p.sigma_init, rows_of(self.labels, part))
+    def samples(self, student: NetDenoiser, p: ScoreDistillation, part: Part) -> Samples:
+        """The student's samples of a part of the batch."""
+        labels = None if self.labels is None else self.labels[part.rows]
+        with self.draw("student-dropout").rows(part).masks():
+            return Samples(generate(student, self.z[part.rows], p.sigma_init, labels), labels, part)
+
+    def draw(self, purpose: str, step: int | None = None) -> Draw:
+        """A draw of this update, or of one that has another count."""
+        return Draw(self.seed, purpose, self.step if step is None else step)
 
 
-def _separate_steps(state: TrainingState, target: NetDenoiser, p: ScoreDistillation, batch: Batch) -> Losses:
+def _separate_steps(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, batch: Batch) -> dict[str, Tensor]:
     """Both losses with their own noise, in the order that `p` names; returns them and the raw mismatch |D_target - x0|.
 
     In one pass the student runs once for both losses. In several its samples are made first, and again for its own gradient: a forward
     more, and the memory of one pass.
     """
-    parts, student = state.group.parts(len(batch.z)), state.modules["student"]
-    if len(parts) == 1:
-        samples = [batch.samples(student, p, parts[0])]
-    else:
-        with torch.no_grad():
-            samples = [batch.samples(student, p, part) for part in parts]
-    totals = dict.fromkeys(("fake", "student", "mismatch"), 0.0)
+    parts, student, totals = state.group.parts(len(batch.z)), state.modules["student"], _zeros(target)
+    with torch.set_grad_enabled(len(parts) == 1):
+        made = [batch.samples(student, p, part) for part in parts]
     for turn in ("fake", "student") if p.order == "fake-first" else ("student", "fake"):
         if turn == "fake":
-            for draw in range(batch.step * p.fake_per_student, (batch.step + 1) * p.fake_per_student):
-                totals["fake"] = 0.0
-                for part, x0 in zip(parts, samples, strict=True):
-                    noisy, sigma = diffuse(x0.detach(), p.noise_fake, batch.seed, "fake", draw, part)
-                    with dropout_masks(batch.seed, "fake-dropout", draw, part.rows.start):
-                        denoised = state.modules["fake"].train(p.dropout)(noisy, sigma, given(rows_of(batch.labels, part)))
-                        totals["fake"] += _add_fake_gradient(state, denoised, x0.detach(), sigma, part)
-                _step(state, "fake", p.fake, p, draw)
+            for k in range(batch.step * p.fake_per_student, (batch.step + 1) * p.fake_per_student):
+                totals["fake"] = torch.stack([_descend_fake(state, p, samples, batch.draw("fake", k)) for samples in made]).sum()
+                _step(state, "fake", p.fake, p, k)
         else:
-            for part, x0 in zip(parts, samples, strict=True):
-                x0 = x0 if x0.requires_grad else batch.samples(student, p, part)
-                noisy, sigma = diffuse(x0.detach(), p.noise_student, batch.seed, "student", batch.step, part)
-                labels = given(rows_of(batch.labels, part))
-                with torch.no_grad():
-                    # Without dropout, so that equal scores differ by nothing; the released code replays one mask for both nets.
-                    denoised_fake = state.modules["fake"].eval()(noisy, sigma, labels)
-                    denoised_target = target(noisy, sigma, labels)
-                totals["student"] += _add_student_gradient(p, denoised_fake, denoised_target, x0, sigma, part)
-                totals["mismatch"] += part.share * _distance(denoised_target, x0)
+            for samples in made:
+                again = samples if len(parts) == 1 else batch.samples(student, p, samples.part)
+                gradient, mismatch = _estimates(state, target, p, again, batch.draw("student"))
+                totals["student"] += _descend_student(again, gradient)
+                totals["mismatch"] += mismatch
             _step(state, "student", p.student, p, batch.step)
     return totals
 
 
-def _shared_steps(state: TrainingState, target: NetDenoiser, p: ScoreDistillation, batch: Batch) -> Losses:
+def _descend_fake(state: ScoreRun, p: ScoreDistillation, samples: Samples, draw: Draw) -> Tensor:
+    """Denoising score matching of the fake score on the student's samples (DisBack, Eq. 5); returns the part's share of the loss."""
+    fake, own = state.modules["fake"].train(p.dropout), draw.rows(samples.part)
+    with own.of("dropout").masks():
+        loss = samples.part.share * score_matching_loss(fake, samples.x0.detach(), p.noise_fake, own, given(samples.labels))
+        loss.backward()
+    return loss.detach().double()
+
+
+@torch.no_grad()
+def _estimates(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, samples: Samples, draw: Draw) -> tuple[Tensor, Tensor]:
+    """The score difference at the student's diffused samples, weighted, and the part's share of the mismatch.
+
+    x_t and both estimates are dropped on return, before the student's backward pass asks for memory.
+    """
+    x0 = samples.x0.detach()
+    noisy, sigma = diffuse(x0, p.noise_student, draw.rows(samples.part))
+    # Without dropout, so that equal scores differ by nothing; the released code replays one mask for both nets.
+    of_fake, of_target = (net(noisy, sigma, given(samples.labels)) for net in (state.modules["fake"].eval(), target))
+    return score_gradient(of_fake, of_target, x0, sigma, p.weighting), samples.part.share * _distance(of_target, x0)
+
+
+def _descend_student(samples: Samples, gradient: Tensor) -> Tensor:
+    """The student's gradient (DisBack, Eq. 8); returns the part's share of the mean absolute weighted score difference."""
+    # The gradient of mean_B sum(g * x0) with g held fixed is g / B at x0: the score difference enters where dx_t / dx0 = 1.
+    samples.x0.backward(gradient / samples.part.batch)
+    return samples.part.share * gradient.abs().mean().double()
+
+
+def _shared_steps(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, batch: Batch) -> dict[str, Tensor]:
     """Both losses on the same noisy samples: the fake score's forward serves both, seven forwards in all.
 
     The student then sees the fake score before its update of this iteration, and both losses share the student's noise law: another
     estimator, faster and slightly staler.
     """
-    totals = dict.fromkeys(("fake", "student", "mismatch"), 0.0)
+    fake, totals = state.modules["fake"].train(p.dropout), _zeros(target)
     for part in state.group.parts(len(batch.z)):
-        x0, labels = batch.samples(state.modules["student"], p, part), given(rows_of(batch.labels, part))
-        noisy, sigma = diffuse(x0.detach(), p.noise_student, batch.seed, "student", batch.step, part)
-        with dropout_masks(batch.seed, "fake-dropout", batch.step, part.rows.start):
-            denoised_fake = state.modules["fake"].train(p.dropout)(noisy, sigma, labels)
+        samples = batch.samples(state.modules["student"], p, part)
+        x0, labels = samples.x0.detach(), given(samples.labels)
+        noisy, sigma = diffuse(x0, p.noise_student, batch.draw("student").rows(part))
+        with batch.draw("fake-dropout").rows(part).masks():
+            of_fake = fake(noisy, sigma, labels)
             with torch.no_grad():
-                denoised_target = target(noisy, sigma, labels)
-            totals["student"] += _add_student_gradient(p, denoised_fake.detach(), denoised_target, x0, sigma, part)
-            totals["fake"] += _add_fake_gradient(state, denoised_fake, x0.detach(), sigma, part)
-        totals["mismatch"] += part.share * _distance(denoised_target, x0)
+                of_target = target(noisy, sigma, labels)
+                gradient = score_gradient(of_fake.detach(), of_target, x0, sigma, p.weighting)
+            totals["student"] += _descend_student(samples, gradient)
+            loss = part.share * edm_loss(of_fake, x0, sigma, fake.sigma_data)
+            loss.backward()
+        totals["fake"] += loss.detach()
+        totals["mismatch"] += part.share * _distance(of_target, x0)
     _step(state, "student", p.student, p, batch.step)
     _step(state, "fake", p.fake, p, batch.step)
     return totals
 
 
-def _add_fake_gradient(state: TrainingState, denoised: Tensor, x0: Tensor, sigma: Tensor, part: Part) -> float:
-    """Denoising score matching of the fake score on the student's samples (DisBack, Eq. 5); returns the part's share of the loss."""
-    loss = part.share * edm_loss(denoised, x0, sigma, state.modules["fake"].sigma_data)
-    loss.backward()
-    return loss.item()
+def _zeros(net: NetDenoiser) -> dict[str, Tensor]:
+    """Where the losses of an update are added up: on the device, so that no pass waits for another's number."""
+    return {name: torch.zeros((), dtype=torch.float64, device=net.device) for name in ("fake", "student", "mismatch")}
 
 
-def _add_student_gradient(
-    p: ScoreDistillation, denoised_fake: Tensor, denoised_target: Tensor, x0: Tensor, sigma: Tensor, part: Part
-) -> float:
-    """The student's gradient (DisBack, Eq. 8); returns the part's share of the mean absolute weighted score difference."""
-    gradient = score_gradient(denoised_fake, denoised_target, x0.detach(), sigma, p.weighting)
-    # The gradient of mean_B sum(g * x0) with g held fixed is g / B at x0: the score difference enters where dx_t / dx0 = 1.
-    x0.backward(gradient / part.batch)
-    return part.share * gradient.abs().mean().item()
-
-
-def _step(state: TrainingState, name: str, adam: Adam, p: ScoreDistillation, step: int) -> None:
+def _step(state: ScoreRun, name: str, adam: Adam, p: ScoreDistillation, step: int) -> None:
     """One update of a module by the gradients that its passes have left."""
     state.group.add_up(parameter.grad for parameter in state.modules[name].parameters() if parameter.grad is not None)
-    _repair(state, state.modules[name], p)
+    if p.nan_to_num:
+        state.repaired += _repair(state.modules[name])
     optimiser_step(state.optimisers[name], adam, step)
 
 
-def _distance(denoised: Tensor, x0: Tensor) -> float:
-    return (denoised - x0.detach()).flatten(1).norm(dim=1).mean().item()
+def _distance(denoised: Tensor, x0: Tensor) -> Tensor:
+    return (denoised - x0).flatten(1).norm(dim=1).mean().double()
 
 
 def score_gradient(fake: Tensor, target: Tensor, x0: Tensor, sigma: Tensor, weighting: str) -> Tensor:
@@ -270,7 +273,7 @@ def update_cost(p: ScoreDistillation) -> int:
     return 7 if p.shared_noise else 3 + 1 + 3 * p.fake_per_student + 1
 
 
-def _average_student(state: TrainingState, p: ScoreDistillation, step: int) -> None:
+def _average_student(state: ScoreRun, p: ScoreDistillation, step: int) -> None:
     """The average that is evaluated; without one, the student's weights themselves."""
     student = state.modules["student"]
     if p.average is None:
@@ -279,13 +282,11 @@ def _average_student(state: TrainingState, p: ScoreDistillation, step: int) -> N
         update_average(state.averages["student"], student, p.average, step, p.batch)
 
 
-def _repair(state: TrainingState, module: torch.nn.Module, p: ScoreDistillation) -> None:
-    """The released code's silent repair of gradients, as an option whose use is counted."""
-    if not p.nan_to_num:
-        return
+def _repair(module: NetDenoiser) -> int:
+    """The released code's silent repair of gradients, as an option whose use is counted: returns how many values were replaced."""
+    replaced = 0
     for parameter in module.parameters():
-        if parameter.grad is not None:
-            bad = int((~torch.isfinite(parameter.grad)).sum())
-            if bad:
-                state.notes["repaired"] = state.notes.get("repaired", 0) + bad
-                torch.nan_to_num_(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5)
+        if parameter.grad is not None and (bad := int((~torch.isfinite(parameter.grad)).sum())):
+            replaced += bad
+            torch.nan_to_num_(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5)
+    return replaced

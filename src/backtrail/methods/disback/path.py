@@ -1,7 +1,12 @@
-"""The degradation path as files: node 0 is the teacher, the last node fits the initial student best; `path.csv` says what each one is."""
+"""The degradation path as files: node 0 is the teacher, the last node fits the initial student best; `path.csv` says what each one is.
 
-from dataclasses import dataclass
+Where another method's student is the start, it lies in the folder too, so that a path says by itself whose it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -9,17 +14,36 @@ from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.tables import load_csv, save_csv
-from backtrail.tensors import tensors_digest
+from backtrail.tensors import load_tensors, tensors_digest
 
 COLUMNS = ["node", "step", "loss_student", "loss_data", "digest"]
+START = "start.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a path begins: the teacher, and the student of another method that is the start, if one is.
+
+    start_cost: what that student has cost, in forwards of the net on a batch.
+    """
+
+    teacher: NetDenoiser
+    start: NetDenoiser | None = None
+    start_cost: int = 0
+
+    def placed(self, place: Callable[[NetDenoiser], NetDenoiser]) -> "Origin":
+        """The same origin with its nets where `place` puts them."""
+        return replace(self, teacher=place(self.teacher), start=place(self.start) if self.start else None)
 
 
 @dataclass(frozen=True)
 class DegradationPath:
-    """Nodes s'_0 (the teacher) ... s'_N, frozen and in eval mode, and the table of `path.csv`."""
+    """Nodes s'_0 (the teacher) ... s'_N, frozen and in eval mode, and the table of `path.csv`; start and start_cost as in `Origin`."""
 
     nodes: list[NetDenoiser]
     table: pd.DataFrame
+    start: NetDenoiser | None = None
+    start_cost: int = 0
 
     @property
     def teacher(self) -> NetDenoiser:
@@ -32,9 +56,13 @@ class DegradationPath:
 
     @property
     def cost(self) -> int:
-        """Network forwards on one batch that the recording took: per update one of the student, three of the node (forward and
-        backward)."""
-        return 4 * self.recorded_steps
+        """Network forwards on one batch that came before the student's first update: those of the start, and of the recording (per update
+        one of the student, three of the node: forward and backward)."""
+        return self.start_cost + 4 * self.recorded_steps
+
+    def placed(self, place: Callable[[NetDenoiser], NetDenoiser]) -> "DegradationPath":
+        """The same path with its nets where `place` puts them."""
+        return replace(self, nodes=[place(node) for node in self.nodes], start=place(self.start) if self.start else None)
 
 
 def node_file(folder: str | Path, node: int) -> Path:
@@ -42,29 +70,39 @@ def node_file(folder: str | Path, node: int) -> Path:
     return Path(folder) / f"node-{node:03d}.safetensors"
 
 
-def save_path(folder: str | Path, nodes: list[NetDenoiser], rows: list[dict], recording: dict) -> None:
-    """Write the nodes and `path.csv`; `rows` has step, loss_student and loss_data per node, `recording` says how it ended."""
-    for index, node in enumerate(nodes):
-        save_denoiser(node_file(folder, index), node, node=index, recording=recording)
-    table = pd.DataFrame([{"node": i, **row, "digest": tensors_digest(nodes[i].state_dict())} for i, row in enumerate(rows)])
-    save_csv(Path(folder) / "path.csv", table[COLUMNS])
+def save_path(folder: str | Path, path: DegradationPath, recording: dict[str, Any]) -> None:
+    """Write the nodes, the start and `path.csv`; `recording` says how it ended."""
+    start = tensors_digest(path.start.state_dict()) if path.start else None
+    if path.start:
+        save_denoiser(Path(folder) / START, path.start, cost=path.start_cost)
+    for index, node in enumerate(path.nodes):
+        save_denoiser(node_file(folder, index), node, node=index, recording=recording, start=start)
+    digests = [tensors_digest(node.state_dict()) for node in path.nodes]
+    save_csv(Path(folder) / "path.csv", path.table.assign(node=range(len(digests)), digest=digests)[COLUMNS])
 
 
 def load_path(folder: str | Path) -> DegradationPath:
     """Read a path back.
 
-    Raises UserError if a node is missing, is not the one that `path.csv` names (by digest), or has another architecture than the teacher.
+    Raises UserError if a node or the start is missing, is not the one that `path.csv` or node 0 names (by digest), or has another
+    architecture than the teacher.
     """
     table = load_csv(Path(folder) / "path.csv")
     if list(table.columns) != COLUMNS or list(table["node"]) != list(range(len(table))) or table.empty:
         raise UserError(f"{folder}/path.csv does not list the nodes 0, 1, 2, ...: run the stage `path` again")
-    nodes = []
-    for row in table.itertuples():
-        file = node_file(folder, row.node)
-        node = load_denoiser(file)
-        if (found := tensors_digest(node.state_dict())) != row.digest:
-            raise UserError(f"{file} has digest {found[:12]}, path.csv names {row.digest[:12]}: run the stage `path` again")
-        if nodes and node.configuration != nodes[0].configuration:
+    teacher, *others = (_named(node_file(folder, row.node), row.digest, "path.csv") for row in table.itertuples())
+    named = load_tensors(node_file(folder, 0))[1].get("start")
+    start = _named(Path(folder) / START, named, "node 0") if named else None
+    for file, node in [*((node_file(folder, i), node) for i, node in enumerate(others, start=1)), (Path(folder) / START, start)]:
+        if node is not None and node.configuration != teacher.configuration:
             raise UserError(f"{file} is another architecture than the teacher (node 0): run the stage `path` again")
-        nodes.append(node)
-    return DegradationPath(nodes, table)
+    cost = load_tensors(Path(folder) / START)[1]["cost"] if start else 0
+    return DegradationPath([teacher, *others], table, start, cost)
+
+
+def _named(file: Path, digest: str, by: str) -> NetDenoiser:
+    """The denoiser in `file`, which `by` names by its digest."""
+    denoiser = load_denoiser(file)
+    if (found := tensors_digest(denoiser.state_dict())) != digest:
+        raise UserError(f"{file} has digest {found[:12]}, {by} names {digest[:12]}: run the stage `path` again")
+    return denoiser

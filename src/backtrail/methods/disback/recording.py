@@ -6,56 +6,44 @@ convergence trajectory that the student follows.
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import NetDenoiser
-from backtrail.methods.disback.one_step import (
-    diffuse,
-    draw_labels,
-    generate,
-    given,
-    initial_student,
-    rows_of,
-    score_matching_loss,
-    student_input,
-)
+from backtrail.data.dataset import Labelled
+from backtrail.denoiser import Condition, NetDenoiser
+from backtrail.methods.disback.one_step import draw_labels, generate, given, initial_student, student_input
+from backtrail.methods.disback.path import DegradationPath, Origin
 from backtrail.parameters.score_distillation import Recording, ScoreDistillation
-from backtrail.parameters.training import NoiseLaw
-from backtrail.training.group import ALONE, Group
-from backtrail.training.loop import Losses, run
-from backtrail.training.noise import edm_loss
-from backtrail.training.scratch import Scratch
+from backtrail.randomness import Draw
+from backtrail.training.loop import HERE, Execution, Losses, run
+from backtrail.training.noise import diffuse, edm_loss, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot
+
+DEFAULT_EVALUATION_BATCH = 256  # images that the loss of a path of one node is measured on
 
 
 def record(
-    teacher: NetDenoiser,
-    p: ScoreDistillation,
-    shape: tuple[int, ...],
-    data: Tensor,
-    seed: int,
-    scratch: Scratch | None = None,
-    start: NetDenoiser | None = None,
-    data_labels: Tensor | None = None,
-    group: Group = ALONE,
-) -> tuple[list[NetDenoiser], list[dict], dict]:
-    """The path for the student that `p` starts from.
+    origin: Origin, p: ScoreDistillation, data: Labelled, seed: int, execution: Execution = HERE
+) -> tuple[DegradationPath, dict[str, Any]]:
+    """The path for the student that `p` starts from, and how the recording ended: {stopped_by, steps}.
 
-    shape is one image's [C, H, W]; data [N, C, H, W] in the model's range (with labels [N] for a conditional teacher) is what the path's
-    loss on data is measured on. `start` is the initial student where it is neither the teacher nor random.
-    Returns the nodes (teacher first), a row {step, loss_student, loss_data} for each, and {stopped_by, steps}.
+    data: images in the model's range, float32 (with labels for a conditional teacher), on which the path's loss on data is measured.
+    The path's table has a row {step, loss_student, loss_data} for each node, teacher first.
     """
-    student = initial_student(teacher, p.student_start, seed, start).eval().requires_grad_(False)
-    measure = PathLoss(student, p, shape, data, seed, data_labels)
+    teacher = origin.teacher
+    student = initial_student(teacher, p.student_start, seed, origin.start).eval().requires_grad_(False)
+    measure = PathLoss(student, p, data, seed)
     if p.recording is None:
-        return [teacher], [{"step": 0, **measure(teacher)}], {"stopped_by": "path of one node", "steps": 0}
+        rows = pd.DataFrame([{"step": 0, **measure(teacher)}])
+        return DegradationPath([teacher], rows, origin.start, origin.start_cost), {"stopped_by": "path of one node", "steps": 0}
     node = copy.deepcopy(teacher).eval().requires_grad_(True)
-    state = TrainingState({"node": node}, {"node": adam(node, p.recording.optimiser)}, group=group)
+    state = TrainingState({"node": node}, {"node": adam(node, p.recording.optimiser)}, group=execution.group)
     stopped_by = "budget"
-    for step, _ in run(state, lambda step: _update(state, student, p, shape, seed, step), p.recording.steps, scratch):
+    for step, _ in run(state, lambda step: update_node(state, student, p, seed, step), p.recording.steps, execution.scratch):
         if step % p.recording.candidates == 0 or step == p.recording.steps:
             state.rows.append({"step": step, **measure(node)})
             state.snapshots[f"{step:09d}"] = snapshot(node)
@@ -64,26 +52,25 @@ def record(
                 break
     chosen = choose_nodes(state.rows, p.recording)
     nodes = [teacher, *(_with_weights(teacher, state.snapshots[f"{row['step']:09d}"]) for row in chosen)]
-    return nodes, [state.rows[0], *chosen], {"stopped_by": stopped_by, "steps": state.rows[-1]["step"]}
+    path = DegradationPath(nodes, pd.DataFrame([state.rows[0], *chosen]), origin.start, origin.start_cost)
+    return path, {"stopped_by": stopped_by, "steps": state.rows[-1]["step"]}
 
 
 class PathLoss:
     """The EDM loss of a denoiser on the initial student's samples and on data, with fixed samples, noise and noise levels."""
 
-    def __init__(
-        self, student: NetDenoiser, p: ScoreDistillation, shape: tuple[int, ...], data: Tensor, seed: int, data_labels: Tensor | None = None
-    ):
-        n = p.recording.evaluation_batch if p.recording else 256
-        labels = draw_labels(student.n_classes, n, seed, "path-loss-label", 0, student.device)
-        if labels is not None and data_labels is None:
+    def __init__(self, student: NetDenoiser, p: ScoreDistillation, data: Labelled, seed: int):
+        n, draw = p.recording.evaluation_batch if p.recording else DEFAULT_EVALUATION_BATCH, Draw(seed, "path-loss")
+        labels = draw_labels(student, n, draw.of("label"))
+        if labels is not None and data.labels is None:
             raise ValueError("the loss of a conditional denoiser on data needs the data's labels")
         with torch.no_grad():
-            z = student_input((n, *shape), p.sigma_init, seed, "path-loss-z", 0, student.device)
-            x0 = generate(student, z, p.sigma_init, labels)
-        of_data = given(data_labels[:n].to(student.device)) if labels is not None and data_labels is not None else None
-        self.sets = {
-            "loss_student": (*self._diffused(x0, p.noise_fake, seed), given(labels)),
-            "loss_data": (*self._diffused(data[:n].to(student.device), p.noise_fake, seed), of_data),
+            x0 = generate(student, student_input(student, n, p.sigma_init, draw.of("z")), p.sigma_init, labels)
+        images = data.images[:n].to(student.device)
+        of_data = given(data.labels[:n].to(student.device)) if labels is not None and data.labels is not None else None
+        self.sets: dict[str, tuple[Tensor, Tensor, Tensor, Condition | None]] = {
+            "loss_student": (x0, *diffuse(x0, p.noise_fake, draw), given(labels)),
+            "loss_data": (images, *diffuse(images, p.noise_fake, draw), of_data),
         }
 
     @torch.no_grad()
@@ -92,10 +79,6 @@ class PathLoss:
             name: edm_loss(denoiser(noisy, sigma, condition), x0, sigma, denoiser.sigma_data).item()
             for name, (x0, noisy, sigma, condition) in self.sets.items()
         }
-
-    @staticmethod
-    def _diffused(x0: Tensor, law: NoiseLaw, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        return (x0, *diffuse(x0, law, seed, "path-loss", 0))
 
 
 def converged(rows: list[dict], tolerance: float | None) -> bool:
@@ -128,22 +111,25 @@ def choose_nodes(rows: list[dict], p: Recording) -> list[dict]:
     return [rows[i] for i in chosen]
 
 
-def _update(state: TrainingState, student: NetDenoiser, p: ScoreDistillation, shape: tuple[int, ...], seed: int, step: int) -> Losses:
+def update_node(state: TrainingState, student: NetDenoiser, p: ScoreDistillation, seed: int, step: int) -> Losses:
     """One update of the degraded score (DisBack, Eq. 7): the student is frozen."""
     assert p.recording is not None
-    node: NetDenoiser = state.modules["node"]  # type: ignore[assignment]
-    labels = draw_labels(node.n_classes, p.batch, seed, "recording-label", step, node.device)
-    z = student_input((p.batch, *shape), p.sigma_init, seed, "recording-z", step, node.device)
-    total = 0.0
+    node, draw = state.modules["node"], Draw(seed, "recording", step)
+    total = torch.zeros((), dtype=torch.float64, device=node.device)
     for part in state.group.parts(p.batch):
-        own = rows_of(labels, part)
-        with torch.no_grad():
-            x0 = generate(student, z[part.rows], p.sigma_init, own)
-        loss = part.share * score_matching_loss(node, x0, p.noise_fake, own, seed, "recording", step, part)
+        loss = part.share * fitting_loss(node, student, p, draw.rows(part))
         loss.backward()
-        total += loss.item()
+        total += loss.detach()
     optimiser_step(state.optimisers["node"], p.recording.optimiser, step, group=state.group)
-    return {"loss": state.group.total(total, node.device)}
+    return state.group.totals({"loss": total})
+
+
+def fitting_loss(model: NetDenoiser, student: NetDenoiser, p: ScoreDistillation, draw: Draw) -> Tensor:
+    """The loss of `model` on fresh samples of a frozen student, on the rows of the draw's part."""
+    labels = draw_labels(student, p.batch, draw.of("label"))
+    with torch.no_grad():
+        x0 = generate(student, student_input(student, p.batch, p.sigma_init, draw.of("z")), p.sigma_init, labels)
+    return score_matching_loss(model, x0, p.noise_fake, draw, given(labels))
 
 
 def _with_weights(like: NetDenoiser, values: dict[str, Tensor]) -> NetDenoiser:
@@ -152,20 +138,14 @@ def _with_weights(like: NetDenoiser, values: dict[str, Tensor]) -> NetDenoiser:
     return node.eval().requires_grad_(False)
 
 
-def fit_to_student(
-    start: NetDenoiser, student: NetDenoiser, p: ScoreDistillation, shape: tuple[int, ...], seed: int, steps: int
-) -> NetDenoiser:
-    """The score of the student as it is now: `start` (its fake score, say) fitted further to its samples, frozen.
+def fit_to_student(fake: NetDenoiser, student: NetDenoiser, p: ScoreDistillation, seed: int, steps: int) -> NetDenoiser:
+    """The score of the student as it is now: its fake score fitted further to its samples, frozen.
 
     The learning rate falls linearly to zero, so that what is left is the fit and not the last batches.
     """
-    model = copy.deepcopy(start).eval().requires_grad_(True)
+    model = copy.deepcopy(fake).eval().requires_grad_(True)
     optimiser = adam(model, p.fake)
     for step in range(steps):
-        labels = draw_labels(model.n_classes, p.batch, seed, "fit-label", step, model.device)
-        z = student_input((p.batch, *shape), p.sigma_init, seed, "fit-z", step, model.device)
-        with torch.no_grad():
-            x0 = generate(student, z, p.sigma_init, labels)
-        score_matching_loss(model, x0, p.noise_fake, labels, seed, "fit", step).backward()
+        fitting_loss(model, student, p, Draw(seed, "fit", step)).backward()
         optimiser_step(optimiser, p.fake, step, factor=1 - step / steps)
     return model.requires_grad_(False)

@@ -6,6 +6,7 @@ from is detached, so gradients never cross steps.
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,81 +16,77 @@ from backtrail.methods.sfd.lpips import LPIPS, load_lpips
 from backtrail.methods.sfd.trajectories import Piece, Pool, student_times, teacher_evaluations
 from backtrail.nets.build import with_step_condition
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
-from backtrail.randomness import dropout_masks, integers, permutation
+from backtrail.randomness import Draw
 from backtrail.sampling.solvers import AnalyticalFirstStep, euler
-from backtrail.training.group import ALONE, Group
-from backtrail.training.loop import Losses, run
-from backtrail.training.scratch import Scratch
+from backtrail.training.loop import HERE, Execution, Losses, run
 from backtrail.training.state import TrainingState, adam, optimiser_step
 
 Evaluate = Callable[[NetDenoiser], float]
 
 
-def distil(
-    teacher: NetDenoiser,
-    pool: Pool,
-    p: TrajectoryDistillation,
-    seed: int,
-    evaluate: Evaluate,
-    scratch: Scratch | None = None,
-    start_cost: int = 0,
-    group: Group = ALONE,
-) -> TrainingState:
-    """Train a few-step student; returns the run: module "student", the curve in `rows`.
+@dataclass
+class TrajectoryRun(TrainingState):
+    """A run of trajectory distillation: module "student"; its cost so far in forwards of the net on a batch, and its updates."""
 
-    The student starts as a copy of `teacher`, which in the second stage is the first stage's student and has cost `start_cost` (forwards
-    of the net on a batch). `evaluate` gets the student and returns its distance to the data at the first of `num_steps`.
-    Raises UserError if LPIPS is asked for and has no weights.
+    cost: int = 0
+    updates: int = 0
+
+
+def distil(pool: Pool, seed: int, evaluate: Evaluate, execution: Execution = HERE) -> TrajectoryRun:
+    """Train a few-step student on a pool; returns the run, with its curve in `rows`.
+
+    The student starts as a copy of the pool's teacher. `evaluate` gets the student and returns its distance to the data at the first of
+    `num_steps`. Raises UserError if LPIPS is asked for and has no weights.
     """
+    p, teacher = pool.p, pool.teacher
     perceptual = load_lpips(p.lpips.file, p.lpips.sha256).to(teacher.device) if p.lpips is not None else None
     student = copy.deepcopy(teacher)
     if p.step_condition != "none":
         student = with_step_condition(teacher, seed, random_start=p.step_condition == "random")
     # Dropout is the only part of the nets that train() turns on.
     student = (student.train() if p.dropout else student.eval()).requires_grad_(True)
-    notes = {"cost": start_cost, "updates": 0}
-    state = TrainingState({"student": student}, {"student": adam(student, p.optimiser)}, notes=notes, group=group)
-    for step, losses in run(state, lambda step: distil_round(state, pool, p, seed, step, perceptual), p.rounds, scratch):
+    state = TrajectoryRun({"student": student}, {"student": adam(student, p.optimiser)}, group=execution.group, cost=pool.teacher_cost)
+    for step, losses in run(state, lambda step: distil_round(state, pool, seed, step, perceptual), p.rounds, execution.scratch):
         if step % p.evaluate_every == 0 or step == p.rounds:
             evaluated = copy.deepcopy(student).eval()
-            counts = {"update": state.notes["updates"], "total_updates": state.notes["updates"], "cost": state.notes["cost"], "node": 0}
+            counts = {"update": state.updates, "total_updates": state.updates, "cost": state.cost, "node": 0}
             quality = {"nfe": p.num_steps[0] - 1 - p.afs, "fd_classifier": evaluate(evaluated)}
             state.rows.append({**counts, **quality, "loss_student": losses.get("student"), "loss_fake": None})
     return state
 
 
-def distil_round(
-    state: TrainingState, pool: Pool, p: TrajectoryDistillation, seed: int, step: int, perceptual: LPIPS | None = None
-) -> Losses:
+def distil_round(state: TrajectoryRun, pool: Pool, seed: int, step: int, perceptual: LPIPS | None = None) -> Losses:
     """One pass over one batch of the pool: an update per step of the student (Algorithm 2; a single one in Algorithm 1)."""
-    student: NetDenoiser = state.modules["student"]  # type: ignore[assignment]
+    p, student = pool.p, state.modules["student"]
     num_steps, batch = plan(p, seed, step)
-    parts, own = state.group.parts(p.batch), state.group.own(p.batch).rows
+    parts, own = state.group.parts(p.batch), state.group.own(p.batch)
     piece = pool.piece(num_steps, batch, own)
-    walks = [walk(student, piece.of(slice(part.rows.start - own.start, part.rows.stop - own.start)), p) for part in parts]
+    first = own.rows.start
+    walks = [walk(student, piece.of(slice(part.rows.start - first, part.rows.stop - first)), p) for part in parts]
     factor = 0.1 if step >= p.decay_at * p.rounds else 1.0
-    total, updates = 0.0, len(piece.states) - 1 - (p.afs and piece.first == 0)
+    total = torch.zeros((), dtype=torch.float64, device=student.device)
+    updates = len(piece.states) - 1 - (p.afs and piece.first == 0)
     for _ in range(updates):
         for part, steps in zip(parts, walks, strict=True):
-            with dropout_masks(seed, "student-dropout", state.notes["updates"], part.rows.start):
+            with Draw(seed, "student-dropout", state.updates, part).masks():
                 index, predicted, target = next(steps)
                 loss = DISTANCES[p.loss](predicted, target)
                 if perceptual is not None and index == num_steps - 2:
                     loss = loss + predicted[0].numel() * perceptual(predicted, target).mean()
                 (part.share * loss).backward()
-            total += part.share * loss.item()
-        optimiser_step(state.optimisers["student"], p.optimiser, state.notes["updates"], factor, state.group)
-        state.notes["updates"] += 1
+            total += part.share * loss.detach().double()
+        optimiser_step(state.optimisers["student"], p.optimiser, state.updates, factor, state.group)
+        state.updates += 1
     # Charged as if computed here, cached or not: the cache saves time, not cost.
-    state.notes["cost"] += teacher_evaluations(p, num_steps) + 3 * updates
-    return {"student": state.group.total(total / updates, student.device)}
+    state.cost += teacher_evaluations(p, num_steps) + 3 * updates
+    return state.group.totals({"student": total / updates})
 
 
 def plan(p: TrajectoryDistillation, seed: int, step: int) -> tuple[int, int]:
     """(num_steps, batch of the pool) of a round: num_steps uniform, batches in an order of the seed's own, again and again."""
-    num_steps = p.num_steps[int(integers(len(p.num_steps), (1,), seed, "num-steps", step))]
+    num_steps = p.num_steps[Draw(seed, "num-steps", step).integer(len(p.num_steps))]
     lap, place = divmod(step, p.pool)
-    return num_steps, int(permutation(p.pool, seed, f"pool-{num_steps}", lap)[place])
+    return num_steps, int(Draw(seed, f"pool-{num_steps}", lap).permutation(p.pool)[place])
 
 
 def walk(student: NetDenoiser, piece: Piece, p: TrajectoryDistillation) -> Iterator[tuple[int, Tensor, Tensor]]:

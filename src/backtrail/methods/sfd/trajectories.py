@@ -6,21 +6,21 @@ those on the fly are equal to the bit. The cache pays where a batch is used more
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from backtrail.data.dataset import to_float
+from backtrail.data.dataset import Labelled, to_float
 from backtrail.denoiser import Condition, NetDenoiser
 from backtrail.errors import UserError
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
-from backtrail.randomness import integers, normal
+from backtrail.randomness import Draw, Part
 from backtrail.sampling.schedules import schedule
 from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS, AnalyticalFirstStep
 from backtrail.tensors import load_tensors, save_tensors
 
 POOL_SEED = 0
-ALL = slice(None)
 RECIPE = {"inputs", "num_steps", "substeps", "solver", "schedule", "afs", "teacher_afs", "batch", "pool"}  # what a pool's bytes depend on
 
 
@@ -52,18 +52,15 @@ def teacher_times(p: TrajectoryDistillation, num_steps: int) -> Tensor:
 
 
 @torch.no_grad()
-def trajectory_from_noise(
-    teacher: NetDenoiser, p: TrajectoryDistillation, shape: tuple[int, ...], num_steps: int, batch: int, rows: slice = ALL
-) -> Piece:
+def trajectory_from_noise(teacher: NetDenoiser, p: TrajectoryDistillation, num_steps: int, draw: Draw) -> Piece:
     """SFD's target (Algorithm 2): one run of the teacher's solver from x_N ~ N(0, t_N^2 I), read at every K-th state.
 
     In the second stage the teacher is a few-step student: it may take its first step analytically, and is told its own time stamps.
     """
-    times = teacher_times(p, num_steps)
-    n_classes, labels = teacher.n_classes, None
-    if n_classes:
-        labels = integers(n_classes, (p.batch,), POOL_SEED, f"trajectory-label-{num_steps}", batch)[rows].to(teacher.device)
-    noise = normal((p.batch, *shape), POOL_SEED, f"trajectory-{num_steps}", batch)[rows]
+    times, labels = teacher_times(p, num_steps), None
+    if teacher.n_classes:
+        labels = draw.of(f"label-{num_steps}").integers(teacher.n_classes, p.batch).to(teacher.device)
+    noise = draw.of(f"{num_steps}").normal((p.batch, *teacher.image_shape))
     start = (times[0] * noise.double()).float().to(teacher.device)
     told = torch.full((len(start),), float(len(times)), device=teacher.device) if teacher.step_condition else None
     denoiser = AnalyticalFirstStep(teacher) if p.teacher_afs else teacher
@@ -72,35 +69,21 @@ def trajectory_from_noise(
 
 
 @torch.no_grad()
-def step_from_data(
-    teacher: NetDenoiser,
-    p: TrajectoryDistillation,
-    images: Tensor,
-    num_steps: int,
-    batch: int,
-    image_labels: Tensor | None = None,
-    rows: slice = ALL,
-) -> Piece:
+def step_from_data(teacher: NetDenoiser, p: TrajectoryDistillation, data: Labelled, num_steps: int, draw: Draw) -> Piece:
     """Algorithm 1's target: x_{n+1} ~ N(x_0, t_{n+1}^2 I) around data, then K steps of the teacher's solver to t_n.
 
-    images: the training images, uint8 [N, C, H, W]; image_labels: theirs, int64 [N], for a conditional teacher. With AFS the first step is
-    not learned, so it is not drawn.
+    data: the training images, uint8, with labels for a conditional teacher. With AFS the first step is not learned, so it is not drawn.
     """
-    if teacher.n_classes and image_labels is None:
+    if teacher.n_classes and data.labels is None:
         raise ValueError("a conditional teacher needs the images' labels")
-    first = p.afs + int(integers(num_steps - 1 - p.afs, (1,), POOL_SEED, f"data-step-{num_steps}", batch))
-    chosen = integers(len(images), (p.batch,), POOL_SEED, f"data-rows-{num_steps}", batch)[rows]
+    first = p.afs + draw.of(f"step-{num_steps}").integer(num_steps - 1 - p.afs)
+    chosen = draw.of(f"rows-{num_steps}").integers(len(data.images), p.batch)
     times = teacher_times(p, num_steps)[first * p.substeps : (first + 1) * p.substeps + 1]
-    noise = normal((p.batch, *images.shape[1:]), POOL_SEED, f"data-noise-{num_steps}", batch)[rows]
-    start = (to_float(images[chosen]).double() + times[0] * noise.double()).float().to(teacher.device)
-    labels = image_labels[chosen].to(teacher.device) if teacher.n_classes and image_labels is not None else None
+    noise = draw.of(f"noise-{num_steps}").normal((p.batch, *data.images.shape[1:]))
+    start = (to_float(data.images[chosen]).double() + times[0] * noise.double()).float().to(teacher.device)
+    labels = data.labels[chosen].to(teacher.device) if teacher.n_classes and data.labels is not None else None
     *_, end = SOLVERS[p.solver](teacher, start, times, Condition(labels))
     return Piece(num_steps, first, torch.stack([start, end]), labels)
-
-
-def sampled_facts(p: TrajectoryDistillation) -> dict:
-    """What a student's file says of how it is sampled, JSON-able: time stamps, analytical first step, trained lengths."""
-    return p.model_dump(mode="json", include={"schedule", "afs", "num_steps"})
 
 
 def teacher_evaluations(p: TrajectoryDistillation, num_steps: int) -> int:
@@ -110,34 +93,36 @@ def teacher_evaluations(p: TrajectoryDistillation, num_steps: int) -> int:
     return steps * EVALUATIONS_PER_STEP[p.solver] - p.teacher_afs
 
 
+@dataclass(frozen=True)
 class Pool:
     """Batches of pieces: read from a cache, or computed by the teacher at each request.
 
-    images: training images, uint8 [N, C, H, W]; labels: theirs, int64 [N], used where the teacher is conditional and inputs are data.
+    data: the training images, uint8, with labels where the teacher is conditional; only inputs = data read them. teacher_cost: what the
+    teacher has cost where it is a student itself, in forwards of the net on a batch.
     """
 
-    def __init__(
-        self,
-        teacher: NetDenoiser,
-        p: TrajectoryDistillation,
-        images: Tensor,
-        cache: dict[str, Tensor] | None = None,
-        labels: Tensor | None = None,
-    ):
-        self.teacher, self.p, self.images, self.cache, self.labels = teacher, p, images, cache, labels
+    teacher: NetDenoiser
+    p: TrajectoryDistillation
+    data: Labelled | None = None
+    cache: dict[str, Tensor] | None = None
+    teacher_cost: int = 0
 
-    def piece(self, num_steps: int, batch: int, rows: slice = ALL) -> Piece:
-        """Batch `batch` (0 ... pool - 1) for `num_steps`; of several processes each asks for its rows."""
+    def piece(self, num_steps: int, batch: int, part: Part | None = None) -> Piece:
+        """Batch `batch` (0 ... pool - 1) for `num_steps`, or of several processes this one's part of it.
+
+        Raises ValueError if inputs = data and there are none.
+        """
         if self.cache is not None:
-            key = f"{num_steps}/{batch:05d}"
-            labels = self.cache.get(f"{key}/labels")
-            states = self.cache[f"{key}/states"][:, rows]
-            return Piece(num_steps, int(self.cache[f"{key}/first"]), states, None if labels is None else labels[rows])
-        if self.p.inputs == "data":
-            return step_from_data(self.teacher, self.p, self.images, num_steps, batch, self.labels, rows)
-        return trajectory_from_noise(self.teacher, self.p, tuple(self.images.shape[1:]), num_steps, batch, rows)
+            key, rows = f"{num_steps}/{batch:05d}", part.rows if part else slice(None)
+            piece = Piece(num_steps, int(self.cache[f"{key}/first"]), self.cache[f"{key}/states"], self.cache.get(f"{key}/labels"))
+            return piece.of(rows)
+        if self.p.inputs == "trajectory":
+            return trajectory_from_noise(self.teacher, self.p, num_steps, Draw(POOL_SEED, "trajectory", batch, part))
+        if self.data is None:
+            raise ValueError("inputs = data needs the training images")
+        return step_from_data(self.teacher, self.p, self.data, num_steps, Draw(POOL_SEED, "data", batch, part))
 
-    def save(self, path: str | Path, metadata: dict) -> None:
+    def save(self, path: str | Path, metadata: dict[str, Any]) -> None:
         """Compute the whole pool and write it; with `cached` off, a file that says that nothing is cached."""
         tensors: dict[str, Tensor] = {}
         if self.p.cached:
@@ -150,20 +135,20 @@ class Pool:
         save_tensors(path, tensors or {"nothing": torch.zeros(0)}, {"cached": self.p.cached, "recipe": recipe(self.p), **metadata})
 
 
-def recipe(p: TrajectoryDistillation) -> dict:
+def recipe(p: TrajectoryDistillation) -> dict[str, Any]:
     """The parameters that decide a pool, JSON-able."""
     return p.model_dump(mode="json", include=RECIPE)
 
 
-def load_pool(path: str | Path, teacher: NetDenoiser, p: TrajectoryDistillation, images: Tensor, labels: Tensor | None = None) -> Pool:
+def load_pool(path: str | Path, teacher: NetDenoiser, p: TrajectoryDistillation, data: Labelled | None = None) -> Pool:
     """The pool that the stage `trajectories` wrote. Raises UserError if it was made for another pool."""
     tensors, metadata = load_tensors(path)
     if not metadata.get("cached"):
-        return Pool(teacher, p, images, labels=labels)
+        return Pool(teacher, p, data)
     if (made_for := metadata.get("recipe")) != recipe(p):
         differing = sorted(key for key in RECIPE if (made_for or {}).get(key) != recipe(p)[key])
         raise UserError(f"{path} was made with another {', '.join(differing)}: run the stage `trajectories` again")
     wanted = {f"{n}/{b:05d}/{part}" for n in p.num_steps for b in range(p.pool) for part in ("first", "states")}
     if missing := wanted - set(tensors):
         raise UserError(f"{path} lacks {len(missing)} of {len(wanted)} entries (first: {min(missing)}): run the stage `trajectories` again")
-    return Pool(teacher, p, images, tensors, labels)
+    return Pool(teacher, p, data, tensors)

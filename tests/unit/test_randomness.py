@@ -1,0 +1,34 @@
+"""Draws: functions of (seed, purpose, step) and the place in the whole batch, by golden values that no release may change."""
+
+import pytest
+import torch
+
+from backtrail.randomness import Draw, Part, generator
+
+DRAW = Draw(3, "distil", 5)
+NORMAL = [0.026568, 1.116372, 0.841863]
+INTEGERS = [970, 653, 561]
+UNIFORM = [0.655777, 0.532194, 0.807992]
+PERMUTATION = [0, 4, 3, 5, 1, 2]
+
+
+def test_draws_have_the_values_of_every_release():
+    assert DRAW.normal((3,)).tolist() == pytest.approx(NORMAL, abs=1e-6)
+    assert DRAW.integers(1000, 3).tolist() == INTEGERS
+    assert DRAW.uniform(3).tolist() == pytest.approx(UNIFORM, abs=1e-6)
+    assert DRAW.permutation(6).tolist() == PERMUTATION
+
+
+def test_a_draw_of_a_draw_is_named_by_both_and_keeps_step_and_rows():
+    part = Part(slice(1, 3), 4)
+    assert DRAW.rows(part).of("z") == Draw(3, "distil-z", 5, part)
+    assert torch.equal(DRAW.of("z").normal((2, 2)), torch.randn(2, 2, generator=generator(3, "distil-z", 5)))
+
+
+def test_a_part_gets_its_rows_of_the_whole_batch():
+    own = DRAW.rows(Part(slice(2, 5), 6))
+    assert torch.equal(own.normal((6, 2)), DRAW.normal((6, 2))[2:5])
+    assert torch.equal(own.integers(9, 6), DRAW.integers(9, 6)[2:5])
+    assert torch.equal(own.uniform(6), DRAW.uniform(6)[2:5])
+    assert own.integer(1000) == DRAW.integer(1000) and torch.equal(own.permutation(6), DRAW.permutation(6))
+    assert own.batch(torch.zeros(3)) == 6 and DRAW.batch(torch.zeros(3)) == 3
