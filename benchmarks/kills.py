@@ -30,7 +30,8 @@ import yaml
 
 import backtrail.cli as command_line
 from backtrail.artifacts import file_digest, save_json
-from backtrail.ledger.closure import closure
+from backtrail.ledger.fingerprints import closure_files
+from backtrail.pipeline import lay_down
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -50,15 +51,15 @@ class Stage:
 
 
 PREPARATION = [
-    "fetch", "dataset", "teacher", "classifier", "reference --extractor classifier", "path --method disback --seed 0",
-    "trajectories --method trajectory", "trajectories --method sfd-v",
+    "fetch", "dataset", "teacher", "classifier", "reference --stage reference@classifier", "path --stage path@disback-0",
+    "trajectories --stage trajectories@trajectory", "trajectories --stage trajectories@sfd-v",
 ]  # fmt: skip
 STAGES = {
     "teacher": Stage("teacher", ["results/teacher"], 2),
-    "recording": Stage("path --method disback --seed 0", ["results/paths"], 3),
-    "score distillation": Stage("score-distillation --method disback --seed 0", ["results/students", "results/curves"], 6),
-    "Algorithm 1": Stage("trajectory-distillation --method trajectory --seed 0", ["results/students", "results/curves"], 7),
-    "SFD-v": Stage("trajectory-distillation --method sfd-v --seed 0", ["results/students", "results/curves"], 8),
+    "recording": Stage("path --stage path@disback-0", ["results/paths"], 3),
+    "score distillation": Stage("score-distillation --stage score-distillation@disback-0", ["results/students", "results/curves"], 6),
+    "Algorithm 1": Stage("trajectory-distillation --stage trajectory-distillation@trajectory-0", ["results/students", "results/curves"], 7),
+    "SFD-v": Stage("trajectory-distillation --stage trajectory-distillation@sfd-v-0", ["results/students", "results/curves"], 8),
 }
 
 
@@ -150,7 +151,8 @@ def prepare(folder: Path, stages: list[str]) -> None:
     p["score_distillation"]["disback"]["recording"] |= {"steps": LONG["score"], "candidates": 5}
     for method in ("trajectory", "sfd-v"):
         p["trajectory_distillation"][method] |= {"rounds": LONG["rounds"], "pool": 20, "evaluate_every": 20}
-    (folder / "params.yaml").write_text(yaml.safe_dump(p))
+    (folder / "params.yaml").write_text(yaml.safe_dump(p), encoding="utf-8")
+    lay_down(folder)
     write_images(folder / "images")
     for arguments in PREPARATION[: max(STAGES[name].needs for name in stages)]:
         finish(Attempt(folder, arguments))
@@ -322,7 +324,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the tallies, JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    closure("backtrail.stages.teacher")  # who imports whom is read once, here
+    closure_files("teacher")  # who imports whom is read once, here
     for command in ("teacher", "path", "score-distillation", "trajectory-distillation"):
         command_line.backtrail.get_command(click.Context(command_line.backtrail), command)
     with tempfile.TemporaryDirectory(prefix="backtrail-kills-") as name:

@@ -1,11 +1,10 @@
 """The real dvc.yaml, at its smallest size, on a real Slurm."""
 
-import shutil
-
 import pytest
 import yaml
 
 from backtrail.artifacts import load_json
+from backtrail.pipeline import lay_down
 from cluster.conftest import ROOT, ClusterProject, make_project
 from cluster.slurm import Slurm
 from pipeline.conftest import tiny, write_images
@@ -19,12 +18,14 @@ def project(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> ClusterPr
     """The built-in suite with one method of each family and one seed; its training stages ask for a GPU, which they leave alone."""
     project = make_project(tmp_path_factory.mktemp("suite") / "tiny", slurm)
     built_in = yaml.safe_load((ROOT / "params.yaml").read_text())
-    parameters = tiny(built_in) | {section: built_in[section] for section in ("second_stage", "started_score_distillation")}
+    parameters = tiny(built_in) | {"start": {"teacher": ["disback"]}}
+    parameters.pop("second_stage")
     for family, methods in KEPT.items():
         parameters[family] = {method: parameters[family][method] for method in methods}
+    parameters["students"] = {method: built_in["students"][method] for methods in KEPT.values() for method in methods}
     parameters["resources"]["train"]["gpus"] = 1
     (project.root / "params.yaml").write_text(yaml.safe_dump(parameters))
-    shutil.copy(ROOT / "dvc.yaml", project.root)
+    lay_down(project.root)
     write_images(project.root / "images")
     return project
 

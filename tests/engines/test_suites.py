@@ -25,11 +25,8 @@ def test_the_papers_suites_are_there():
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_suite_is_a_dvc_project_of_its_own(name):
-    folder = ROOT / "suites" / name
-    for file in (".dvc/config", ".dvcignore", *["dvc.yaml"] * (name in SUITES)):
-        assert (folder / file).read_bytes() == (ROOT / file).read_bytes(), file
-    assert EVERY[name].suite == name and (folder / EVERY[name].code).resolve() == ROOT / "src/backtrail"
+def test_a_suite_has_the_name_of_its_folder(name):
+    assert EVERY[name].suite == name
 
 
 @pytest.mark.parametrize("name", IMPORTED)
@@ -55,8 +52,8 @@ def test_what_the_papers_fix_is_as_they_have_it(name):
     assert sfd.num_steps == [4] and sfd_v.num_steps == [4, 5, 6, 7] and sfd_v.step_condition == "random"
     for nfe in (3, 4, 5):
         one = SUITES[name].trajectory_distillation[f"sfd-nfe{nfe}"]
-        assert one.num_steps == one.sample_num_steps == [nfe + 2]
-        assert one.model_dump(exclude={"num_steps", "sample_num_steps"}) == sfd.model_dump(exclude={"num_steps", "sample_num_steps"})
+        assert one.num_steps == SUITES[name].students[f"sfd-nfe{nfe}"].num_steps == [nfe + 2]
+        assert one.model_dump(exclude={"num_steps"}) == sfd.model_dump(exclude={"num_steps"})
     second = SUITES[name].second_stage.methods["sfd-nfe1"]
     assert (second.num_steps, second.substeps, second.solver, second.teacher_afs, second.afs) == ([3], 3, "euler", True, True)
     assert sfd.optimiser.lr == {"cifar10": 5e-5, "imagenet64": 1e-5}.get(name, 5e-5)
@@ -90,6 +87,9 @@ def checkout(tmp_path):
     shutil.copytree(ROOT / "suites", tmp_path / "suites", ignore=shutil.ignore_patterns(".snakemake", "tmp", "cache", "data", "results"))
     for name in ("src", "workflow"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "slurm", tmp_path / "slurm", follow_symlinks=False)
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     return tmp_path
@@ -109,7 +109,7 @@ def test_both_engines_plan_a_suite(checkout: Path, name):
 
 def test_both_engines_plan_the_ring(checkout: Path):
     runs = {f"ring-run@{method}-{seed}" for method in EVERY["ring"].methods for seed in EVERY["ring"].seeds}
-    assert planned_by_both(checkout, "ring") == {"ring-teacher", "ring-figure", *runs}
+    assert planned_by_both(checkout, "ring") | {"code"} == {"code", "ring-teacher", "ring-figure", *runs}
 
 
 def planned_by_both(checkout: Path, name: str) -> set[str]:
@@ -121,5 +121,5 @@ def planned_by_both(checkout: Path, name: str) -> set[str]:
     planned = set(re.findall(r"^Job \d+: (\S+): ", done.stdout + done.stderr, flags=re.MULTILINE))
     command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
     listed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    assert set(listed.stdout.split()) == planned
+    assert set(listed.stdout.split()) == planned | {"code"}  # which the plan has brought up to date
     return planned

@@ -44,7 +44,7 @@ def test_records_tell_what_ran_and_nothing_private(suite: TinySuite) -> None:
         assert str(suite.folder) not in text and str(Path.home()) + "/" not in text and os.uname().nodename not in text.split('"')
 
 
-STAGES_TO_REPEAT = ["teacher", "path@disback-0", "score-distillation@disback-0", "trajectory-distillation@sfd-v-0", "figure-nfe", "report"]
+STAGES_TO_REPEAT = ["teacher", "path@disback-0", "score-distillation@disback-0", "trajectory-distillation@sfd-v-0", "figures", "report"]
 
 
 @pytest.mark.parametrize("name", STAGES_TO_REPEAT)
@@ -133,10 +133,16 @@ def test_wrong_parameters_stop_a_stage_before_it_works(suite: TinySuite, tmp_pat
 
 
 def test_unknown_method_is_named(suite: TinySuite) -> None:
-    command = [sys.executable, "-m", "backtrail", "score-distillation", "--method", "disbakc", "--seed", "0"]
+    command = [sys.executable, "-m", "backtrail", "score-distillation", "--stage", "score-distillation@disbakc-0"]
     done = subprocess.run(command, cwd=suite.folder, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "no method 'disbakc' here; known: diff-instruct, disback" in done.stderr
+    assert "declares no stage 'score-distillation@disbakc-0'; it has score-distillation@diff-instruct-0" in done.stderr
+
+
+def test_a_stage_of_another_command_is_refused(suite: TinySuite) -> None:
+    command = [sys.executable, "-m", "backtrail", "path", "--stage", "mismatch@disback-0"]
+    done = subprocess.run(command, cwd=suite.folder, capture_output=True, text=True)
+    assert done.returncode == 2 and "is run by `backtrail mismatch`, not by `backtrail path`" in done.stderr
 
 
 def test_a_truncated_data_file_is_named(suite: TinySuite) -> None:
@@ -182,9 +188,9 @@ def test_a_stage_in_two_processes_ends_where_one_does(suite: TinySuite) -> None:
 
 
 def test_a_stage_that_cannot_be_divided_says_so(suite: TinySuite) -> None:
-    process = start_in_two(suite, "samples", "--method", "sfd", "--seed", "0")
+    process = start_in_two(suite, "samples", "--stage", "samples@sfd-0")
     assert process.wait() == 0  # one that is not trained does not start processes
     environment = os.environ | {"BACKTRAIL_PROCESSES": "two"}
-    command = [sys.executable, "-m", "backtrail", "path", "--method", "disback", "--seed", "0"]
+    command = [sys.executable, "-m", "backtrail", "path", "--stage", "path@disback-0"]
     done = subprocess.run(command, cwd=suite.folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "BACKTRAIL_PROCESSES = 'two' should be a number of processes" in done.stderr

@@ -52,7 +52,7 @@ N_IMAGES = {"ffhq64": 80, "afhqv2-64": 80, "imagenet64": 1080}  # of the rehears
 
 def small(values: dict[str, Any]) -> dict[str, Any]:
     """A suite's own parameters with every size made small; what is a choice and no size stays, as do the names of files."""
-    p = {**values, "code": str(ROOT / "src/backtrail"), "seeds": [0], "runtime": {"threads": 1}}
+    p = {**values, "seeds": [0], "runtime": {"threads": 1}}
     p["data"] |= {"local": "originals"}
     if p["data"]["name"].endswith("64"):
         p["data"] |= {"held_out": 20}
@@ -63,7 +63,7 @@ def small(values: dict[str, Any]) -> dict[str, Any]:
         p["teacher"] |= {"steps": 4, "batch": 4, "net": p["teacher"]["net"] | {"channels": [8, 16], "blocks": 1}}
     for name, sampler in p["teacher_samples"]["samplers"].items():
         sampler["num_steps"] = [3] if name == "heun" else [4]
-    for method in (*p["score_distillation"].values(), *p["started_score_distillation"]["methods"].values()):
+    for method in p["score_distillation"].values():
         method |= {"updates": 4, "batch": 2, "evaluate_every": 4, "snapshots": [0]}
         if method["recording"]:
             method |= {
@@ -71,9 +71,10 @@ def small(values: dict[str, Any]) -> dict[str, Any]:
                 "node_updates": 2,
             }
     for method in (*p["trajectory_distillation"].values(), *p["second_stage"]["methods"].values()):
-        method |= {"rounds": 2, "batch": 2, "pool": 2, "evaluate_every": 2, "sample_num_steps": method["num_steps"]}
+        method |= {"rounds": 2, "batch": 2, "pool": 2, "evaluate_every": 2}
     p["metrics"] |= {"n_samples": 4, "n_curve": 8, "n_reference": 16, "n_pairwise": 4, "n_floor": 4, "k_precision": 2, "k_density": 2}
-    p["metrics"]["mismatch"] = {"n_samples": 2, "fit_steps": 1, "sigmas": [0.2, 2.5]}
+    p["students"] = {name: {} for name in p["students"]}
+    p["mismatch"] = {"n_samples": 2, "fit_steps": 1, "sigmas": [0.2, 2.5]}
     if p["metrics"]["inception"]:
         p["metrics"]["inception"] |= {"local": "originals"}
     p["report"] |= {"sample_columns": 2, "sample_solvers": ["heun/nfe4", "dpmpp-3m/nfe3"]}

@@ -49,10 +49,9 @@ def parameters() -> dict[str, Any]:
         "sample_columns": 10,
         "sample_solvers": ["heun/nfe34", "dpmpp-3m/nfe2"],
     }
-    score = {"diff-instruct": {"recording": None}, "disback": {"recording": {"steps": 24}}}
-    trajectory: dict[str, Any] = {"trajectory": {}, "sfd": {}, "sfd-v": {}}
-    data = {"name": "fashion-mnist"}
-    return {"report": report, "data": data, "seeds": SEEDS, "score_distillation": score, "trajectory_distillation": trajectory}
+    start = {"teacher": ["diff-instruct", "disback"]}
+    students: dict[str, Any] = {name: {} for name in ("diff-instruct", "disback", "trajectory", "sfd", "sfd-v")}
+    return {"report": report, "data": {"name": "fashion-mnist"}, "seeds": SEEDS, "start": start, "students": students}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -167,6 +166,7 @@ def write_paths(folder: Path, seeds: list[int]) -> None:
                 }
             )
         write_csv(folder / f"results/paths/disback/seed{seed}/path.csv", rows)
+        write_csv(folder / f"results/paths/diff-instruct/seed{seed}/path.csv", rows[:1])
 
 
 def pictures(n: int, blur: float) -> np.ndarray:

@@ -86,7 +86,7 @@ def test_counted_forwards_are_those_made(monkeypatch):
     counted.images = 0
     score.distil(path, p, 0, torch.no_grad()(lambda student: student(torch.zeros(5, *score.SHAPE), torch.tensor(1.0)).sum().item()))
     assert counted.images == disback.training_forwards(p, 5)
-    q = trajectory.parameters(cached=False, sample_num_steps=[4])
+    q = trajectory.parameters(cached=False)
     counted.images = 0
     trajectory.run(tiny_denoiser(), q)
     assert counted.images == sfd.training_forwards(q, 0)

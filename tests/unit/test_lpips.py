@@ -76,7 +76,7 @@ def test_it_enters_the_last_step_alone_weighted_by_the_pixels(weights_file):
         runs[loss] = distil(teacher, Pool(teacher, p, IMAGES), p, 0, lambda student: 0.0)
     with_it, without = (runs[loss].rows[-1]["loss_student"] for loss in ("l1+lpips", "l1"))
     assert with_it > without  # the first of the two updates is the same, so only the last step's loss differs
-    p = parameters(loss="l1+lpips", lpips=weights, num_steps=[3], sample_num_steps=[3], optimiser={"lr": 1e-12})
+    p = parameters(loss="l1+lpips", lpips=weights, num_steps=[3], optimiser={"lr": 1e-12})
     pool = Pool(teacher, p, IMAGES)
     state = distil(teacher, pool, p, 0, lambda student: 0.0)
     piece = pool.piece(3, 0)

@@ -30,7 +30,7 @@ def test_rows_are_the_nodes_then_the_snapshots(tmp_path, monkeypatch):
     save_path("results/paths/disback/seed0", DegradationPath(nodes, pd.DataFrame(rows)), {})
     for update, student in snapshots.items():
         save_denoiser(f"results/students/disback/seed0/snapshots/student-{update:09d}.safetensors", student, node=0)
-    result = CliRunner().invoke(command, ["--method", "disback", "--seed", "0"], catch_exceptions=False)
+    result = CliRunner().invoke(command, ["--stage", "path-samples@disback-0"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     images, metadata = load_tensors("results/path-samples/disback.safetensors")
     assert metadata["rows"] == [

@@ -42,11 +42,11 @@ def test_forwards_are_the_cost_models():
     updates = suite.score_distillation["disback"].updates
     kept = len({*range(0, updates + 1, 1000), *suite.score_distillation["disback"].snapshots})
     assert found["score-distillation@disback-0"] == 8 * 128 * updates + kept * n_curve
-    assert found["path@disback-0"] == found["started-path@sfd-disback-0"] == 4 * 128 * 200 + 21 * 2 * 256
+    assert found["path@disback-0"] == found["path-from-sfd-nfe1@sfd-disback-0"] == 4 * 128 * 200 + 21 * 2 * 256
     # The second stage's teacher makes K steps per step of its student, but for the analytical one: 5 forwards, and 3 for the update.
     assert found["second-stage-distillation@sfd-nfe1-0"] == 15625 * 128 * (5 + 3) + 33 * n_curve
-    assert found["second-stage-samples@sfd-nfe1-0"] == found["started-score-samples@sfd-disback-0"] == n_samples
-    assert found["trajectory-samples@sfd-v-0"] == n_samples * sum(n - 2 for n in (4, 5, 6, 7, 3, 8, 9, 10))
+    assert found["samples@sfd-nfe1-0"] == found["samples@sfd-disback-0"] == n_samples
+    assert found["samples@sfd-v-0"] == n_samples * sum(n - 2 for n in (4, 5, 6, 7, 3, 8, 9, 10))
     assert found["teacher-samples"] == n_samples * (34 + 3 * sum(range(3, 11)))
     assert forwards("cifar10-jpeg")["teacher"] == 3 * 200_000 * 128 and "teacher" not in found
 
@@ -54,7 +54,7 @@ def test_forwards_are_the_cost_models():
 def test_inception_reads_every_sample_once_per_resizing():
     images = {item.names[0]: item.features for item in count(SUITES["cifar10"])}
     readers, samplings = 2, 3  # FID's own and clean-fid's resizing; three sets of 50,000
-    assert images["trajectory-metrics@sfd-v-0"] == readers * samplings * 8 * 50_000
+    assert images["metrics@sfd-v-0"] == readers * samplings * 8 * 50_000
     assert images["teacher-metrics"] == readers * samplings * 25 * 50_000
     assert inception_gflop() == pytest.approx(11.42, abs=0.01)
 

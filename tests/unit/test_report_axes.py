@@ -33,7 +33,7 @@ def folder(tmp_path):
     for method, ends in ENDS.items():
         write_method(folder, method, ends)
     values = parameters()
-    values["score_distillation"] |= {method: {"recording": None} for method in ENDS}
+    values["students"] |= {method: {} for method in ENDS}
     values["report"]["axes"] = {"knob": axis(low=1, base=2, high=30).model_dump()}
     write_parameters(folder, values)
     return folder

@@ -85,7 +85,7 @@ def test_one_seed_of_three_makes_a_claim_undecided(tmp_path):
 
 def test_methods_that_are_not_there_are_not_run(tmp_path):
     suite = write_suite(tmp_path)
-    write_parameters(suite, parameters() | {"score_distillation": {"diff-instruct": {}}, "trajectory_distillation": {"sfd": {}}})
+    write_parameters(suite, parameters() | {"start": {"teacher": ["diff-instruct"]}, "students": {"diff-instruct": {}, "sfd": {}}})
     table = judge_all(open_suite(suite)).set_index("claim")["verdict"]
     assert table["sfd-beats-dpmpp"] == HELD
     assert set(table.drop("sfd-beats-dpmpp")) == {NOT_RUN}

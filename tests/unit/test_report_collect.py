@@ -69,20 +69,14 @@ def test_an_unknown_source_of_samples_is_named(folder):
 
 
 def test_methods_that_start_from_another_student_belong_to_the_families(folder):
-    values = parameters()
-    values["score_distillation"].pop("disback")
-    values["trajectory_distillation"].pop("sfd-v")
-    values["started_score_distillation"] = {"start_method": "sfd-v", "methods": {"disback": {"recording": {"steps": 24}}}}
-    values["second_stage"] = {"teacher_method": "sfd", "methods": {"sfd-v": {}}}
-    write_parameters(folder, values)
+    write_parameters(folder, parameters() | {"start": {"teacher": ["diff-instruct"], "sfd-v": ["disback"]}})
     suite = open_suite(folder)
     assert suite.families == dict.fromkeys(["diff-instruct", "disback"], "score") | dict.fromkeys(
         ["trajectory", "sfd", "sfd-v"], "trajectory"
     )
     assert suite.recorded == ["disback"]
-    values["second_stage"] = {"teacher_method": "sfd"}
-    write_parameters(folder, values)
-    with pytest.raises(UserError, match="methods should be a dict; found None"):
+    write_parameters(folder, parameters() | {"students": None})
+    with pytest.raises(UserError, match="students should be a dict; found None"):
         open_suite(folder)
 
 

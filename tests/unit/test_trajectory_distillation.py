@@ -263,7 +263,7 @@ def first_stage_student():
     return run(tiny_denoiser(), p).modules["student"].eval().requires_grad_(False)
 
 
-SECOND = {"num_steps": [3], "substeps": 3, "solver": "euler", "teacher_afs": True, "sample_num_steps": [3]}
+SECOND = {"num_steps": [3], "substeps": 3, "solver": "euler", "teacher_afs": True}
 
 
 def test_the_second_stages_teacher_is_the_first_stages_sampler():
@@ -318,7 +318,7 @@ def test_a_one_evaluation_student_is_the_one_step_generator_that_score_distillat
         ({"substeps": 0}, r"substeps = 0: should be greater than or equal to 1"),
         ({"num_steps": [2]}, r"num_steps \[2\]: at least 3 time stamps"),
         ({"num_steps": [1], "afs": False}, r"num_steps \[1\]: at least 2 time stamps"),
-        ({"sample_num_steps": [4, 2]}, r"sample_num_steps \[2\]: at least 3 time stamps"),
+        ({"num_steps": [4, 2], "step_condition": "zero"}, r"num_steps \[2\]: at least 3 time stamps"),
         ({"num_steps": []}, r"num_steps = \[\]"),
         ({"schedule": {"t_min": 2.0, "t_max": 1.0}}, r"t_min = 2.0 must be below t_max = 1.0"),
         ({"num_steps": [4, 5]}, r"several num_steps need a step_condition"),
@@ -341,7 +341,7 @@ def test_solver_names_of_the_parameters_are_those_of_the_solvers():
 
 
 def test_analytical_step_makes_no_evaluation_in_the_walk():
-    piece, p = Piece(3, 0, torch.ones(3, 1, 1, 2, 2)), parameters(num_steps=[3], sample_num_steps=[3])
+    piece, p = Piece(3, 0, torch.ones(3, 1, 1, 2, 2)), parameters(num_steps=[3])
     student = GaussianDenoiser(0.0, 0.25)
     (index, predicted, _), *rest = walk(student, piece, p)
     t = student_times(p, 3)
