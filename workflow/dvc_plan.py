@@ -261,7 +261,7 @@ def add_downstream(changed: dict[str, str], parents: dict[str, list[str]], froze
 
 
 def read_resources(stage: "Stage") -> dict[str, int]:
-    """Return `meta: resources:` of a stage, checked: whole numbers under known names, or the name of a part of `resources` in params.yaml."""
+    """Return `meta: resources:` of a stage, checked: known names, or the name of a part of params.yaml's `resources`."""
     resources = (stage.meta or {}).get("resources", {})
     if isinstance(resources, str):
         resources = named_resources(resources)

@@ -1,0 +1,70 @@
+"""What the shell around the stages costs: `python benchmarks/pipeline.py [--job]`, in a suite that has run.
+
+Lines of the pipeline and its lock; CPU seconds of what changes nothing (`dvc repro`, `dvc status`, a dry run of Snakemake) and of DVC for one
+job that computes next to nothing; the stages' own work on record. All are whole processes with their children. The overhead per job is the
+CPU time of a whole run (`/usr/bin/time -v make repro`) less that work, by the jobs.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RECORDS = Path("results/records")
+CHEAP = "fetch-teacher"  # a stage that only makes a folder, where the suite trains its own teacher
+
+
+def cpu_seconds(*command: str, **environment: str) -> float:
+    """User and system time of a command and its children. Raises SystemExit if it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def lines(path: str) -> tuple[int, int]:
+    """Lines of a file, and how many of them are no list of source files."""
+    text = Path(path).read_text(encoding="utf-8").splitlines()
+    return len(text), sum("${code}/" not in line for line in text)
+
+
+def rows(job: bool, root: Path) -> list[tuple[str, str]]:
+    """What is measured, in words, and its value."""
+    python, dvc = sys.executable, (sys.executable, "-m", "dvc")
+    all_lines, by_hand = lines("dvc.yaml")
+    found = [("dvc.yaml, lines (without the list of source files)", f"{all_lines} ({by_hand})")]
+    found.append(("dvc.lock, lines", f"{lines('dvc.lock')[0]:,}"))
+    found.append(("jobs", str(len(list(RECORDS.glob("*.json"))) + 1)))
+    for words, command in (("no-op `dvc repro`", (*dvc, "repro")), ("`dvc status`", (*dvc, "status"))):
+        found.append((f"{words}, CPU s", f"{cpu_seconds(*command):.1f}"))
+    dry = (python, "-m", "snakemake", "-s", str(root / "workflow/Snakefile"), "--profile", str(root / "workflow/profiles/local"), "-n")
+    found.append(("`snakemake --profile local -n`, CPU s", f"{cpu_seconds(*dry):.1f}"))
+    if job:
+        whole = cpu_seconds(*dvc, "repro", "--force", "--single-item", CHEAP)
+        alone = cpu_seconds(python, str(root / "src/backtrail"), CHEAP, DVC_STAGE=CHEAP)
+        found.append((f"DVC for one job that runs ({CHEAP} forced, less the command alone), CPU s", f"{whole - alone:.1f}"))
+        found.append(("the command alone, CPU s", f"{alone:.1f}"))
+    seconds = [json.loads(path.read_text(encoding="utf-8"))["cpu_seconds"] for path in RECORDS.glob("*.json")]
+    found.append(("the stages' own work on record, CPU s", f"{sum(seconds):.0f}"))
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--job", action="store_true", help=f"also force a job that computes next to nothing ({CHEAP})")
+    root, began = Path(__file__).resolve().parents[1], time.perf_counter()
+    print("| what | here |\n| --- | --- |")
+    for words, value in rows(parser.parse_args().job, root):
+        print(f"| {words} | {value} |")
+    print(f"\n{time.perf_counter() - began:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
