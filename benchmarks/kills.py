@@ -27,14 +27,15 @@ import click
 import torch
 import torch._dynamo  # the first step of an optimiser loads it, for seconds: once here, not in every attempt
 import yaml
+from backtrail.ledger.closure import closure
 
 import backtrail.cli as command_line
 from backtrail.artifacts import file_digest, save_json
-from backtrail.ledger.closure import closure
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from pipeline.conftest import tiny, write_images  # noqa: E402 (the suite that the tests of the pipeline run)
+from unit.refusals import as_yaml  # noqa: E402
 
 RETRY = 75  # the exit code of a stage that was told to stop and has saved
 LONG = {"teacher": 300, "score": 150, "rounds": 80}  # steps, so that there is something to kill
@@ -150,7 +151,7 @@ def prepare(folder: Path, stages: list[str]) -> None:
     p["score_distillation"]["disback"]["recording"] |= {"steps": LONG["score"], "candidates": 5}
     for method in ("trajectory", "sfd-v"):
         p["trajectory_distillation"][method] |= {"rounds": LONG["rounds"], "pool": 20, "evaluate_every": 20}
-    (folder / "params.yaml").write_text(yaml.safe_dump(p))
+    (folder / "params.yaml").write_text(as_yaml(p))
     write_images(folder / "images")
     for arguments in PREPARATION[: max(STAGES[name].needs for name in stages)]:
         finish(Attempt(folder, arguments))

@@ -9,6 +9,7 @@ from backtrail.artifacts import load_json
 from cluster.conftest import ROOT, ClusterProject, make_project
 from cluster.slurm import Slurm
 from pipeline.conftest import tiny, write_images
+from unit.refusals import as_yaml
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(2400)]
 KEPT = {"score_distillation": ["disback"], "trajectory_distillation": ["sfd-v"]}
@@ -23,7 +24,7 @@ def project(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> ClusterPr
     for family, methods in KEPT.items():
         parameters[family] = {method: parameters[family][method] for method in methods}
     parameters["resources"]["train"]["gpus"] = 1
-    (project.root / "params.yaml").write_text(yaml.safe_dump(parameters))
+    (project.root / "params.yaml").write_text(as_yaml(parameters))
     shutil.copy(ROOT / "dvc.yaml", project.root)
     write_images(project.root / "images")
     return project

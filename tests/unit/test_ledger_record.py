@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from backtrail.stages.figure import INPUTS as FIGURE_INPUTS
 
 from backtrail.artifacts import file_digest
 from backtrail.errors import UserError
@@ -14,9 +15,9 @@ from backtrail.ledger.record import LOCAL_PATH, WITHHELD, folder_digest, publish
 from backtrail.ledger.schema import SCHEMA_FILE, faults, schema_text
 from backtrail.parameters.suite import read_suite
 from backtrail.report.figures import FIGURES
-from backtrail.stages.figure import INPUTS as FIGURE_INPUTS
 from backtrail.stages.report import INPUTS as PAGE_INPUTS
 from backtrail.stages.tables import INPUTS as TABLE_INPUTS
+from unit.refusals import as_yaml
 
 ROOT = Path(__file__).parents[2]
 MODULE = "backtrail.errors"
@@ -129,15 +130,16 @@ def test_a_path_that_tells_whose_machine_it_was_is_refused_before_it_is_publishe
         values["teacher"] = {"source": "own-edm"}
     elif place == ("metrics", "inception"):
         values["metrics"] |= {"extractors": ["classifier", "inception"], "inception": {}}
+        values["report"]["metric"] = "fd_classifier"
     part = values
     for name in place:
         part = part[name]
     part["local"] = path
-    Path("params.yaml").write_text(yaml.safe_dump(values))
+    Path("params.yaml").write_text(as_yaml(values))
     with pytest.raises(UserError, match=f"{'.'.join(place)}.local should be a path relative to the suite's folder"):
         read_suite()
     part["local"] = "originals"
-    Path("params.yaml").write_text(yaml.safe_dump(values))
+    Path("params.yaml").write_text(as_yaml(values))
     read_suite()
 
 
