@@ -58,7 +58,7 @@ def parameters() -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, sort_keys=True, indent=2) + "\n")
+    path.write_text(json.dumps(value, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -250,4 +250,4 @@ def write_suite(folder: Path) -> Path:
 
 
 def write_parameters(folder: Path, values: dict[str, Any]) -> None:
-    (folder / "params.yaml").write_text(as_yaml(values))
+    (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")

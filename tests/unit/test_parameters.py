@@ -70,7 +70,7 @@ def test_unknown_method_section(tmp_path: Path) -> None:
 
 def test_broken_yaml_names_the_place(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("teacher:\n  steps: [1, 2\nseeds: 3\n")
+    path.write_text("teacher:\n  steps: [1, 2\nseeds: 3\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"is not valid YAML in line 3"):
         read_suite(path)
 

@@ -22,7 +22,7 @@ from backtrail.report.ring_claims import judge_ring, ring_sentence
 from backtrail.tables import load_csv
 from unit.refusals import as_yaml, sentence_for
 
-VALID = yaml.safe_load((Path(__file__).parents[2] / "suites/ring/params.yaml").read_text())
+VALID = yaml.safe_load((Path(__file__).parents[2] / "suites/ring/params.yaml").read_text(encoding="utf-8"))
 refused = partial(sentence_for, VALID)
 
 
@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["teacher"] |= {"steps": 20, "batch": 16, "net": {"kind": "mlp", "width": 16, "layers": 1}}
     values["evaluation"] |= {"n_points": 50, "n_floor": 2, "teacher_num_steps": 3, "window": 2, "mismatch_points": 20}
     values["seeds"] = [0, 1]
-    (folder / "params.yaml").write_text(as_yaml(values))
+    (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
     runs = [["ring-run", "--method", method, "--seed", str(seed)] for method in methods for seed in (0, 1)]
     commands = [["ring-teacher"], *runs, ["ring-figure"]]
     code = f"from backtrail.cli import backtrail\nfor command in {commands!r}: backtrail(command, standalone_mode=False)"
@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands_leave_what_dvc_declares(folder: Path) -> None:
-    declared = yaml.safe_load((Path(__file__).parents[2] / "suites/ring/dvc.yaml").read_text())["stages"]
+    declared = yaml.safe_load((Path(__file__).parents[2] / "suites/ring/dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for definition in declared.values():
         outs = [out for kind in ("outs", "metrics", "plots") for out in definition.get(kind, [])]
         for out in (next(iter(out)) if isinstance(out, dict) else out for out in outs):
@@ -110,7 +110,7 @@ def test_what_a_run_measures(folder: Path) -> None:
 
 
 def test_an_absent_teacher_names_the_cure(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text((folder / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text((folder / "params.yaml").read_text(encoding="utf-8"))
     command = [sys.executable, "-m", "backtrail", "ring-run", "--method", "disback", "--seed", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "teacher.safetensors is missing: run the stage that makes it" in done.stderr
