@@ -253,7 +253,7 @@ def write(out: Path, rows: list[Row], tricks: list[Row], found: dict[str, Any]) 
         flat = [row | {f"share: {part}": share for part, share in row.get("shares", {}).items()} for row in table]
         for row in flat:
             row.pop("shares", None)
-        with open(out / f"{name}.csv", "w", newline="") as file:
+        with open(out / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)))
             writer.writeheader()
             writer.writerows(flat)

@@ -148,7 +148,7 @@ def main(words: list[str] | None = None) -> None:
     print(f"{processor()}, torch {torch.__version__}, {arguments.threads} thread(s), batches of {arguments.images}\n")
     print(table(rows))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with open(arguments.out / "features.csv", "w", newline="") as file:
+    with open(arguments.out / "features.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["package", "images_per_s", "peak_mb", "gain", "difference"])
         writer.writeheader()
         writer.writerows(rows)

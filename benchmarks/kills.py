@@ -36,6 +36,7 @@ from backtrail.pipeline import lay_down
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from pipeline.conftest import tiny, write_images  # noqa: E402 (the suite that the tests of the pipeline run)
+from unit.refusals import as_yaml  # noqa: E402
 
 RETRY = 75  # the exit code of a stage that was told to stop and has saved
 LONG = {"teacher": 300, "score": 150, "rounds": 80}  # steps, so that there is something to kill
@@ -86,7 +87,9 @@ class Attempt:
     def __init__(self, folder: Path, arguments: str, **environment: str):
         self.log, self.kind = folder / "attempt.log", "forked"
         self.code: int | None = None
-        self.log.write_text("")  # here: an attempt that is killed at once has said nothing, and not what the one before said
+        self.log.write_text(
+            "", encoding="utf-8"
+        )  # here: an attempt that is killed at once has said nothing, and not what the one before said
         self.pid = os.fork()
         if self.pid == 0:
             _become(folder, arguments, self.log, environment)
@@ -122,7 +125,7 @@ class Attempt:
         return bool(states(folder, f".step-*.{self.pid}.tmp"))
 
     def said(self) -> str:
-        return self.log.read_text()
+        return self.log.read_text(encoding="utf-8")
 
 
 def _become(folder: Path, arguments: str, log: Path, environment: dict[str, str]) -> None:
@@ -145,13 +148,13 @@ def _become(folder: Path, arguments: str, log: Path, environment: dict[str, str]
 
 def prepare(folder: Path, stages: list[str]) -> None:
     """The tiny suite with trainings long enough to be killed, and all that these read."""
-    p = tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    p = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     p["teacher"]["steps"] = LONG["teacher"]
     p["score_distillation"]["disback"] |= {"updates": LONG["score"], "evaluate_every": 25}
     p["score_distillation"]["disback"]["recording"] |= {"steps": LONG["score"], "candidates": 5}
     for method in ("trajectory", "sfd-v"):
         p["trajectory_distillation"][method] |= {"rounds": LONG["rounds"], "pool": 20, "evaluate_every": 20}
-    (folder / "params.yaml").write_text(yaml.safe_dump(p), encoding="utf-8")
+    (folder / "params.yaml").write_text(as_yaml(p), encoding="utf-8")
     lay_down(folder)
     write_images(folder / "images")
     for arguments in PREPARATION[: max(STAGES[name].needs for name in stages)]:
@@ -279,7 +282,7 @@ class Torment:
     def finish_as_process(self) -> None:
         """`python -m backtrail`, told of more threads by its environment; the suite's `runtime.threads` is what counts."""
         words = [sys.executable, "-m", "backtrail", *self.stage.arguments.split()]
-        with open(self.folder / "attempt.log", "w") as log:
+        with open(self.folder / "attempt.log", "w", encoding="utf-8") as log:
             done = subprocess.run(words, cwd=self.folder, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "2"}, check=False)
         self.ended(Attempt.of(self.folder, done.returncode))
 

@@ -167,7 +167,7 @@ def no_bfloat16(s: Setup) -> str:
         return "" if torch.cuda.is_bf16_supported() else "this GPU has no bfloat16"
     if not CPUINFO.exists():
         return f"not measured: {platform.system()} does not say here whether the processor has bfloat16"
-    flags = CPUINFO.read_text()
+    flags = CPUINFO.read_text(encoding="utf-8")
     return "" if "avx512_bf16" in flags or "amx_bf16" in flags else "not measured: this processor has neither AVX512-BF16 nor AMX"
 
 

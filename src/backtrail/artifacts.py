@@ -31,16 +31,16 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
 def save_json(path: str | Path, value: Any) -> None:
     """Write canonical JSON: sorted keys, two spaces, a final newline; NaN and infinity are refused."""
     text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    atomic_write(path, lambda file: file.write_text(text))
+    atomic_write(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def load_json(path: str | Path) -> Any:
     """Read JSON. Raises UserError if the file is absent or not JSON."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits, 200,000 brackets
         raise UserError(f"{path} is not JSON ({error}): delete it and run the stage again") from None
 
 

@@ -39,7 +39,7 @@ def load_tensors(path: str | Path, digested: bool = True) -> tuple[dict[str, Ten
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): delete it and run the stage again") from None
     if not digested:
         return tensors, header.get("metadata", {})

@@ -71,7 +71,7 @@ def make_project(root: Path, slurm: Slurm) -> ClusterProject:
         shutil.copy(ROOT / name, root / name, follow_symlinks=False)
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
     shutil.copy(ROOT / ".dvcignore", root)
-    (root / ".gitignore").write_text(".snakemake/\n.scratch/\nlogs/\n__pycache__/\n")
+    (root / ".gitignore").write_text(".snakemake/\n.scratch/\nlogs/\n__pycache__/\n", encoding="utf-8")
     subprocess.run(["git", "init", "--quiet", "--initial-branch", "main", str(root)], check=True)
     return project
 

@@ -108,8 +108,8 @@ class Slurm:
             ports = {"controller_port": one.getsockname()[1], "node_port": other.getsockname()[1]}
         host = socket.gethostname().split(".")[0]
         values = {"folder": self.folder, "host": host, "user": getpass.getuser(), "n_gpus": len(GPUS), **ports}
-        (self.folder / "slurm.conf").write_text(CONFIGURATION.format(**values))
-        (self.folder / "gres.conf").write_text("".join(f"Name=gpu File={path}\n" for path in GPUS))
+        (self.folder / "slurm.conf").write_text(CONFIGURATION.format(**values), encoding="utf-8")
+        (self.folder / "gres.conf").write_text("".join(f"Name=gpu File={path}\n" for path in GPUS), encoding="utf-8")
         self.folder.chmod(0o755)
         for name in ("state", "spool", "bin"):
             (self.folder / name).mkdir()
@@ -118,7 +118,9 @@ class Slurm:
         key.write_bytes(secrets.token_bytes(128))
         for name in COMMANDS:
             # A step of the executor plugin drops every SLURM_* variable, so SLURM_CONF cannot be left to the environment.
-            (self.bin / name).write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which(name)} "$@"\n')
+            (self.bin / name).write_text(
+                f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which(name)} "$@"\n', encoding="utf-8"
+            )
             (self.bin / name).chmod(0o755)
 
     def _start(self, name: str, *arguments: str) -> None:
@@ -149,7 +151,9 @@ class Slurm:
     def timeline(self) -> str:
         """Return what happened to the jobs, a line each: time, event, job, stage."""
         stages = {job["JobId"]: job.get("Comment", "").removeprefix("rule_") for job in self.jobs()}
-        events = re.findall(r"^\[\S+T(\S+)\] (.*?JobId=(\d+).*)$", (self.folder / "events.log").read_text(), flags=re.MULTILINE)
+        events = re.findall(
+            r"^\[\S+T(\S+)\] (.*?JobId=(\d+).*)$", (self.folder / "events.log").read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
         told = [(time, word, job) for time, line, job in events for pattern, word in EVENTS.items() if re.search(pattern, line)]
         return "\n".join(f"{time:<12} {word:<9} {job:>3} {stages.get(job, '')}" for time, word, job in told)
 

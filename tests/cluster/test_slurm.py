@@ -29,7 +29,7 @@ class Played:
     def job_log(self, stage: str) -> str:
         """What the first job of a stage printed, for one that failed: Slurm's own messages stand there."""
         first = self.slurm.jobs(stage)[0]["JobId"]
-        return (self.project.root / f".snakemake/slurm_logs/rule_{stage}/{first}.log").read_text()
+        return (self.project.root / f".snakemake/slurm_logs/rule_{stage}/{first}.log").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def played(toy: ClusterProject, slurm: Slurm) -> Iterator[Played]:
     runs = Path(toy.environment["TOY_RUNS"])
 
     def is_training(stage: str) -> bool:
-        return runs.exists() and f"{stage} step 1\n" in runs.read_text()
+        return runs.exists() and f"{stage} step 1\n" in runs.read_text(encoding="utf-8")
 
     with toy.run() as snakemake:
         wait_for(lambda: is_training("sliced"), 240, "sliced")
@@ -52,14 +52,14 @@ def played(toy: ClusterProject, slurm: Slurm) -> Iterator[Played]:
         slurm.run("sbatch", "--partition=urgent", "--gpus=5", "--mem=50", "--output=/dev/null", "--comment=rule_urgent", "--wrap=sleep 1")
         code = snakemake.wait(timeout=500)
     print(slurm.timeline())
-    yield Played(toy, slurm, code, toy.log.read_text(), runs.read_text().splitlines())
+    yield Played(toy, slurm, code, toy.log.read_text(encoding="utf-8"), runs.read_text(encoding="utf-8").splitlines())
 
 
 def test_stages_run_at_once_and_one_that_asks_for_two_gpus_starts_once(played: Played) -> None:
     """Each part@ waits for the two others: one after the other, they would never end."""
     assert {played.slurm.state(f"part@{number}") for number in range(3)} == {"COMPLETED"}
     assert played.noted.count("launch") == 1
-    devices = (played.project.root / "results/launch.txt").read_text().strip().split(",")
+    devices = (played.project.root / "results/launch.txt").read_text(encoding="utf-8").strip().split(",")
     assert len(devices) == 2 and played.slurm.jobs("launch")[-1]["TresPerJob"] == "gres:gpu:2"
 
 
@@ -80,7 +80,9 @@ def test_an_interrupted_stage_goes_on_from_its_state_and_ends_as_if_undisturbed(
     tool = played.project.root / "tools/train.py"
     (tmp_path / "params.yaml").write_bytes((played.project.root / "params.yaml").read_bytes())
     subprocess.run([sys.executable, tool, "alone", "alone.txt"], cwd=tmp_path, env=quiet, check=True, capture_output=True)
-    assert (played.project.root / f"results/{TRAINED[stage]}.txt").read_text() == (tmp_path / "alone.txt").read_text()
+    assert (played.project.root / f"results/{TRAINED[stage]}.txt").read_text(encoding="utf-8") == (tmp_path / "alone.txt").read_text(
+        encoding="utf-8"
+    )
     assert not (played.project.root / ".scratch" / stage).exists()
 
 
@@ -94,22 +96,22 @@ def test_limits_are_named_in_one_sentence(played: Played) -> None:
 
 def test_logs_are_where_the_readme_says(played: Played) -> None:
     for stage in (*TRAINED, "launch", "part@0", "data"):
-        assert f"Running stage '{stage}'" in (played.project.root / f"logs/{stage}.log").read_text()
+        assert f"Running stage '{stage}'" in (played.project.root / f"logs/{stage}.log").read_text(encoding="utf-8")
 
 
 def test_a_stage_that_was_stopped_leaves_no_lock(played: Played) -> None:
     """The stage alone heeds the signal, so DVC ends by itself; the one that ran out of memory was killed, and stays, named."""
-    lock = json.loads((played.project.root / ".dvc/tmp/rwlock").read_text())
+    lock = json.loads((played.project.root / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))
     assert {Path(path).name for path in lock.get("write", {})} <= {"hungry.txt"}
 
 
 def test_the_next_run_does_what_is_left_and_both_engines_are_done(played: Played) -> None:
     parameters = played.project.root / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("megabytes: 1200", "megabytes: 1"))
+    parameters.write_text(parameters.read_text(encoding="utf-8").replace("megabytes: 1200", "megabytes: 1"))
     with played.project.run() as snakemake:
-        assert snakemake.wait(timeout=240) == 0, played.project.log.read_text()
+        assert snakemake.wait(timeout=240) == 0, played.project.log.read_text(encoding="utf-8")
     assert played.slurm.jobs()[-1]["Comment"] == "rule_hungry" and len(played.slurm.jobs("hungry")) == 2
-    assert "had been killed. Auto removed it from the lock file" in (played.project.root / "logs/hungry.log").read_text()
-    assert json.loads((played.project.root / ".dvc/tmp/rwlock").read_text()).get("write", {}) == {}
+    assert "had been killed. Auto removed it from the lock file" in (played.project.root / "logs/hungry.log").read_text(encoding="utf-8")
+    assert json.loads((played.project.root / ".dvc/tmp/rwlock").read_text(encoding="utf-8")).get("write", {}) == {}
     assert "up to date" in played.project.call("dvc", "status")
     assert "Nothing to be done" in played.project.call("snakemake", "--profile", "slurm", "-n")

@@ -8,6 +8,7 @@ from backtrail.pipeline import lay_down
 from cluster.conftest import ROOT, ClusterProject, make_project
 from cluster.slurm import Slurm
 from pipeline.conftest import tiny, write_images
+from unit.refusals import as_yaml
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(2400)]
 KEPT = {"score_distillation": ["disback"], "trajectory_distillation": ["sfd-v"]}
@@ -17,14 +18,14 @@ KEPT = {"score_distillation": ["disback"], "trajectory_distillation": ["sfd-v"]}
 def project(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> ClusterProject:
     """The built-in suite with one method of each family and one seed; its training stages ask for a GPU, which they leave alone."""
     project = make_project(tmp_path_factory.mktemp("suite") / "tiny", slurm)
-    built_in = yaml.safe_load((ROOT / "params.yaml").read_text())
+    built_in = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     parameters = tiny(built_in) | {"start": {"teacher": ["disback"]}}
     parameters.pop("second_stage")
     for family, methods in KEPT.items():
         parameters[family] = {method: parameters[family][method] for method in methods}
     parameters["students"] = {method: built_in["students"][method] for methods in KEPT.values() for method in methods}
     parameters["resources"]["train"]["gpus"] = 1
-    (project.root / "params.yaml").write_text(yaml.safe_dump(parameters))
+    (project.root / "params.yaml").write_text(as_yaml(parameters), encoding="utf-8")
     lay_down(project.root)
     write_images(project.root / "images")
     return project
@@ -34,7 +35,7 @@ def test_the_suite_runs_as_a_user_types_it(project: ClusterProject, slurm: Slurm
     with project.run() as snakemake:
         code = snakemake.wait(timeout=2200)
     print(slurm.timeline())
-    assert code == 0, project.log.read_text()[-4000:]
+    assert code == 0, project.log.read_text(encoding="utf-8")[-4000:]
     records = {path.stem: load_json(path) for path in (project.root / "results/records").glob("*.json")}
     assert {"teacher", "score-distillation@disback-0", "trajectory-distillation@sfd-v-0", "report"} <= set(records)
     assert {slurm.state(stage) for stage in records} == {"COMPLETED"}

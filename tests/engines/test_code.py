@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from unit.refusals import as_yaml
+
 from .conftest import IGNORED, ROOT
 
 SUITE = "suites/ring"
@@ -88,7 +90,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         shutil.copy(ROOT / name, root / name)
     shutil.copy(ROOT / "local", root / "local", follow_symlinks=False)
     (root / SUITE).mkdir(parents=True)
-    (root / SUITE / "params.yaml").write_text(yaml.safe_dump(small_ring(), sort_keys=False), encoding="utf-8")
+    (root / SUITE / "params.yaml").write_text(as_yaml(small_ring()), encoding="utf-8")
     identity = {f"GIT_{who}_{what}": "toy@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     dropped = ("SNAKEMAKE_PROFILE", "PYTHONPATH", "DVC_STAGE")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
@@ -168,7 +170,7 @@ def test_hostile_names_reach_no_shell(checkout: Checkout) -> None:
         {"seeds": [0, hostile]},
         {"suite": hostile, "seeds": [f"0; touch {canary}"]},
     ):
-        (checkout.suite / "params.yaml").write_text(yaml.safe_dump(p | change), encoding="utf-8")
+        (checkout.suite / "params.yaml").write_text(as_yaml(p | change), encoding="utf-8")
         checkout.dvc("repro", code=None)
         checkout.call(sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", code=1, folder=checkout.root)
         checkout.call(sys.executable, str(checkout.root / "src/backtrail"), "check", code=1)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from backtrail.cli import backtrail
 from backtrail.pipeline import lay_down
+from unit.refusals import as_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,7 +98,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
 
 def run_every_stage(folder: Path, parameters: dict[str, Any]) -> TinySuite:
     """The real dvc.yaml with these parameters, each stage's command run once, in DVC's order."""
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    (folder / "params.yaml").write_text(as_yaml(parameters), encoding="utf-8")
     lay_down(folder)
     subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
     from dvc.repo import Repo

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipeline.conftest import ROOT, tiny, write_images
+from unit.refusals import as_yaml
 
 REFERENCE_LEFT_OUT = "results/reference/efficientnet-lite0.safetensors"
 
@@ -54,9 +55,9 @@ def build(folder: Path) -> Path:
     for name in (".dvcignore", ".gitignore", "LICENSE", "CITATION.cff", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     write_images(folder / "images")
-    (folder / "params.yaml").write_text(yaml.safe_dump(small(yaml.safe_load((ROOT / "params.yaml").read_text()))))
-    stages = [line for line in (ROOT / "dvc.yaml").read_text().splitlines() if REFERENCE_LEFT_OUT not in line]
-    (folder / "dvc.yaml").write_text("\n".join(stages) + "\n")
+    (folder / "params.yaml").write_text(as_yaml(small(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))))
+    stages = [line for line in (ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines() if REFERENCE_LEFT_OUT not in line]
+    (folder / "dvc.yaml").write_text("\n".join(stages) + "\n", encoding="utf-8")
     run(folder, "git", "init", "--quiet", ".")
     run(folder, "dvc", "init", "--quiet")
     commit(folder, "code and parameters")

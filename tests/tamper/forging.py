@@ -23,24 +23,26 @@ def flip(path: Path, at: int = -40) -> None:
 
 def replace(path: Path, old: str, new: str) -> None:
     """The first occurrence of a text that must be there."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text, f"{path} does not hold {old!r}"
-    path.write_text(text.replace(old, new, 1))
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def edit_lock(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the stages of dvc.lock."""
-    lock = yaml.load((folder / "dvc.lock").read_text(), YAML_LOADER)
+    lock = yaml.load((folder / "dvc.lock").read_text(encoding="utf-8"), YAML_LOADER)
     change(lock["stages"])
-    (folder / "dvc.lock").write_text(yaml.dump(lock, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False))
+    (folder / "dvc.lock").write_text(
+        yaml.dump(lock, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False), encoding="utf-8"
+    )
 
 
 def edit_record(folder: Path, stage: str, change: Callable[[dict[str, Any]], None], in_lock: bool = True) -> None:
     """Change a record, and (if asked) its digest in dvc.lock, so that only its content can give it away."""
     path = f"results/records/{stage}.json"
-    record = json.loads((folder / path).read_text())
+    record = json.loads((folder / path).read_text(encoding="utf-8"))
     change(record)
-    (folder / path).write_text(json.dumps(record, sort_keys=True, indent=2) + "\n")
+    (folder / path).write_text(json.dumps(record, sort_keys=True, indent=2) + "\n", encoding="utf-8")
     if in_lock:
         edit_lock(folder, lambda stages: _renew(folder, stages[stage]["outs"], {path}))
 
@@ -57,10 +59,10 @@ def rewrite_ledger(folder: Path) -> None:
     """Every digest in every record and in dvc.lock made to fit the bytes that lie here: a forger who leaves no contradiction."""
     hashes = Hashes(folder)
     for path in (folder / "results/records").glob("*.json"):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         for kind in ("inputs", "outputs"):
             record[kind] = {name: digest.sha256 if (digest := hashes.of(name)) else said for name, said in record[kind].items()}
-        path.write_text(json.dumps(record, sort_keys=True, indent=2) + "\n")
+        path.write_text(json.dumps(record, sort_keys=True, indent=2) + "\n", encoding="utf-8")
     rewrite_lock_only(folder)
 
 

@@ -115,7 +115,7 @@ def test_a_target_that_is_not_one_number_is_answered_with_what_there_is(finished
 
 def test_a_row_in_latex_and_a_picture_carry_ids_that_why_finds(finished: Path) -> None:
     """The row of DisBack names its metric files; each picture names the data that it was drawn from, in each of its formats."""
-    latex = (finished / "reports/tables/results.tex").read_text().splitlines()
+    latex = (finished / "reports/tables/results.tex").read_text(encoding="utf-8").splitlines()
     assert all("% from " in line for line in latex if line.endswith(r"\\") is False and " & " in line and "Method &" not in line)
     (row,) = [line for line in latex if line.startswith("DisBack &")]
     found = [why(name, finished)["chain"][0]["path"] for name in row.partition("% from ")[2].split()]
@@ -176,7 +176,7 @@ def test_impact_names_every_number_that_really_changes(ledger: Path) -> None:
     for values in content["values"]["student"].values():
         for metric in values:
             values[metric] = values[metric] * 1.5 + 1
-    (ledger / path).write_text(json.dumps(content))
+    (ledger / path).write_text(json.dumps(content), encoding="utf-8")
     suite = open_suite(ledger)
     save_csv(ledger / "reports/tables/results.csv", results(suite))
     for figure in ("nfe", "cost", "convergence", "path"):
@@ -199,18 +199,18 @@ def test_diff_finds_the_first_link_at_which_two_runs_part(ledger: Path) -> None:
     """The run is committed; then it is as if the path of seed 0 had been recorded with other parameters."""
     same = compare("HEAD", str(ledger), ledger)
     assert same["parted"] == [] and same["numbers"] == []
-    lock = (ledger / "dvc.lock").read_text()
-    record = json.loads((ledger / "results/records/path@disback-0.json").read_text())
+    lock = (ledger / "dvc.lock").read_text(encoding="utf-8")
+    record = json.loads((ledger / "results/records/path@disback-0.json").read_text(encoding="utf-8"))
     digests = {out: re.search(rf"path: {re.escape(out)}\n\s+hash: md5\n\s+md5: (\S+)", lock) for out in record["outputs"]}
     for found in digests.values():
         assert found is not None
         lock = lock.replace(found[1], f"{'0' * 32}.dir")
     head, _, tail = lock.partition("  path@disback-0:")
-    (ledger / "dvc.lock").write_text(head + "  path@disback-0:" + tail.replace("sigma_init: 2.5", "sigma_init: 80.0", 1))
+    (ledger / "dvc.lock").write_text(head + "  path@disback-0:" + tail.replace("sigma_init: 2.5", "sigma_init: 80.0", 1), encoding="utf-8")
     student = re.search(r"results/students/disback/seed0/student.safetensors\n\s+hash: md5\n\s+md5: (\S+)", lock)
     assert student is not None
-    text = (ledger / "dvc.lock").read_text().replace(student[1], "1" * 32)
-    (ledger / "dvc.lock").write_text(text)
+    text = (ledger / "dvc.lock").read_text(encoding="utf-8").replace(student[1], "1" * 32)
+    (ledger / "dvc.lock").write_text(text, encoding="utf-8")
     found = compare("HEAD", str(ledger), ledger)
     assert [part["stage"] for part in found["parted"]] == ["path@disback-0"]
     assert found["parted"][0]["reasons"] == ["parameter score_distillation.disback.sigma_init: 2.5 / 80.0"]
@@ -294,7 +294,7 @@ def test_the_example_on_a_model_card_draws_the_images_that_were_measured(
     finished: Path, crate: Path, student: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = crate / "models" / student
-    text = (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text(encoding="utf-8")
     example = text.split("```python\n")[1].split("```")[0]
     assert len([line for line in example.splitlines() if line]) <= 10
     monkeypatch.chdir(folder)
@@ -315,7 +315,7 @@ def test_nothing_private_is_in_records_reports_or_crate(finished: Path, crate: P
     for folder in (finished / "results/records", finished / "reports", crate):
         for path in folder.rglob("*"):
             if path.suffix in (".json", ".csv", ".md", ".tex", ".html", ".svg", ".yaml", ".lock"):
-                text = path.read_text()
+                text = path.read_text(encoding="utf-8")
                 assert not [secret for secret in private if secret in text], path
 
 

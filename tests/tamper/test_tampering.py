@@ -87,7 +87,7 @@ def record_of_another_stage(folder: Path) -> None:
 
 def record_of_another_run(folder: Path) -> None:
     """A record of the other seed, given this stage's name."""
-    other = json.loads((folder / "results/records/path@disback-1.json").read_text())
+    other = json.loads((folder / "results/records/path@disback-1.json").read_text(encoding="utf-8"))
 
     def change(record: dict[str, Any]) -> None:
         outputs = {"results/paths/disback/seed0": other["outputs"]["results/paths/disback/seed1"]}
@@ -103,7 +103,7 @@ def record_taken_away(folder: Path) -> None:
 def dirty_tree(folder: Path) -> None:
     """As if tables and report had been made by code that was never committed."""
     source = folder / "src/backtrail/report/tables.py"
-    source.write_text(source.read_text() + "# better numbers\n")
+    source.write_text(source.read_text(encoding="utf-8") + "# better numbers\n")
 
     def change(record: dict[str, Any]) -> None:
         record["code"]["report/tables.py"] = file_digest(source)
@@ -123,7 +123,7 @@ def clock_ran_backwards(folder: Path) -> None:
 
 def changed_code(folder: Path) -> None:
     source = folder / "src/backtrail/methods/score_distillation.py"
-    source.write_text(source.read_text() + "# changed\n")
+    source.write_text(source.read_text(encoding="utf-8") + "# changed\n")
 
 
 def changed_parameter(folder: Path) -> None:
@@ -279,9 +279,9 @@ def recomputed(folder: Path, level: str, *patterns: str) -> Audit:
 
 def test_a_metric_forged_with_its_whole_ledger_is_found_by_computing_it_again(ledger: Path) -> None:
     path = ledger / "results/metrics/disback/seed0.json"
-    metric = json.loads(path.read_text())
+    metric = json.loads(path.read_text(encoding="utf-8"))
     metric["values"]["student"]["nfe1"]["fd_classifier"] *= 1 - 1e-15
-    path.write_text(json.dumps(metric, sort_keys=True, indent=2) + "\n")
+    path.write_text(json.dumps(metric, sort_keys=True, indent=2) + "\n", encoding="utf-8")
     rewrite_ledger(ledger)
     assert audit(ledger).exit_code == 0, "the forger has left no contradiction"
     done = recomputed(ledger, "metric", "score-metrics*", "tables")
@@ -324,7 +324,7 @@ def test_a_number_quoted_in_prose_is_held_against_the_table(ledger: Path) -> Non
     (number,) = find(open_ledger(ledger), "reports/tables/results.csv:disback,fd")
     right, wrong = f"{float(number.text):.2f}", f"{float(number.text) - 0.01:.2f}"
     readme = ledger / "README.md"
-    readme.write_text(f"DisBack reaches <!-- number reports/tables/results.csv:disback,fd -->{right}<!-- /number -->.")
+    readme.write_text(f"DisBack reaches <!-- number reports/tables/results.csv:disback,fd -->{right}<!-- /number -->.", encoding="utf-8")
     assert audit(ledger).exit_code == 0
     replace(readme, right, wrong)
     done = audit(ledger)

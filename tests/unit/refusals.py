@@ -1,6 +1,7 @@
 """Parameters with one value changed, and the sentence that refuses them."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from backtrail.errors import UserError
 from backtrail.parameters.suite import read_suite
 
 
+def as_yaml(values: dict[str, Any]) -> str:
+    """A parameter file; what several sections share in Python is written out in each, without an anchor."""
+    return yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False)
+
+
 def sentence_for(valid: dict[str, Any], folder: Path, key: str, value: object) -> str:
     """What is said of `params.yaml` with `value` at `key` (parts joined by dots)."""
     values = copy.deepcopy(valid)
@@ -19,7 +25,7 @@ def sentence_for(valid: dict[str, Any], folder: Path, key: str, value: object) -
     for part in parents:
         place = place[part]
     place[last] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
     with pytest.raises(UserError) as error:
         read_suite(folder / "params.yaml")
     return str(error.value)

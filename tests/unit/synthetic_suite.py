@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import safetensors.numpy
-import yaml
+
+from unit.refusals import as_yaml
 
 METRIC = "fd_efficientnet_lite0"
 SCORE = ("diff-instruct", "disback")
@@ -56,7 +57,7 @@ def parameters() -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, sort_keys=True, indent=2) + "\n")
+    path.write_text(json.dumps(value, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -249,4 +250,4 @@ def write_suite(folder: Path) -> Path:
 
 
 def write_parameters(folder: Path, values: dict[str, Any]) -> None:
-    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")

@@ -127,7 +127,7 @@ def test_a_save_is_compared_with_one_that_is_waited_for() -> None:
 
 
 def test_bfloat16_is_left_out_where_the_processor_has_none(tiny: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cpuinfo").write_text("flags : avx2 fma\n")
+    (tmp_path / "cpuinfo").write_text("flags : avx2 fma\n", encoding="utf-8")
     monkeypatch.setattr("tricks.CPUINFO", tmp_path / "cpuinfo")
     for trick in ("bfloat16", "bfloat16 and channels_last"):
         row = TRICKS[trick](tiny, 0.0, Clock(CPU))
@@ -139,7 +139,7 @@ def test_extractors_are_measured_on_the_same_features(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/features.py", "--images", "1", "--turns", "1", "--threads", "1", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with open(tmp_path / "features.csv") as file:
+    with open(tmp_path / "features.csv", encoding="utf-8") as file:
         rows = {row["package"]: row for row in csv.DictReader(file)}
     assert {"backtrail, inception", "backtrail, inception-clean", "clean-fid"} <= set(rows)
     others = {name: row for name, row in rows.items() if row["gain"]}
@@ -153,7 +153,7 @@ def test_the_command_writes_its_tables(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/bench.py", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "benchmark.json").read_text())
+    found = json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8"))
     assert (found["device"], found["threads"], found["torch"], found["params"]["suite"]) == ("cpu", 1, torch.__version__, "fashion-mnist")
     rows = {row["method"]: row for row in found["methods"]}
     assert {name: (row["counted"], row["ideal"]) for name, row in rows.items()} == {
@@ -165,9 +165,9 @@ def test_the_command_writes_its_tables(tmp_path: Path) -> None:
         assert row["in_forwards"] == pytest.approx(row["ratio"] * row["ideal"]) and row["within"] == (row["ratio"] <= 1.15)
         assert row["images_per_s"] == pytest.approx(2e3 / row["update_ms"]) and row["peak_mb"] >= row["start_mb"] > 50
         assert sum(row["shares"].values()) == pytest.approx(1.0)
-    with open(tmp_path / "methods.csv") as file:
+    with open(tmp_path / "methods.csv", encoding="utf-8") as file:
         assert [row["method"] for row in csv.DictReader(file)] == ["sfd", "sfd, cached", "teacher"]
-    with open(tmp_path / "tricks.csv") as file:
+    with open(tmp_path / "tricks.csv", encoding="utf-8") as file:
         tricks = {row["trick"]: row for row in csv.DictReader(file)}
     assert set(tricks) == {"cached trajectories", "asynchronous save", "freed memory kept", *TRICKS} - {"torch.compile"}
     gain = rows["sfd"]["in_forwards"] / rows["sfd, cached"]["in_forwards"]

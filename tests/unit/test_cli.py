@@ -1,5 +1,6 @@
 """The command line: help, exit codes, one sentence for what a user can mend."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from backtrail.cli import COMMANDS, STAGES
+from backtrail.artifacts import load_json
+from backtrail.cli import COMMANDS, STAGES, outside_of_us
+from backtrail.errors import UserError
+from backtrail.parameters.base import RESERVED
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,3 +75,48 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(small_disk: Path) -> Non
     assert done.returncode == 4, done.stderr
     assert done.stderr.count("\n") == 1 and "No space left on device" in done.stderr
     assert list(small_disk.iterdir()) == []
+
+
+def test_no_name_of_the_user_is_a_stage() -> None:
+    assert {stage for stage in STAGES if not stage.startswith("ring-")} <= RESERVED | {"start"}
+
+
+@pytest.mark.parametrize("content", ["folder", "latin-1", "digits", "brackets"])
+def test_check_refuses_what_it_cannot_read_in_one_sentence(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "params.yaml"
+    texts = {"latin-1": "# Größe\n".encode("latin-1"), "digits": b"seeds: " + b"9" * 5000, "brackets": b"[" * 100_000}
+    path.mkdir() if content == "folder" else path.write_bytes(texts[content])
+    done = run("check", folder=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("backtrail: params.yaml"), done.stderr
+
+
+@pytest.mark.parametrize("content", [b"9" * 5000, b"[" * 200_000, b"\xff", b"", b"{"])
+def test_hostile_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match="is not JSON"):
+        load_json(tmp_path / "a.json")
+
+
+def test_a_log_that_is_not_utf8_shows_question_marks() -> None:
+    code = "from backtrail import cli; cli.backtrail = lambda **_: print('Größe 日'); cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"Gr??e ?\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b could not be written: No space left on device; what was there"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a may not be read or written by you: Permission denied"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "a\nb"), "'a\\nb' is not what it should be: Is a directory"),
+        (UnicodeDecodeError("utf-8", b"a\xf6", 1, 2, "invalid"), "a text file is not UTF-8 (byte 0xf6 at 1)"),
+        (MemoryError("2 GB for the features"), "not enough memory: 2 GB for the features"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_the_machine_does_is_one_sentence(error: Exception, expected: str) -> None:
+    assert str(outside_of_us(error)).startswith(expected)
+
+
+def test_a_fault_of_our_own_keeps_its_traceback() -> None:
+    assert outside_of_us(FileNotFoundError(errno.ENOENT, "No such file or directory", "a")) is None

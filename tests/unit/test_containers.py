@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RECIPES = {name: (ROOT / name).read_text() for name in ("Dockerfile", "apptainer.def")}
+RECIPES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("Dockerfile", "apptainer.def")}
 
 
 @pytest.mark.parametrize("text", RECIPES.values(), ids=RECIPES)
@@ -19,7 +19,7 @@ def test_the_environment_is_the_lock_held_against_its_hashes(text: str) -> None:
 
 @pytest.mark.parametrize("text", RECIPES.values(), ids=RECIPES)
 def test_the_python_is_the_one_that_the_lock_was_made_for(text: str) -> None:
-    made_for = re.search(r"--python-version (\S+)", (ROOT / "Makefile").read_text()).group(1)
+    made_for = re.search(r"--python-version (\S+)", (ROOT / "Makefile").read_text(encoding="utf-8")).group(1)
     assert re.findall(r"(?im)^from:? (\S+)$", text) == [f"python:{made_for}-slim"]
 
 

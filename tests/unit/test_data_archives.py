@@ -139,7 +139,7 @@ def test_own_folder_becomes_a_data_set(tmp_path):
     for k in range(6):
         (folder / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
         (folder / "ab"[k % 2] / f"{k}.PNG").write_bytes(encoded(array[k]))
-    (folder / "README.txt").write_text("not an image")
+    (folder / "README.txt").write_text("not an image", encoding="utf-8")
     data = Data(name="image-folder", resolution=8, local=str(folder), held_out=2)
     kept = fetch_data(data, tmp_path / "raw")
     metadata = prepare(data, tmp_path / "raw", tmp_path / "dataset.safetensors")

@@ -281,12 +281,12 @@ def test_no_apt_and_failing_apt_are_named(tmp_path, monkeypatch):
         fetch(source, tmp_path / "raw")
     (tmp_path / "bin").mkdir()
     for name, body in {"apt-get": "echo 'E: no such archive' >&2; exit 100", "dpkg-deb": "exit 1"}.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
         (tmp_path / "bin" / name).chmod(0o755)
     with pytest.raises(UserError, match=r"`apt-get update` failed \(E: no such archive\)"):
         fetch(source, tmp_path / "raw")
     script = """case "$*" in *update) echo 'W: no route to //user:secret@host/x'; exit 0;; esac; echo 'E: unknown' >&2; exit 100"""
-    (tmp_path / "bin" / "apt-get").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "bin" / "apt-get").write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"`apt-get download` failed \(W: no route to //host/x; E: unknown\)"):
         fetch(source, tmp_path / "raw")
     assert left_in(tmp_path / ".raw.partial") == set()
@@ -306,7 +306,7 @@ def test_only_the_wanted_members_of_a_package_are_read(tmp_path, monkeypatch):
     tree = tmp_path / "tree"
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN" / "control").write_text(
-        "Package: dataset-thing\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: d\n"
+        "Package: dataset-thing\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: d\n", encoding="utf-8"
     )
     (tree / "srv" / "thing").mkdir(parents=True)
     (tree / "srv" / "thing" / "thing.bin").write_bytes(CONTENT)

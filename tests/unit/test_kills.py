@@ -23,7 +23,7 @@ def kill(stages: list[str], kills: int, out: Path) -> dict[str, dict]:
     command = [sys.executable, "benchmarks/kills.py", "--kills", str(kills), "--stages", *stages, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return {tally["stage"]: tally for tally in json.loads(out.read_text())}
+    return {tally["stage"]: tally for tally in json.loads(out.read_text(encoding="utf-8"))}
 
 
 def check(tally: dict, kills: int) -> None:
@@ -74,7 +74,11 @@ def test_threads_are_part_of_the_recipe_and_nothing_else_reads_beside_the_traini
     """There are no data workers: each batch is drawn in the process that trains. What changes rounding is the number of torch's threads."""
     keys = {recipe_key("teacher", {"runtime": Runtime(threads=n).model_dump(mode="json")}, {}, {}) for n in (1, 2)}
     assert len(keys) == 2
-    users = [f for f in (ROOT / "src/backtrail").rglob("*.py") if "DataLoader" in f.read_text() or "num_workers" in f.read_text()]
+    users = [
+        f
+        for f in (ROOT / "src/backtrail").rglob("*.py")
+        if "DataLoader" in f.read_text(encoding="utf-8") or "num_workers" in f.read_text(encoding="utf-8")
+    ]
     assert users == []
 
 

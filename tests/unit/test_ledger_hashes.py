@@ -42,13 +42,13 @@ def test_a_folder_has_dvc_s_digest_without_what_dvc_is_told_to_ignore(tmp_path: 
     names = ("b.txt", "a/c.txt", "a.txt", "a-b/d.txt", "ä.txt")
     for name in names:
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "folder" / name).write_text(name)
+        (tmp_path / "folder" / name).write_text(name, encoding="utf-8")
     fs = LocalFileSystem()
     _, _, tree = build(HashFileDB(fs, str(tmp_path / "db")), str(tmp_path / "folder"), fs, "md5", dry_run=True)
-    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n*.pyc\nlogs/\n")
+    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n*.pyc\nlogs/\n", encoding="utf-8")
     for name in (".gitignore", "x.pyc", "a/logs/y.txt", "__pycache__/z.txt"):
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "folder" / name).write_text("left out")
+        (tmp_path / "folder" / name).write_text("left out", encoding="utf-8")
     found = Hashes(tmp_path).of("folder")
     assert found is not None and found.md5 == tree.hash_info.value
 
@@ -92,9 +92,9 @@ def test_a_hash_audit_of_ten_gigabytes_takes_no_more_than_sha256sum_and_a_half(t
     for _ in range(1000):
         md5.update(block)
     stage = {"cmd": "-", "outs": [{"path": name, "md5": md5.hexdigest(), "size": 1_000_000_000} for name in names]}
-    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"big": stage}}))
-    (tmp_path / "dvc.yaml").write_text("stages: {big: {cmd: '-'}}")
-    (tmp_path / "params.yaml").write_text("code: src")
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"big": stage}}), encoding="utf-8")
+    (tmp_path / "dvc.yaml").write_text("stages: {big: {cmd: '-'}}", encoding="utf-8")
+    (tmp_path / "params.yaml").write_text("code: src", encoding="utf-8")
 
     def seconds(*command: str) -> tuple[float, str]:
         started = time.perf_counter()
@@ -135,7 +135,7 @@ def test_results_of_a_gpu_are_compared_by_their_statistics(tmp_path: Path) -> No
     assert alike(tmp_path / "a.safetensors", tmp_path / "near.safetensors", 0.05)
     assert not alike(tmp_path / "a.safetensors", tmp_path / "far.safetensors", 0.05)
     assert not alike(tmp_path / "a.safetensors", tmp_path / "nan.safetensors", 0.05)
-    (tmp_path / "a.csv").write_text("x,y\na,1.00\n")
-    (tmp_path / "b.csv").write_text("x,y\na,1.02\n")
-    (tmp_path / "c.csv").write_text("x,y\nb,1.00\n")
+    (tmp_path / "a.csv").write_text("x,y\na,1.00\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_text("x,y\na,1.02\n", encoding="utf-8")
+    (tmp_path / "c.csv").write_text("x,y\nb,1.00\n", encoding="utf-8")
     assert alike(tmp_path / "a.csv", tmp_path / "b.csv", 0.05) and not alike(tmp_path / "a.csv", tmp_path / "c.csv", 0.05)

@@ -15,16 +15,17 @@ from backtrail.parameters.sampling import Schedule
 from backtrail.sampling.sample import Sampler, sample
 from backtrail.stages.path_samples import command
 from backtrail.tensors import load_tensors
+from unit.refusals import as_yaml
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_rows_are_the_nodes_then_the_snapshots(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     values["teacher_samples"]["samplers"]["heun"]["num_steps"] = [3, 4]
-    values["report"]["sample_columns"] = 2
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    values["report"] |= {"sample_columns": 2, "sample_solvers": []}
+    (tmp_path / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
     nodes, snapshots = [tiny_denoiser(seed) for seed in (0, 1)], {0: tiny_denoiser(2), 100: tiny_denoiser(3)}
     rows = [{"step": step, "loss_student": loss, "loss_data": 1.0} for step, loss in ((0, 0.5), (24, 0.25))]
     save_path("results/paths/disback/seed0", DegradationPath(nodes, pd.DataFrame(rows)), {})

@@ -65,7 +65,7 @@ def test_the_rate_is_given_or_measured_or_published(tmp_path, monkeypatch):
     table = work(counted, per_forward=2.0, per_image=11.0)
     assert rate_of(table, 3.0)[0] == 3.0 and rate_of(table, None)[0] == A100_HALF_TFLOPS
     Path("results/records").mkdir(parents=True)
-    Path("results/records/trajectory-distillation@sfd-1.json").write_text(json.dumps({"seconds": 100.0}))
+    Path("results/records/trajectory-distillation@sfd-1.json").write_text(json.dumps({"seconds": 100.0}), encoding="utf-8")
     table = work(counted, per_forward=2.0, per_image=11.0)
     row = table.set_index("stage").loc["trajectory-distillation@sfd"]
     assert (row["jobs"], row["done"], row["seconds"]) == (3, 1, 100.0)
@@ -90,7 +90,7 @@ def test_files_are_here_supplied_cached_or_to_be_got(tmp_path, monkeypatch):
     supplied = suite.model_copy(update={"teacher": suite.teacher.model_copy(update={"local": "mine.pkl"})})
     digest = hashlib.md5(b"folder").hexdigest() + ".dir"
     lock = {"schema": "2.0", "stages": {"fetch-inception": {"cmd": "x", "outs": [{"path": "data/inception", "md5": digest, "size": 3}]}}}
-    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    Path("dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
     cache = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
     cache.parent.mkdir(parents=True)
     cache.touch()
@@ -102,7 +102,7 @@ def test_files_are_here_supplied_cached_or_to_be_got(tmp_path, monkeypatch):
 
 
 def test_the_command_says_all_of_it_and_does_nothing(monkeypatch, tmp_path):
-    (tmp_path / "params.yaml").write_text((ROOT / "suites/imagenet64/params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text((ROOT / "suites/imagenet64/params.yaml").read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)
     shown = CliRunner().invoke(command, ["--tflops", "100"], catch_exceptions=False).output
     for part in ("MISSING: to be got by hand", "295.9 M weights", "100 TFLOP/s (given)", "score-distillation@disback", "(an estimate)"):

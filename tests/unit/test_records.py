@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from backtrail.ledger.closure import code_digests
 
 from backtrail.artifacts import load_json
-from backtrail.ledger.closure import code_digests
 from backtrail.ledger.record import digests, recipe_key, recorded
 
 RECIPE = {"stage": "teacher", "parameters": {"lr": 0.1, "steps": 3}, "inputs": {"a": "1"}, "code": {"x.py": "2"}}
@@ -27,18 +27,18 @@ def test_the_key_depends_on_everything_that_decides_the_result(change: dict) -> 
 def test_a_record_holds_inputs_as_they_were_and_outputs_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SECRET_TOKEN", "hunter2hunter2")
-    Path("in.txt").write_text("before")
+    Path("in.txt").write_text("before", encoding="utf-8")
     before = digests(["in.txt"])
     with recorded("stage@x-0", "backtrail.errors", {"a": 1}, ["in.txt"], ["out"], "record.json") as record:
-        Path("in.txt").write_text("after")
+        Path("in.txt").write_text("after", encoding="utf-8")
         Path("out").mkdir()
-        Path("out/one").write_text("1")
+        Path("out/one").write_text("1", encoding="utf-8")
         record.notes["kept"] = 3
     value = load_json("record.json")
     assert value["inputs"] == before and value["outputs"] == digests(["out"])
     assert value["code"] == code_digests("backtrail.errors") and set(value["code"]) == {"__init__.py", "errors.py"}
     assert value["notes"] == {"kept": 3} and value["parameters"] == {"a": 1}
-    text = Path("record.json").read_text()
+    text = Path("record.json").read_text(encoding="utf-8")
     assert "hunter2" not in text and str(tmp_path) not in text and os.uname().nodename not in text
 
 
@@ -55,6 +55,6 @@ def test_a_folder_digest_sees_names_and_contents(tmp_path: Path, monkeypatch: py
     for name, text in (("a", "1"), ("b", "1"), ("b", "2")):
         for old in Path("d").iterdir():
             old.unlink()
-        Path("d", name).write_text(text)
+        Path("d", name).write_text(text, encoding="utf-8")
         seen.add(digests(["d"])["d"])
     assert len(seen) == 3

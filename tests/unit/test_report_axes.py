@@ -100,7 +100,7 @@ def test_an_axis_needs_no_samples_and_no_metrics(folder):
     render_axis("knob", folder)
     made = {file.suffix for file in (folder / "reports/axes").iterdir()}
     assert made == {".png", ".svg", ".pdf", ".csv", ".md"}
-    assert (folder / "reports/axes/knob.md").read_text().startswith("Knob: FD-classifier is lowest at 1 ")
+    assert (folder / "reports/axes/knob.md").read_text(encoding="utf-8").startswith("Knob: FD-classifier is lowest at 1 ")
     with pytest.raises(UserError, match="report has no axis lever; known: knob"):
         render_axis("lever", folder)
 

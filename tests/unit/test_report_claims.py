@@ -65,7 +65,12 @@ def test_claims_on_the_synthetic_suite(tmp_path):
     assert (nfe["n_conditions"], nfe["n_for"], nfe["weakest_condition"]) == (4, 4, "NFE 5")
     means = [
         pd.Series(
-            [json.loads((tmp_path / f"results/metrics/sfd-v/seed{s}.json").read_text())["values"]["student"]["nfe5"][METRIC] for s in SEEDS]
+            [
+                json.loads((tmp_path / f"results/metrics/sfd-v/seed{s}.json").read_text(encoding="utf-8"))["values"]["student"]["nfe5"][
+                    METRIC
+                ]
+                for s in SEEDS
+            ]
         )
     ]
     assert nfe["weakest_ours"] == pytest.approx(means[0].mean(), rel=1e-12)
@@ -76,9 +81,9 @@ def test_claims_on_the_synthetic_suite(tmp_path):
 def test_one_seed_of_three_makes_a_claim_undecided(tmp_path):
     suite = write_suite(tmp_path)
     path = suite / "results/metrics/sfd-v/seed1.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["values"]["student"]["nfe5"][METRIC] = 56.0  # the solver reads 55
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     table = judge_all(open_suite(suite)).set_index("claim")["verdict"]
     assert table["sfd-v-beats-dpmpp"] == UNDECIDED
 

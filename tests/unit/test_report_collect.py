@@ -36,9 +36,9 @@ def test_methods_seeds_and_recorded_paths_come_from_the_parameters(folder):
 def with_guidance(folder, method="sfd", seed=0):
     """A student's metric file with samples under guidance beside its own: two steps of two branches each."""
     path = folder / f"results/metrics/{method}/seed{seed}.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["values"]["student-w1.5"] = {"nfe4": {METRIC: 7.0, "fd_classifier": 0.7}, "nfe6": {METRIC: 8.0, "fd_classifier": 0.8}}
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_samples_under_guidance_stand_apart(folder):
@@ -63,7 +63,7 @@ def test_the_teachers_guidance_is_that_of_its_sampler(folder):
 
 def test_an_unknown_source_of_samples_is_named(folder):
     path = folder / "results/metrics/sfd/seed0.json"
-    path.write_text(path.read_text().replace('"student"', '"pupil"', 1))
+    path.write_text(path.read_text(encoding="utf-8").replace('"student"', '"pupil"', 1))
     with pytest.raises(UserError, match="holds the unknown source pupil; expected student or student-wNUMBER"):
         quality(open_suite(folder))
 
@@ -107,31 +107,31 @@ def test_a_missing_file_is_one_sentence_that_names_the_stage(folder, file, read,
 
 def test_a_missing_column_is_named(folder):
     path = folder / "results/curves/sfd/seed0.csv"
-    path.write_text(path.read_text().replace("cost", "price", 1))
+    path.write_text(path.read_text(encoding="utf-8").replace("cost", "price", 1))
     with pytest.raises(UserError, match="no column cost"):
         costs(open_suite(folder))
 
 
 def test_two_protocols_do_not_stand_in_one_table(folder):
     path = folder / "results/metrics/sfd/seed1.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["protocol"][0]["n_images"] = 1000
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match=f"measure {METRIC} with different n_images"):
         protocols(open_suite(folder))
 
 
 def test_protocols_may_differ_in_image_seeds_and_all_are_shown(folder):
     path = folder / "results/metrics/sfd/seed1.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["protocol"][0]["seeds"] = [2000, 4000]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     shown = protocols(open_suite(folder)).set_index("metric")["seeds"]
     assert shown[METRIC] == "[0, 2000]; [2000, 4000]"
 
 
 def test_a_metric_without_a_floor_is_refused(folder):
-    (folder / "results/reference/classifier.json").write_text('{"floor": {}}')
+    (folder / "results/reference/classifier.json").write_text('{"floor": {}}', encoding="utf-8")
     with pytest.raises(UserError, match="no real-against-real floor of fd_classifier"):
         floor(open_suite(folder), "fd_classifier")
 

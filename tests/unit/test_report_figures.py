@@ -41,7 +41,7 @@ def rendered(suite):
 def test_another_process_renders_the_same_bytes(rendered, tmp_path):
     """Another hash seed, another user style, another time zone and another folder must not show in the files, nor the date."""
     style = tmp_path / "matplotlibrc"
-    style.write_text("font.size: 17\nlines.linewidth: 9\nsavefig.dpi: 33\n")
+    style.write_text("font.size: 17\nlines.linewidth: 9\nsavefig.dpi: 33\n", encoding="utf-8")
     folder = write_suite(tmp_path / "again")
     environment = os.environ | {"PYTHONHASHSEED": "2", "MATPLOTLIBRC": str(style), "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", RENDER, str(folder)], check=True, env=environment)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from backtrail.stages.figure import INPUTS
 from browser import CHROMIUM, Browser
 from synthetic_suite import METRIC, SEEDS, SOLVERS, parameters, write_json, write_parameters, write_suite
 
@@ -26,7 +27,6 @@ from backtrail.report.against_paper import HOURS_FILE
 from backtrail.report.figures import FIGURES, render_figure
 from backtrail.report.html import linked_numbers, render_report
 from backtrail.report.tables import render_table
-from backtrail.stages.figure import INPUTS
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 KEYS = {key for layout in LAYOUTS.values() for key in layout.keys}
@@ -149,13 +149,13 @@ def suite(page_file):
 
 @pytest.fixture(scope="module")
 def page(page_file):
-    return Page(page_file.read_text())
+    return Page(page_file.read_text(encoding="utf-8"))
 
 
 def test_nothing_is_fetched(page, page_file):
     links = [attributes[name] for _, attributes in page.tags for name in ("href", "src") if attributes.get(name)]
     assert links and all(link.startswith(("#", "data:")) for link in links)
-    style = re.search(r"<style>(.*?)</style>", page_file.read_text(), re.S)
+    style = re.search(r"<style>(.*?)</style>", page_file.read_text(encoding="utf-8"), re.S)
     assert style and "url(" not in style[1] and "@import" not in style[1]
     assert all("src" not in attributes for attributes in page.all("script"))
     policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
@@ -207,15 +207,15 @@ def test_a_number_says_all_its_digits_its_seeds_and_its_chain(page, suite):
 
 def test_the_page_says_what_was_not_run_and_what_it_would_take(page, page_file):
     rows = Cells(page).rows("paper")
-    hours = yaml.safe_load(HOURS_FILE.read_text())["cifar10"]["sfd"]
+    hours = yaml.safe_load(HOURS_FILE.read_text(encoding="utf-8"))["cifar10"]["sfd"]
     sfd = [row for row in rows if row["Method"] == "SFD" and row["Data set"] == "CIFAR-10"]
     assert {row["Verdict"] for row in sfd} == {"not run"} and {row["Why"] for row in sfd} == {f"needs about {hours:.1f} GPU-hours"}
     assert {"2": "0.64", "3": "0.92", "4": "1.17", "5": "1.42"}.items() <= {row["NFE"]: row["Paper's A100 hours"] for row in sfd}.items()
 
 
-@pytest.mark.parametrize("suite_name", list(yaml.safe_load(HOURS_FILE.read_text())))
+@pytest.mark.parametrize("suite_name", list(yaml.safe_load(HOURS_FILE.read_text(encoding="utf-8"))))
 def test_the_estimated_hours_are_those_that_plan_counts(suite_name):
-    quoted = yaml.safe_load(HOURS_FILE.read_text())[suite_name]
+    quoted = yaml.safe_load(HOURS_FILE.read_text(encoding="utf-8"))[suite_name]
     counted = hours_of_methods(read_suite(Path(__file__).parents[2] / "suites" / suite_name / "params.yaml"))
     assert {method: hours for method, hours in counted.items() if method in quoted} == pytest.approx(quoted, rel=0.2)
 
@@ -244,12 +244,12 @@ def test_hostile_names_are_text(tmp_path):
     hostile = "</td><script>alert(1)</script>"
     folder = write_suite(tmp_path)
     path = folder / "results/metrics/teacher.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["values"][hostile] = content["values"].pop("euler")
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     values = parameters()
     write_parameters(folder, values | {"report": values["report"] | {"title": "<b>&\"'"}})
-    page = Page(build(folder).read_text())
+    page = Page(build(folder).read_text(encoding="utf-8"))
     assert len(page.all("script")) == 2  # the values to compare, and the page's own
     assert not page.all("b")[4:]  # the four tiles alone
     assert hostile in page.texts

@@ -34,7 +34,7 @@ def suite(tmp_path_factory):
 def test_results_are_the_metric_files_numbers(suite):
     table = results(suite).set_index(["method", "nfe"])
     for method, (trained, untrained) in STUDENTS.items():
-        files = [json.loads((suite.folder / f"results/metrics/{method}/seed{seed}.json").read_text()) for seed in SEEDS]
+        files = [json.loads((suite.folder / f"results/metrics/{method}/seed{seed}.json").read_text(encoding="utf-8")) for seed in SEEDS]
         for nfe in (*trained, *untrained):
             row = table.loc[(method, nfe)]
             assert row["n_seeds"] == 3 and row["trained"] == (nfe in trained)
@@ -52,9 +52,9 @@ def test_students_under_guidance_have_rows_of_their_own(tmp_path):
     folder = write_suite(tmp_path)
     for seed in SEEDS:
         path = folder / f"results/metrics/sfd-v/seed{seed}.json"
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         content["values"]["student-w1.5"] = {"nfe4": {METRIC: 7.0 + seed}}
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(content), encoding="utf-8")
     suite = open_suite(folder)
     table = results(suite)
     rows = table[(table["method"] == "sfd-v") & (table["nfe"] == 4)]
@@ -89,9 +89,9 @@ def test_every_quoted_number_has_a_source():
 
 
 def test_a_number_without_a_source_is_refused(tmp_path):
-    content = yaml.safe_load(FILE.read_text())
+    content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     content["numbers"][0]["source"] = "memory"
-    (tmp_path / "numbers.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "numbers.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(UserError, match="memory"):
         paper_numbers(tmp_path / "numbers.yaml")
 
@@ -125,16 +125,16 @@ def test_written_tables_read_back_and_are_rendered_alike_twice(suite):
         seen.append([file.read_bytes() for file in files])
     assert seen[0] == seen[1]
     pd.testing.assert_frame_equal(load_results(files[0]), results(suite), rtol=1e-8, check_dtype=False)
-    with open(files[3], newline="") as file:
+    with open(files[3], newline="", encoding="utf-8") as file:
         assert {row["verdict"] for row in csv.DictReader(file)} == {"held", "not held"}
 
 
 def test_every_row_of_the_readers_tables_has_every_column(suite):
     render_table("results", suite.folder)
-    lines = (suite.folder / "reports/tables/results.md").read_text().splitlines()
+    lines = (suite.folder / "reports/tables/results.md").read_text(encoding="utf-8").splitlines()
     widths = {line.count("|") for line in lines if line.startswith("|")}
     assert len(widths) == 1
-    body = (suite.folder / "reports/tables/results.tex").read_text().split(r"\midrule")[1].split(r"\bottomrule")[0]
+    body = (suite.folder / "reports/tables/results.tex").read_text(encoding="utf-8").split(r"\midrule")[1].split(r"\bottomrule")[0]
     assert {line.count("&") for line in body.strip().splitlines()} == {widths.pop() - 2}
     assert "| SFD-v | 5 | 3 | 52.0 ± 1.3 |" in "\n".join(lines)
 

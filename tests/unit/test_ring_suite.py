@@ -21,9 +21,9 @@ from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.ring import RingResults, end_points, ring_data
 from backtrail.report.ring_claims import judge_ring, ring_sentence
 from backtrail.tables import load_csv
-from unit.refusals import sentence_for
+from unit.refusals import as_yaml, sentence_for
 
-VALID = yaml.safe_load((Path(__file__).parents[2] / "suites/ring/params.yaml").read_text())
+VALID = yaml.safe_load((Path(__file__).parents[2] / "suites/ring/params.yaml").read_text(encoding="utf-8"))
 refused = partial(sentence_for, VALID)
 
 
@@ -38,7 +38,7 @@ refused = partial(sentence_for, VALID)
         ("score_distillation.disback.snapshots", [0, 500], ["disback.snapshots must hold 0 and another", "detour_updates = 150"]),
         ("score_distillation.disback.evaluate_every", 500, ["disback has fewer evaluations than evaluation.window = 5"]),
         ("evaluation.window", 0, ["evaluation.window = 0"]),
-        ("seeds", [1, 1], ["seeds must be different"]),
+        ("seeds", [1, 1], ["seeds = [1, 1]: 1 stands in the list twice"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, key: str, value: object, expected: list[str]) -> None:
@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["teacher"] |= {"steps": 20, "batch": 16, "net": {"kind": "mlp", "width": 16, "layers": 1}}
     values["evaluation"] |= {"n_points": 50, "n_floor": 2, "teacher_num_steps": 3, "window": 2, "mismatch_points": 20}
     values["seeds"] = [0, 1]
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
     runs = [["ring-run", "--stage", f"ring-run@{method}-{seed}"] for method in methods for seed in (0, 1)]
     commands = [["ring-teacher"], *runs, ["ring-figure"]]
     code = f"from backtrail.cli import backtrail\nfor command in {commands!r}: backtrail(command, standalone_mode=False)"
@@ -107,7 +107,7 @@ def test_what_a_run_measures(folder: Path) -> None:
 
 
 def test_an_absent_teacher_names_the_cure(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text((folder / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text((folder / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     command = [sys.executable, "-m", "backtrail", "ring-run", "--stage", "ring-run@disback-0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "teacher.safetensors is missing: run the stage that makes it" in done.stderr

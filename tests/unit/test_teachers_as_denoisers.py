@@ -112,7 +112,7 @@ def test_a_teacher_is_fetched_listed_and_imported(tmp_path):
     file = write_checkpoint(tmp_path / "mine.pkl", foreign_ema(original, configuration))
     notes = fetch_outside(tmp_path / "data/teacher", [source_of_teacher("own-edm")], str(file))
     assert [(entry["name"], entry["verified"]) for entry in notes["files"]] == [("teacher.pkl", "first use")]
-    manifest = json.loads((tmp_path / "data/teacher/manifest.json").read_text())
+    manifest = json.loads((tmp_path / "data/teacher/manifest.json").read_text(encoding="utf-8"))
     assert "origin" not in manifest["files"][0]
     digest = fetched_files(tmp_path / "data/teacher")["teacher.pkl"]
     imported = import_teacher("own-edm", tmp_path / "data/teacher")
@@ -161,7 +161,7 @@ def test_a_teacher_of_other_data_is_refused():
 
 def test_the_section_is_of_either_kind(tmp_path):
     file = tmp_path / "params.yaml"
-    file.write_text("teacher: {source: own-edm, local: mine.pkl}\n")
+    file.write_text("teacher: {source: own-edm, local: mine.pkl}\n", encoding="utf-8")
     assert teacher_section(file) == ImportedTeacher(source="own-edm", local="mine.pkl")
-    file.write_text("teacher: {steps: 1, batch: 2, optimiser: {lr: 0.1}, average: {half_life: 3.0}}\n")
+    file.write_text("teacher: {steps: 1, batch: 2, optimiser: {lr: 0.1}, average: {half_life: 3.0}}\n", encoding="utf-8")
     assert teacher_section(file) == section(Teacher, "teacher", file)

@@ -132,7 +132,7 @@ def refusal(folder: Path) -> str:
 
 
 def edit(path: Path, **changes) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path):

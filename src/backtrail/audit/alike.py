@@ -44,9 +44,9 @@ def _facts(path: Path) -> Iterator[tuple[str, Any, float]]:
             yield f"{name} {tuple(tensor.shape)} mean", mean, scale
             yield f"{name} std", std, scale
     elif path.suffix == ".json":
-        yield from _leaves(json.loads(path.read_text()), "")
+        yield from _leaves(json.loads(path.read_text(encoding="utf-8")), "")
     else:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             for i, row in enumerate(csv.DictReader(file)):
                 yield from _leaves({key: _number(text) for key, text in row.items() if key != "digest"}, str(i))
 

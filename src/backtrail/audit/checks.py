@@ -76,7 +76,7 @@ class HashAudit:
         if old is None or _md5(old) != entry.md5:
             return ""
         try:
-            before, now = old.decode().splitlines(), (self.ledger.folder / entry.path).read_text().splitlines()
+            before, now = old.decode().splitlines(), (self.ledger.folder / entry.path).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
             return ""
         lines = [n for n, (a, b) in enumerate(zip(before, now, strict=False), start=1) if a != b]
@@ -101,7 +101,7 @@ class HashAudit:
     @functools.cached_property
     def _declared_stages(self) -> set[str]:
         path = self.ledger.folder / "dvc.yaml"
-        return set((yaml.load(path.read_text(), YAML_LOADER) or {}).get("stages", {})) if path.is_file() else set()
+        return set((yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER) or {}).get("stages", {})) if path.is_file() else set()
 
     def record(self, stage: Stage) -> Iterator[Finding]:
         """The record: is it there, of this stage, of these bytes, with these parameters, this code, and a clock that ran forward?"""

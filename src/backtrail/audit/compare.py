@@ -38,7 +38,9 @@ def open_run(name: str, folder: Path) -> Run:
     """A suite's folder, or a revision of the suite in `folder`. Raises UserError if it is neither."""
     place = Path(name)
     if (place / LOCK_FILE).is_file():
-        return Run(name, parse_lock((place / LOCK_FILE).read_text(), str(place / LOCK_FILE)), lambda path: _text(place / path))
+        return Run(
+            name, parse_lock((place / LOCK_FILE).read_text(encoding="utf-8"), str(place / LOCK_FILE)), lambda path: _text(place / path)
+        )
     lock = file_at(folder, name, LOCK_FILE)
     if lock is None:
         known = (git(folder, "log", "--format=%h", "-3", "--", LOCK_FILE) or b"").decode().split()
@@ -51,7 +53,7 @@ def open_run(name: str, folder: Path) -> Run:
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _decoded(content: bytes | None) -> str | None:

@@ -18,7 +18,7 @@ MARK = re.compile(r"<!-- number (\S+) -->(.*?)<!-- /number -->", re.DOTALL)
 def marked(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     """(file, target, text) of every quoted number in the Markdown files of the suite's folder."""
     for path in sorted(ledger.folder.glob("*.md")):
-        for target, text in MARK.findall(path.read_text(errors="replace")):
+        for target, text in MARK.findall(path.read_text(encoding="utf-8", errors="replace")):
             yield path.name, target, text.strip()
 
 

@@ -89,7 +89,7 @@ def describe(ledger: Ledger, number: Number) -> dict[str, Any]:
 def _measured(path: Path, row: dict[str, str], metric: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     guidance = row.get("guidance")
     student = "student" if guidance is None else f"student-w{float(guidance):g}"
     of = content["values"].get(student) or content["values"].get(row.get("method", ""), {})
@@ -175,7 +175,7 @@ def unlike_paper(stage: Stage, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Parameters of a method's training that are not the paper's (for CIFAR-10), with the paper's value or `unknown`, and its source."""
     parameters = record["parameters"].get("method")
     name = stage.name.partition("@")[2].rpartition("-")[0]
-    papers = yaml.safe_load(PAPER_FILE.read_text())
+    papers = yaml.safe_load(PAPER_FILE.read_text(encoding="utf-8"))
     if not isinstance(parameters, dict) or name not in papers["methods"] or "samples" in stage.name:
         return []
     said = papers["methods"][name]

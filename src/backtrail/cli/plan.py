@@ -92,7 +92,12 @@ def in_cache(folder: str) -> bool:
     """Whether this output stands in the lock file and its content in DVC's cache (in the usual place)."""
     if not Path(LOCK_FILE).is_file():
         return False
-    digests = [out.md5 for stage in parse_lock(Path(LOCK_FILE).read_text()).values() for out in stage.outs.values() if out.path == folder]
+    digests = [
+        out.md5
+        for stage in parse_lock(Path(LOCK_FILE).read_text(encoding="utf-8")).values()
+        for out in stage.outs.values()
+        if out.path == folder
+    ]
     return any(Path(".dvc/cache/files/md5", digest[:2], digest[2:]).is_file() for digest in digests)
 
 

@@ -116,7 +116,7 @@ def export(target: str | Path, folder: str | Path = ".") -> list[str]:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(place, target / name)
     for name, text in crate.texts.items():
-        atomic_write(target / name, lambda file, text=text: file.write_text(text))
+        atomic_write(target / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
     save_json(target / "ro-crate-metadata.json", {"@context": CONTEXT, "@graph": list(crate.entities.values())})
     return sorted([*crate.copies, *crate.texts, "ro-crate-metadata.json"])
 

@@ -100,6 +100,6 @@ def _ignore_lines(folder: Path) -> list[str]:
     """The rules of the repository's ignore file, in or above the suite; plain names and patterns of names, as this project writes them."""
     for place in (folder, *folder.parents):
         if (place / IGNORE_FILE).is_file():
-            lines = (line.strip() for line in (place / IGNORE_FILE).read_text().splitlines())
+            lines = (line.strip() for line in (place / IGNORE_FILE).read_text(encoding="utf-8").splitlines())
             return [line for line in lines if line and not line.startswith("#")]
     return []

@@ -123,7 +123,7 @@ def open_ledger(folder: str | Path = ".") -> Ledger:
     """Read the ledger of the suite in `folder`. Raises UserError if there is none or if it cannot be read."""
     folder = Path(folder)
     try:
-        text = (folder / LOCK_FILE).read_text()
+        text = (folder / LOCK_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{folder / LOCK_FILE} is missing: nothing has been run here; `dvc repro` writes it") from None
     stages = parse_lock(text, str(folder / LOCK_FILE))
@@ -151,7 +151,7 @@ def _stage(name: str, content: dict[str, Any]) -> Stage:
 
 def _record(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

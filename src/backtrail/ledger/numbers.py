@@ -152,7 +152,7 @@ def _solver_is_known(ledger: Ledger, row: dict[str, str]) -> bool:
 def of_json(ledger: Ledger, file: str) -> Iterator[Number]:
     """The values of a metric file or of a reference's file."""
     try:
-        content = json.loads((ledger.folder / file).read_text())
+        content = json.loads((ledger.folder / file).read_text(encoding="utf-8"))
     except ValueError:
         return
     found = content.get("values", {}) if "values" in content else {k: v for k, v in content.items() if isinstance(v, dict)}
@@ -173,7 +173,7 @@ def _leaves(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file as text; none where there is no such file, or no CSV in it."""
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             return [{key: text or "" for key, text in row.items() if isinstance(key, str)} for row in csv.DictReader(file)]
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, csv.Error):
         return []

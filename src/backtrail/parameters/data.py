@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from backtrail.parameters.base import Digests, Section
+from backtrail.parameters.base import Digests, RelativePath, Section
 
 DataSet = Literal[
     "fashion-mnist", "cifar10", "cifar10-jpeg", "ffhq64", "afhqv2-64", "imagenet64", "image-folder", "image-zip"
@@ -16,12 +16,12 @@ class Data(Section):
 
     name: DataSet = Field(description="data set; `image-folder` and `image-zip` are your own images, named by `local`")
     resolution: int = Field(ge=4, le=1024, description="height and width of the images after mean pooling, pixels; divides the native size")
-    local: str | None = Field(
+    local: RelativePath | None = Field(
         default=None,
         description="folder (or the one file) with files supplied by hand, tried before any address and verified as strictly; null = none",
     )
     held_out: int = Field(
-        default=0, ge=0, description="images put aside as test images where the data set has no test split of its own, count"
+        default=0, ge=0, le=10**9, description="images put aside as test images where the data set has no test split of its own, count"
     )
     sha256: Digests = Field(
         default_factory=dict,

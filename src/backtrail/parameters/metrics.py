@@ -1,10 +1,10 @@
 """Parameters of the metrics: what is measured, in which features, with how many images."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from backtrail.parameters.base import Digests, Section
+from backtrail.parameters.base import Digests, Distinct, RelativePath, Section
 
 ExtractorName = Literal["classifier", "efficientnet-lite0", "inception", "inception-clean"]
 PublishedReference = Literal["reference-cifar10-32x32", "reference-ffhq-64x64", "reference-afhqv2-64x64", "reference-imagenet-64x64"]
@@ -14,21 +14,12 @@ MetricName = Literal["fd", "kid", "precision", "recall", "density", "coverage"]
 class Mismatch(Section):
     """The mismatch degree (`metrics/mismatch.py`)."""
 
-    sigmas: list[float] = Field(
+    sigmas: Distinct[Annotated[float, Field(gt=0)]] = Field(
         [0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0], min_length=1, description="Noise levels, in units of the images' range [-1, 1]."
     )
     n_samples: int = Field(256, ge=2, description="Student samples per point of the curve, count.")
     batch_size: int = Field(256, ge=1, description="Student samples per evaluation of a net, count.")
     fit_steps: int = Field(20, ge=0, description="Steps that the reference denoiser is fitted to the current student before it is used.")
-
-    @field_validator("sigmas")
-    @classmethod
-    def _positive(cls, value: list[float]) -> list[float]:
-        if bad := [sigma for sigma in value if not 0 < sigma < float("inf")]:
-            raise ValueError(f"sigmas {bad} must be positive and finite")
-        if len(set(value)) < len(value):
-            raise ValueError("sigmas must differ from each other")
-        return value
 
 
 class InceptionFiles(Section):
@@ -37,7 +28,7 @@ class InceptionFiles(Section):
     reference: PublishedReference | None = Field(
         None, description="EDM's published mean and covariance of the data set; null computes them from `n_reference` training images."
     )
-    local: str | None = Field(
+    local: RelativePath | None = Field(
         None, description="Folder with files supplied by hand, tried before any address and verified as strictly; null: none."
     )
     sha256: Digests = Field({}, description="Digests of files whose digest the registry does not know, by file name; pins the first fetch.")
@@ -46,12 +37,12 @@ class InceptionFiles(Section):
 class Metrics(Section):
     """Which metrics the tables hold, in which features, and the protocol that they share."""
 
-    extractors: list[ExtractorName] = Field(
+    extractors: Distinct[ExtractorName] = Field(
         ["efficientnet-lite0", "classifier"],
         min_length=1,
         description="Feature extractors; every metric is computed in the features of each.",
     )
-    metrics: list[MetricName] = Field(
+    metrics: Distinct[MetricName] = Field(
         ["fd", "kid", "precision", "recall", "density", "coverage"], min_length=1, description="What is computed for the tables."
     )
     n_samples: int = Field(1000, ge=2, description="Images per evaluated set, count; Frechet distances depend on it.")
@@ -74,6 +65,13 @@ class Metrics(Section):
         if any(name.startswith("inception") for name in self.extractors) != (self.inception is not None):
             raise ValueError("the extractors of Inception and their files (metrics.inception) go together: give both or neither")
         return self
+
+    @property
+    def distances(self) -> list[str]:
+        """The distances that are measured, by the names that tables have for them: in Inception's features fd is called fid."""
+        kinds = [(kind, features) for features in self.extractors for kind in self.metrics if kind in ("fd", "kid")]
+        named = [("fid" if kind == "fd" and features.startswith("inception") else kind, features) for kind, features in kinds]
+        return [f"{kind}_{features.replace('-', '_')}" for kind, features in named]
 
     @property
     def n_drawn(self) -> int:

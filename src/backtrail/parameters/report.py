@@ -3,24 +3,23 @@
 Methods and seeds are the suite's own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, model_validator
 
-from backtrail.parameters.base import Section
+from backtrail.parameters.base import ByName, Distinct, Line, Name, Section
 
-GridRow = Annotated[str, StringConstraints(pattern=r"^[^/]+/nfe[1-9][0-9]*$")]
-AxisName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-AxisValue = int | float | str  # a number or a word
+GridRow = Annotated[str, StringConstraints(pattern=r"^[^/]+/nfe[1-9][0-9]{0,5}$")]
+AxisValue = int | float | Line  # a number or a word
 
 
 class _Entries(Section):
     """What both kinds of axis say of themselves."""
 
-    label: str = Field(min_length=1, description="What is varied, as the figure's axis or legend names it, with its unit.")
-    shows: str = Field(min_length=1, description="What the figure is about, for its caption.")
-    baseline: str = Field(description="The entry that the others are compared with.")
+    label: Line = Field(description="What is varied, as the figure's axis or legend names it, with its unit.")
+    shows: Line = Field(description="What the figure is about, for its caption.")
+    baseline: Name = Field(description="The entry that the others are compared with.")
 
 
 def _comparable(entries: dict[str, AxisValue], info: ValidationInfo) -> dict[str, AxisValue]:
@@ -31,7 +30,7 @@ def _comparable(entries: dict[str, AxisValue], info: ValidationInfo) -> dict[str
     return entries
 
 
-Entries = Annotated[dict[str, AxisValue], AfterValidator(_comparable)]
+Entries = Annotated[ByName[AxisValue], AfterValidator(_comparable)]
 
 
 class Axis(_Entries):
@@ -49,14 +48,14 @@ class SamplerAxis(_Entries):
 class Report(Section):
     """Figures, tables and the HTML page."""
 
-    title: str = Field(min_length=1, description="Heading of the report.")
+    title: Line = Field(description="Heading of the report.")
     metric: str = Field(
         pattern=r"^(fd|kid|fid)_[a-z0-9_]+$", description="Metric of the tables' verdicts and of the figures; lower is better."
     )
     sample_columns: int = Field(10, ge=1, le=32, description="Images per row of the sample grid.")
-    sample_solvers: list[GridRow] = Field(description="Rows of the sample grid drawn with the teacher, each solver/nfeN.")
-    axes: dict[AxisName, Axis] = Field({}, description="Ablations over methods, one figure each, by the name of its files.")
-    sampler_axes: dict[AxisName, SamplerAxis] = Field({}, description="Ablations over the teacher's samplers, likewise.")
+    sample_solvers: Distinct[GridRow] = Field(description="Rows of the sample grid drawn with the teacher, each solver/nfeN.")
+    axes: ByName[Axis] = Field({}, description="Ablations over methods, one figure each, by the name of its files.")
+    sampler_axes: ByName[SamplerAxis] = Field({}, description="Ablations over the teacher's samplers, likewise.")
 
     @model_validator(mode="after")
     def _one_name(self) -> "Report":
@@ -71,3 +70,10 @@ class Report(Section):
         for key, kind, entries, known in named:
             if unknown := [entry for entry in entries if entry not in known]:
                 raise ValueError(f"report.{key} names {', '.join(unknown)}, and the suite has no such {kind}; known: {', '.join(known)}")
+
+    def check_measured(self, rows: Sequence[str], distances: Sequence[str]) -> None:
+        """Raises ValueError that names a row of the grid that is not among `rows`, or a metric not among `distances`."""
+        if unknown := [row for row in self.sample_solvers if row not in rows]:
+            raise ValueError(f"report.sample_solvers names {', '.join(unknown)}; the samplers of teacher_samples make {', '.join(rows)}")
+        if self.metric not in distances:
+            raise ValueError(f"report.metric = {self.metric} is none of what the section metrics measures: {', '.join(distances)}")

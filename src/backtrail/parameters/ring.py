@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from backtrail.parameters.base import Section
+from backtrail.parameters.base import ByName, Section
 from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.teacher import Teacher
@@ -39,7 +39,7 @@ class RingSuite(BaseSuite):
     ring: RingLaw
     teacher: Teacher
     evaluation: RingEvaluation
-    score_distillation: dict[str, ScoreDistillation]
+    score_distillation: ByName[ScoreDistillation]
 
     @property
     def methods(self) -> list[str]:
@@ -58,8 +58,6 @@ class RingSuite(BaseSuite):
     @model_validator(mode="after")
     def _methods(self) -> Self:
         for name, p in self.score_distillation.items():
-            if not name.replace("-", "").isalnum() or not name.isascii():
-                raise ValueError(f"a method's name is letters, digits and '-'; found {name!r}")
             first = [update for update in p.snapshots if update <= self.evaluation.detour_updates]
             if 0 not in first or len(first) < 2:
                 raise ValueError(

@@ -6,11 +6,13 @@ from pydantic import Field
 
 from backtrail.parameters.base import Section
 
+MOST_THREADS = 512  # more than any one machine has cores: not the machine's own, for another one checks the parameters than computes
+
 
 class Runtime(Section):
     """How the arithmetic is done."""
 
-    threads: int = Field(1, ge=1, description="CPU threads per stage; two on a busy machine can be ten times slower than one.")
+    threads: int = Field(1, ge=1, le=MOST_THREADS, description="CPU threads per stage; two on a busy machine can take ten times as long.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where stages compute; auto is a GPU where there is one.")
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
         "float32",
@@ -33,7 +35,7 @@ class Runtime(Section):
 class Resources(Section):
     """What a stage asks a scheduler for; no result depends on it."""
 
-    gpus: int = Field(0, ge=0, description="GPUs, count.")
-    threads: int = Field(1, ge=1, description="CPU cores, count.")
-    mem_mb: int = Field(ge=1, description="Memory, MB.")
-    runtime: int = Field(ge=1, description="Longest run time, minutes.")
+    gpus: int = Field(0, ge=0, le=64, description="GPUs, count.")
+    threads: int = Field(1, ge=1, le=MOST_THREADS, description="CPU cores, count.")
+    mem_mb: int = Field(ge=1, le=10**8, description="Memory, MB.")
+    runtime: int = Field(ge=1, le=10**6, description="Longest run time, minutes.")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from backtrail.parameters.base import Section
+from backtrail.parameters.base import Distinct, Section
 from backtrail.parameters.training import Adam, Average, LogNormal, NoiseLaw
 
 
@@ -72,7 +72,7 @@ class ScoreDistillation(Section):
         False, description="Replace a gradient's NaN by 0 and infinities by 1e5, as the released code does; counted in the log."
     )
     evaluate_every: int = Field(10, ge=1, description="Student updates between two evaluations; the snapshots are evaluated too.")
-    snapshots: list[int] = Field(
+    snapshots: Distinct[int] = Field(
         [0], description="Student updates after which student and fake score are kept for the mismatch degree; the last update always is."
     )
 

@@ -1,13 +1,11 @@
 """The whole of `params.yaml`: what a suite is."""
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from backtrail.parameters.base import PARAMS_FILE, read, validate
+from backtrail.parameters.base import PARAMS_FILE, ByName, Distinct, Name, read, validate
 from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.classifier import ClassifierParameters
 from backtrail.parameters.data import Data
@@ -31,13 +29,13 @@ class Suite(BaseSuite, Generic[T]):
     classifier: ClassifierParameters
     teacher: T
     teacher_samples: TeacherSamples
-    start: dict[str, list[str]] = Field(
+    start: dict[Literal["teacher"] | Name, Distinct[Name]] = Field(
         description="What one-step students start from -> their methods: `teacher`, or a method whose student, of the same seed, it is."
     )
-    score_distillation: dict[str, ScoreDistillation]
-    trajectory_distillation: dict[str, TrajectoryDistillation]
+    score_distillation: ByName[ScoreDistillation]
+    trajectory_distillation: ByName[TrajectoryDistillation]
     second_stage: SecondStage | None = None
-    students: dict[str, Sampling]
+    students: ByName[Sampling]
     metrics: Metrics
     mismatch: Mismatch = Mismatch()
     report: Report
@@ -71,9 +69,6 @@ class Suite(BaseSuite, Generic[T]):
         trained = [*self.score_distillation, *self.few_step]
         if both := sorted({name for name in trained if trained.count(name) > 1}):
             raise ValueError(f"a method has one name in one section; {both} stand in two")
-        for name in trained:
-            if not name.replace("-", "").isalnum() or not name.isascii() or name == TEACHER or name.startswith("-"):
-                raise ValueError(f"a method's name is letters, digits and '-', and not 'teacher'; found {name!r}")
         if missing := [name for name in trained if name not in self.students]:
             raise ValueError(f"students must hold {', '.join(missing)} too: it says what each is sampled at ({{}} for a one-step student)")
         if unknown := [name for name in self.students if name not in trained]:
@@ -109,8 +104,6 @@ class Suite(BaseSuite, Generic[T]):
                 raise ValueError(f"students.{name} is a one-step student: it is sampled at one evaluation, and says {{}}")
             if p is not None and (bad := [n for n in sampling.num_steps or [] if n < 2 + p.afs]):
                 raise ValueError(f"students.{name}.num_steps {bad}: at least {2 + p.afs} time stamps are needed, or no evaluation is left")
-            if min(sampling.guidance) < 0:
-                raise ValueError(f"students.{name}.guidance {sampling.guidance} must not be negative")
         return self
 
     @model_validator(mode="after")
@@ -146,6 +139,7 @@ class Suite(BaseSuite, Generic[T]):
     @model_validator(mode="after")
     def _axes(self) -> Self:
         self.report.check_axes(self.methods, self.teacher_samples.samplers)
+        self.report.check_measured(self.teacher_samples.rows, self.metrics.distances)
         return self
 
     @model_validator(mode="after")
@@ -158,22 +152,6 @@ class Suite(BaseSuite, Generic[T]):
                 f"guidance of {', '.join(asked)} needs a conditional teacher: set teacher.net.n_classes and teacher.label_dropout"
             )
         return self
-
-    @model_validator(mode="after")
-    def _local(self) -> Self:
-        """Parameters stand in dvc.lock, in the records and on the report's page: a path that tells whose machine it was is refused."""
-        for key, path in self._local_paths():
-            if path is not None and re.match(r"[/~\\]|[A-Za-z]:[\\/]|[a-z]+://", path):
-                raise ValueError(
-                    f"{key} should be a path relative to the suite's folder: an absolute one would stand in dvc.lock and in reports/; "
-                    f"make a link to the files there (`ln -s FOLDER originals`) and write `{key.rpartition('.')[2]}: originals`"
-                )
-        return self
-
-    def _local_paths(self) -> Iterator[tuple[str, str | None]]:
-        yield "data.local", self.data.local
-        yield "teacher.local", self.teacher.local if isinstance(self.teacher, ImportedTeacher) else None
-        yield "metrics.inception.local", self.metrics.inception.local if self.metrics.inception else None
 
 
 def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite:

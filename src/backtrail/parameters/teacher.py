@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from backtrail.parameters.base import PARAMS_FILE, Digests, Section, read, section
+from backtrail.parameters.base import PARAMS_FILE, Digests, RelativePath, Section, read, section
 from backtrail.parameters.net import NetParameters, UNetParameters
 from backtrail.parameters.training import Adam, Average, LogNormal
 
@@ -36,7 +36,7 @@ class ImportedTeacher(Section):
         description="entry of the registry of sources; `own-edm` is your own checkpoint in EDM's format, `own-diffusers` your own U-Net "
         "in that of the diffusers library, both named by `local`"
     )
-    local: str | None = Field(
+    local: RelativePath | None = Field(
         None, description="folder (or the one file) with files supplied by hand, tried before any address and verified as strictly"
     )
     sha256: Digests = Field({}, description="digests of files whose digest the registry does not know, by file name; pins the first fetch")

@@ -1,10 +1,12 @@
 """Parameters that every stage with an optimiser shares."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from backtrail.parameters.base import Section
+from backtrail.parameters.base import Pair, Section
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LogNormal(Section):
@@ -19,7 +21,7 @@ class KarrasGrid(Section):
     """sigma drawn uniformly from the time stamps of EDM's grid (SiD, DMD2)."""
 
     kind: Literal["karras"] = "karras"
-    n: int = Field(1000, ge=2, description="Time stamps of the grid.")
+    n: int = Field(1000, ge=2, le=10**6, description="Time stamps of the grid.")
     first: int = Field(0, ge=0, description="Smallest index drawn; 0 is sigma_max.")
     last: int = Field(999, ge=0, description="Largest index drawn; n - 1 is sigma_min.")
     sigma_min: float = Field(0.002, gt=0, description="Smallest noise level of the grid.")
@@ -56,7 +58,7 @@ class Adam(Section):
     """Adam, with an optional linear warm-up."""
 
     lr: float = Field(gt=0, description="Learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="Decay of the running mean and of the running square.")
+    betas: Pair[Decay] = Field((0.9, 0.999), description="Decay of the running mean and of the running square.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the running square.")
     warmup: int = Field(0, ge=0, description="Updates over which the learning rate rises linearly from 0.")
     clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null does not clip.")

@@ -4,15 +4,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from backtrail.parameters.base import Section
-from backtrail.parameters.sampling import Schedule, SolverName
+from backtrail.parameters.base import ByName, Distinct, Name, RelativePath, Section
+from backtrail.parameters.sampling import Schedule, SolverName, TimeStamps
 from backtrail.parameters.training import Adam
 
 
 class LPIPSWeights(Section):
     """The weights of LPIPS-VGG (`methods/lpips.py`), supplied by hand: they are not free to be passed on with every package."""
 
-    file: str = Field(description="safetensors file with torchvision's names of VGG16's convolutions and lin0.weight ... lin4.weight.")
+    file: RelativePath = Field(
+        description="safetensors file with torchvision's names of VGG16's convolutions and lin0.weight ... lin4.weight."
+    )
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Digest that the file must have.")
 
 
@@ -23,7 +25,9 @@ class TrajectoryDistillation(Section):
         "trajectory",
         description="Where the student's input comes from: its own walk from noise (SFD, Algorithm 2) or noisy data (Algorithm 1).",
     )
-    num_steps: list[int] = Field([4], min_length=1, description="Time stamps of the student; one is drawn per round (SFD-v has several).")
+    num_steps: Distinct[TimeStamps] = Field(
+        [4], min_length=1, description="Time stamps of the student; one is drawn per round (SFD-v has several)."
+    )
     step_condition: Literal["none", "zero", "random"] = Field(
         "none",
         description="Tell the student num_steps (SFD-v): no; yes, new layers started at zero; or at random as the released code does.",
@@ -64,10 +68,10 @@ class TrajectoryDistillation(Section):
 class SecondStage(Section):
     """SFD's second stage: a few-step student is the teacher, and the start, of one with fewer steps."""
 
-    teacher_method: str = Field(
+    teacher_method: Name = Field(
         description="Method of trajectory_distillation whose student, of the same seed, is the teacher; it keeps its step condition."
     )
-    methods: dict[str, TrajectoryDistillation] = Field(
+    methods: ByName[TrajectoryDistillation] = Field(
         min_length=1, description="As in trajectory_distillation, for solver = euler on the teacher's steps."
     )
 

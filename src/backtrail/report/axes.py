@@ -219,5 +219,5 @@ def render_axis(name: str, suite_folder: str | Path = ".") -> None:
     stem = Path(suite_folder) / "reports/axes" / name
     save_csv(stem.with_suffix(".csv"), data)
     text = "\n\n".join(write(axis, data) for write in texts) + "\n"
-    atomic_write(stem.with_suffix(".md"), lambda file: file.write_text(text))
+    atomic_write(stem.with_suffix(".md"), lambda file: file.write_text(text, encoding="utf-8"))
     save_figure(lambda: draw(axis, data), stem)

@@ -61,7 +61,7 @@ def axis_blocks(suite: Suite, book: Book) -> list[dict[str, Any]]:
     for name, axis in (suite.report.axes | suite.report.sampler_axes).items():
         stem = suite.folder / "reports/axes" / name
         if all(stem.with_suffix(f".{kind}").is_file() for kind in (*MEDIA, "md")):
-            blocks.append(_block(suite, book, stem, axis.label, " ".join(stem.with_suffix(".md").read_text().split())))
+            blocks.append(_block(suite, book, stem, axis.label, " ".join(stem.with_suffix(".md").read_text(encoding="utf-8").split())))
     return blocks
 
 
@@ -142,9 +142,9 @@ def render_report(
         results_notes=results_for_readers(suite, results).notes,
         claims_not_run=list(claims.loc[claims["verdict"] == NOT_RUN, "text"]),
         sources=paper_numbers().sources,
-        parameters=(suite.folder / PARAMS_FILE).read_text(),
+        parameters=(suite.folder / PARAMS_FILE).read_text(encoding="utf-8"),
         downloads={name: data_uri(tables / f"{name}.csv") for name in ("results", "claims")},
         not_run=not_run(suite, results),
         series=side_by_side.as_json(suite.report.metric, series),
     )
-    atomic_write(suite.folder / PAGE if page is None else page, lambda file: file.write_text(text))
+    atomic_write(suite.folder / PAGE if page is None else page, lambda file: file.write_text(text, encoding="utf-8"))

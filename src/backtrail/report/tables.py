@@ -270,4 +270,4 @@ def render_table(name: str, suite_folder: str | Path = ".") -> None:
     save_csv(stem.with_suffix(".csv"), data)
     origins = of_results(suite, data) if name == "results" else [short_id(stem.with_suffix(".csv"))] * len(text.rows)
     for ending, form in ((".md", markdown(text)), (".tex", latex(text, origins))):
-        atomic_write(stem.with_suffix(ending), lambda file, form=form: file.write_text(form))
+        atomic_write(stem.with_suffix(ending), lambda file, form=form: file.write_text(form, encoding="utf-8"))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from backtrail.denoiser import Condition, Denoiser
+from backtrail.parameters.sampling import EVALUATIONS_PER_STEP as EVALUATIONS_PER_STEP
 from backtrail.sampling.schedules import vp_betas, vp_sigma, vp_tau
 
 Trajectory = Iterator[Tensor]
@@ -154,7 +155,6 @@ SOLVERS: dict[str, Solver] = {
     **{f"ipndm-{k}": partial(ipndm, order=k) for k in (1, 2, 3, 4)},
     **{f"deis-{k}": partial(deis, order=k) for k in (1, 2, 3, 4)},
 }
-EVALUATIONS_PER_STEP = {name: 2 if name in ("heun", "dpm-2") else 1 for name in SOLVERS}
 
 
 class AnalyticalFirstStep:

@@ -28,12 +28,12 @@ def main(name: str, out: Path) -> None:
             weight.weight.mul_(0.99).add_(step)
         return {"loss": 1.0}
 
-    for step, _ in run(state, update, yaml.safe_load(Path("params.yaml").read_text())["steps"], scratch):
+    for step, _ in run(state, update, yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["steps"], scratch):
         if "TOY_RUNS" in os.environ and step in (0, 1, (scratch.resumed_from or 0) + 1):
-            with Path(os.environ["TOY_RUNS"]).open("a") as runs:
+            with Path(os.environ["TOY_RUNS"]).open("a", encoding="utf-8") as runs:
                 print(f"{name} step {step}", file=runs)
     out.parent.mkdir(exist_ok=True)
-    out.write_text(f"{weight.weight.item()!r}\n")
+    out.write_text(f"{weight.weight.item()!r}\n", encoding="utf-8")
     scratch.clear()
 
 
