@@ -4,7 +4,8 @@ import click
 import torch
 
 from backtrail.artifacts import save_json
-from backtrail.methods.ring import SHAPE, Ring, ring_teacher, sliced_wasserstein
+from backtrail.data.ring import SHAPE, Ring
+from backtrail.metrics.wasserstein import sliced_wasserstein
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.base import section
 from backtrail.parameters.ring import RingEvaluation, RingLaw
@@ -13,6 +14,7 @@ from backtrail.parameters.teacher import Teacher
 from backtrail.randomness import Draw
 from backtrail.running.torch_stage import torch_stage
 from backtrail.sampling.sample import Sampler
+from backtrail.teachers.ring import ring_teacher
 
 TEACHER, METRICS = "results/teacher/teacher.safetensors", "results/teacher/metrics.json"
 
