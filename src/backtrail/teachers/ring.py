@@ -8,7 +8,7 @@ from backtrail.nets.build import build
 from backtrail.parameters.teacher import Teacher
 from backtrail.randomness import Draw
 from backtrail.training.loop import Losses, run
-from backtrail.training.noise import score_matching_loss
+from backtrail.training.noise import per_value, score_matching_loss
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 
@@ -24,7 +24,7 @@ def ring_teacher(ring: Ring, p: Teacher, scratch: Scratch | None = None) -> NetD
         loss.backward()
         optimiser_step(state.optimisers["teacher"], p.optimiser, step, factor=(1 + math.cos(math.pi * step / p.steps)) / 2)
         update_average(state.averages["teacher"], net, p.average, step, p.batch)
-        return {"loss": loss.item()}
+        return {"loss": per_value(loss, points).item()}
 
     for _ in run(state, update, p.steps, scratch):
         pass
