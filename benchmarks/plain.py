@@ -68,7 +68,7 @@ def matching(net: NetDenoiser, x0: Tensor, condition: Condition) -> Tensor:
     """EDM's loss of denoising score matching on x0."""
     noisy, sigma = diffused(x0)
     weight = (sigma**2 + net.sigma_data**2) / (sigma * net.sigma_data) ** 2
-    return (per_image(weight, x0) * (net(noisy, sigma, condition) - x0) ** 2).mean()
+    return (per_image(weight, x0) * (net(noisy, sigma, condition) - x0) ** 2).flatten(1).sum(1).mean()
 
 
 def told(net: NetDenoiser, batch: int) -> Condition:

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from backtrail.data.dataset import Labelled
+from backtrail.data.ring import SHAPE, Ring
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.one_step import generate
 from backtrail.methods.disback.path import DegradationPath, Origin
 from backtrail.methods.disback.recording import record
-from backtrail.methods.ring import SHAPE, Ring, ring_teacher, sliced_wasserstein
 from backtrail.metrics.mismatch import mismatch
+from backtrail.metrics.wasserstein import sliced_wasserstein
 from backtrail.parameters.suite import read_suite
 from backtrail.randomness import Draw
+from backtrail.teachers.ring import ring_teacher
 from backtrail.training.state import TrainingState
 from unit.oracles import MixtureDenoiser
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from backtrail.artifacts import load_json
-from backtrail.methods.ring import SHAPE, Ring
+from backtrail.data.ring import SHAPE, Ring
 from backtrail.metrics.points import PointsDenoiser
 from backtrail.parameters.ring import RingEvaluation, RingSuite
 from backtrail.parameters.suite import read_suite

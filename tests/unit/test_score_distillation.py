@@ -31,7 +31,7 @@ from backtrail.parameters.training import KarrasGrid, LogNormal
 from backtrail.randomness import Draw, Part
 from backtrail.tensors import tensors_digest
 from backtrail.training import noise
-from backtrail.training.noise import diffuse, draw_sigma, edm_loss
+from backtrail.training.noise import diffuse, draw_sigma
 from backtrail.training.state import TrainingState, update_average, weights
 from unit.oracles import GaussianDenoiser, tiny_denoiser
 
@@ -179,7 +179,8 @@ def diff_instruct(teacher, p: ScoreDistillation, seed: int):
         sigma = draw_sigma(law, p.batch, Draw(seed, "fake-sigma", step))
         noisy = x0.detach() + sigma.reshape(-1, 1, 1, 1) * Draw(seed, "fake-noise", step).normal(tuple(x0.shape))
         to_fake.zero_grad()
-        edm_loss(fake(noisy, sigma), x0.detach(), sigma, 0.5).backward()
+        weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+        (weight.reshape(-1, 1, 1, 1) * (fake(noisy, sigma) - x0.detach()) ** 2).flatten(1).sum(1).mean().backward()
         to_fake.step()
         sigma = draw_sigma(law, p.batch, Draw(seed, "student-sigma", step))
         noisy = x0.detach() + sigma.reshape(-1, 1, 1, 1) * Draw(seed, "student-noise", step).normal(tuple(x0.shape))

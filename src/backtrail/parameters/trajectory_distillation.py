@@ -47,7 +47,7 @@ class TrajectoryDistillation(Section):
     pool: int = Field(ge=1, description="Batches of teacher trajectories per num_steps; each seed goes through them in its own order.")
     cached: bool = Field(True, description="Compute the pool once, in the stage `trajectories`; false computes each batch when it is used.")
     optimiser: Adam
-    decay_at: float = Field(0.5, gt=0, le=1, description="Share of the rounds after which the learning rate is divided by ten.")
+    decay_at: float = Field(0.5, gt=0, le=1, description="Share of the rounds (and one) after which the rate is divided by ten.")
     dropout: bool = Field(False, description="Dropout of the net is on while the student trains, as in the released code.")
     evaluate_every: int = Field(20, ge=1, description="Rounds between two evaluations.")
 

@@ -7,14 +7,15 @@ import torch
 
 from backtrail import layout
 from backtrail.data.dataset import Labelled
+from backtrail.data.ring import SHAPE, Ring
 from backtrail.denoiser import NetDenoiser
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.one_step import generate, student_input
 from backtrail.methods.disback.path import Origin, load_path, save_path
 from backtrail.methods.disback.recording import record
-from backtrail.methods.ring import SHAPE, Ring, sliced_wasserstein
 from backtrail.metrics.mismatch import mismatch
 from backtrail.metrics.points import PointsDenoiser
+from backtrail.metrics.wasserstein import sliced_wasserstein
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.ring import RingEvaluation, RingLaw
 from backtrail.parameters.score_distillation import ScoreDistillation

@@ -4,7 +4,8 @@ import torch
 
 from backtrail import layout
 from backtrail.artifacts import save_json
-from backtrail.methods.ring import SHAPE, Ring, ring_teacher, sliced_wasserstein
+from backtrail.data.ring import SHAPE, Ring
+from backtrail.metrics.wasserstein import sliced_wasserstein
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.ring import RingEvaluation, RingLaw
 from backtrail.parameters.sampling import Schedule
@@ -12,6 +13,7 @@ from backtrail.parameters.teacher import Teacher
 from backtrail.randomness import Draw
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.sampling.sample import Sampler
+from backtrail.teachers.ring import ring_teacher
 
 
 @torch_stage

@@ -12,7 +12,7 @@ from backtrail.parameters.teacher import Teacher
 from backtrail.randomness import Draw
 from backtrail.training.group import ALONE, Group
 from backtrail.training.loop import Losses
-from backtrail.training.noise import score_matching_loss
+from backtrail.training.noise import per_value, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 
 
@@ -25,7 +25,12 @@ def teacher_state(
 
 
 def teacher_update(state: TrainingState, p: Teacher, dataset: Dataset, step: int) -> Losses:
-    """One update on a batch of images; the learning rate warms up, then falls along a cosine to zero."""
+    """One update on a batch of images; the loss returned is per value of an image.
+
+    As in EDM's loop: loss (summed over an image, mean over the batch), Adam, average. Not as there: the learning rate falls along a cosine
+    to zero, since the budgets here are short; its warm-up begins at one part and not at zero, which would waste an update; a gradient that
+    is not finite ends the run and is not replaced; images are not augmented.
+    """
     teacher, draw = state.modules["teacher"], Draw(p.seed, "teacher", step)
     clean, labels = batch(dataset.train_images, dataset.train_labels, p.batch, draw.of("batch"))
     dropped = Draw(p.seed, "label-dropout", step).uniform(p.batch) < p.label_dropout
@@ -37,7 +42,7 @@ def teacher_update(state: TrainingState, p: Teacher, dataset: Dataset, step: int
         with own.of("dropout").masks():
             loss = part.share * score_matching_loss(teacher, clean[part.rows].to(teacher.device), p.noise, own, condition)
             loss.backward()
-        total += loss.detach()
+        total += per_value(loss, clean)
     decay = (1 + math.cos(math.pi * step / p.steps)) / 2
     optimiser_step(state.optimisers["teacher"], p.optimiser, step, decay, state.group)
     update_average(state.averages["teacher"], teacher, p.average, step, p.batch)

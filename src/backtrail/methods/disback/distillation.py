@@ -19,7 +19,7 @@ from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam
 from backtrail.randomness import Draw, Part
 from backtrail.training.loop import HERE, Execution, Losses, run
-from backtrail.training.noise import diffuse, edm_loss, score_matching_loss
+from backtrail.training.noise import diffuse, edm_loss, per_value, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot, update_average, weights
 
 Evaluate = Callable[[NetDenoiser], float]
@@ -117,7 +117,7 @@ def update(state: ScoreRun, schedule: TargetSchedule, seed: int, step: int) -> L
     """One iteration: the fake score follows the student's samples, the student follows the difference of the scores.
 
     The student runs forward once for both losses (8 forwards; the released Diff-Instruct runs it twice, 9). No gradient reaches the target,
-    and none reaches the fake score through the student's loss.
+    and none reaches the fake score through the student's loss. Losses are returned per value of an image; those descended are sums over it.
     """
     p, draw = schedule.p, Draw(seed, "distil", step)
     state.target = schedule.node(step, state)
@@ -183,12 +183,12 @@ def _separate_steps(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, 
 
 
 def _descend_fake(state: ScoreRun, p: ScoreDistillation, samples: Samples, draw: Draw) -> Tensor:
-    """Denoising score matching of the fake score on the student's samples (DisBack, Eq. 5); returns the part's share of the loss."""
+    """Denoising score matching of the fake score on the student's samples (DisBack, Eq. 5); returns the part's share, per value."""
     fake, own = state.modules["fake"].train(p.dropout), draw.rows(samples.part)
     with own.of("dropout").masks():
         loss = samples.part.share * score_matching_loss(fake, samples.x0.detach(), p.noise_fake, own, given(samples.labels))
         loss.backward()
-    return loss.detach().double()
+    return per_value(loss, samples.x0)
 
 
 @torch.no_grad()
@@ -230,7 +230,7 @@ def _shared_steps(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, ba
             totals["student"] += _descend_student(samples, gradient)
             loss = part.share * edm_loss(of_fake, x0, sigma, fake.sigma_data)
             loss.backward()
-        totals["fake"] += loss.detach()
+        totals["fake"] += per_value(loss, x0)
         totals["mismatch"] += part.share * _distance(of_target, x0)
     _step(state, "student", p.student, p, batch.step)
     _step(state, "fake", p.fake, p, batch.step)

@@ -20,7 +20,7 @@ from backtrail.methods.disback.path import DegradationPath, Origin
 from backtrail.parameters.score_distillation import Recording, ScoreDistillation
 from backtrail.randomness import Draw
 from backtrail.training.loop import HERE, Execution, Losses, run
-from backtrail.training.noise import diffuse, edm_loss, score_matching_loss
+from backtrail.training.noise import diffuse, edm_loss, per_value, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot
 
 DEFAULT_EVALUATION_BATCH = 256  # images that the loss of a path of one node is measured on
@@ -57,7 +57,7 @@ def record(
 
 
 class PathLoss:
-    """The EDM loss of a denoiser on the initial student's samples and on data, with fixed samples, noise and noise levels."""
+    """The EDM loss of a denoiser, per value of an image, on the initial student's samples and on data, with fixed noise."""
 
     def __init__(self, student: NetDenoiser, p: ScoreDistillation, data: Labelled, seed: int):
         n, draw = p.recording.evaluation_batch if p.recording else DEFAULT_EVALUATION_BATCH, Draw(seed, "path-loss")
@@ -76,7 +76,7 @@ class PathLoss:
     @torch.no_grad()
     def __call__(self, denoiser: NetDenoiser) -> Losses:
         return {
-            name: edm_loss(denoiser(noisy, sigma, condition), x0, sigma, denoiser.sigma_data).item()
+            name: per_value(edm_loss(denoiser(noisy, sigma, condition), x0, sigma, denoiser.sigma_data), x0).item()
             for name, (x0, noisy, sigma, condition) in self.sets.items()
         }
 
@@ -112,14 +112,14 @@ def choose_nodes(rows: list[dict], p: Recording) -> list[dict]:
 
 
 def update_node(state: TrainingState, student: NetDenoiser, p: ScoreDistillation, seed: int, step: int) -> Losses:
-    """One update of the degraded score (DisBack, Eq. 7): the student is frozen."""
+    """One update of the degraded score (DisBack, Eq. 7): the student is frozen. The loss returned is per value of an image."""
     assert p.recording is not None
     node, draw = state.modules["node"], Draw(seed, "recording", step)
     total = torch.zeros((), dtype=torch.float64, device=node.device)
     for part in state.group.parts(p.batch):
         loss = part.share * fitting_loss(node, student, p, draw.rows(part))
         loss.backward()
-        total += loss.detach()
+        total += loss.detach() / math.prod(student.image_shape)
     optimiser_step(state.optimisers["node"], p.recording.optimiser, step, group=state.group)
     return state.group.totals({"loss": total})
 

@@ -63,7 +63,8 @@ def distil_round(state: TrajectoryRun, pool: Pool, seed: int, step: int, percept
     piece = pool.piece(num_steps, batch, own)
     first = own.rows.start
     walks = [walk(student, piece.of(slice(part.rows.start - first, part.rows.stop - first)), p) for part in parts]
-    factor = 0.1 if step >= p.decay_at * p.rounds else 1.0
+    # The released loop looks after a round at how many came before it, so the round that reaches the share still has the full rate.
+    factor = 0.1 if step - 1 >= p.decay_at * p.rounds else 1.0
     total = torch.zeros((), dtype=torch.float64, device=student.device)
     updates = len(piece.states) - 1 - (p.afs and piece.first == 0)
     for _ in range(updates):

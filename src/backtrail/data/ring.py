@@ -9,14 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, NetDenoiser, per_image
-from backtrail.nets.build import build
-from backtrail.parameters.teacher import Teacher
+from backtrail.denoiser import Condition, per_image
 from backtrail.randomness import Draw
-from backtrail.training.loop import Losses, run
-from backtrail.training.noise import score_matching_loss
-from backtrail.training.scratch import Scratch
-from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 
 SHAPE = (2, 1, 1)
 
@@ -54,31 +48,3 @@ class Ring:
         share = (-squared / (2 * variance[:, None])).softmax(dim=1)
         centre = (share * centres).sum(dim=1)
         return centre + self.std**2 / variance * (x - centre)
-
-
-def ring_teacher(ring: Ring, p: Teacher, scratch: Scratch | None = None) -> NetDenoiser:
-    """A denoiser fitted to fresh points of the ring at each step; the averaged weights, frozen."""
-    net = build(p.net, ring.sigma_data, p.seed)
-    state = TrainingState({"teacher": net}, {"teacher": adam(net, p.optimiser)}, averages={"teacher": weights(net)})
-
-    def update(step: int) -> Losses:
-        points = ring.points(p.batch, p.seed, "teacher-batch", step)
-        loss = score_matching_loss(net, points, p.noise, Draw(p.seed, "teacher", step))
-        loss.backward()
-        optimiser_step(state.optimisers["teacher"], p.optimiser, step, factor=(1 + math.cos(math.pi * step / p.steps)) / 2)
-        update_average(state.averages["teacher"], net, p.average, step, p.batch)
-        return {"loss": loss.item()}
-
-    for _ in run(state, update, p.steps, scratch):
-        pass
-    net.load_state_dict(state.averages["teacher"])
-    return net.eval().requires_grad_(False)
-
-
-def sliced_wasserstein(x: Tensor, y: Tensor, directions: int = 64) -> float:
-    """Sliced 2-Wasserstein distance of two samples of equal size [n, 2, 1, 1], over equally spaced directions, in units of the data."""
-    angles = torch.arange(directions, dtype=torch.float64) * (math.pi / directions)
-    axes = torch.stack([angles.cos(), angles.sin()])
-    projected = ((points.double().flatten(1) @ axes).sort(dim=0).values for points in (x, y))
-    a, b = projected
-    return (a - b).square().mean().sqrt().item()
