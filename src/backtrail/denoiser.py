@@ -100,16 +100,6 @@ class EDMDenoiser(NetDenoiser):
         return c_skip * x + c_out * self.network(c_in * x, c_noise, condition).to(x.dtype)
 
 
-def score(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-    """The score of the diffused density (arXiv 2206.00364, Eq. 3): (D - x) / sigma^2."""
-    return (denoised - x) / per_image(sigma, x) ** 2
-
-
-def epsilon(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-    """The direction of the probability-flow ODE dx/dt at t = sigma: (x - D) / sigma."""
-    return (x - denoised) / per_image(sigma, x)
-
-
 class Guided:
     """Classifier-free guidance as a denoiser (SFD, guidance equation): w D(x, c) + (1 - w) D(x, null).
 

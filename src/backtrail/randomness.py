@@ -109,13 +109,28 @@ class Masks:
     first_row: int = 0
 
     def dropout(self, x: Tensor, probability: float, layer: int) -> Tensor:
-        """x [B, ...] with values put to 0 with `probability`, the others scaled up; the hash is splitmix64."""
-        start = _wrapped(derive_seed(self.key, "layer", layer) + self.first_row * x[0].numel())
-        h = (torch.arange(x.numel(), device=x.device) + start) * _wrapped(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            h = (h ^ ((h >> shift) & ((1 << (64 - shift)) - 1))) * _wrapped(factor)
-        keep = ((h >> 40) & 0xFFFFFF).reshape(x.shape) >= round(probability * (1 << 24))
-        return torch.where(keep, x / (1 - probability), 0)
+        """x [B, ...] with values put to 0 with `probability` (a multiple of 2^-16), the others scaled up by 1 / (1 - probability)."""
+        if probability == 1:
+            return x * 0
+        n_values = x[0].numel()
+        bits = self.bits(len(x), n_values, layer, x.device)
+        keep = (bits >= round(probability * (1 << 16)) - (1 << 15)).reshape(x.shape)
+        return x * keep.to(x.dtype, memory_format=_layout(x)).mul_(1 / (1 - probability))
+
+    def bits(self, n_rows: int, n_values: int, layer: int, device: torch.device) -> Tensor:
+        """int16 [n_rows, n_values], uniform over all 2^16 numbers; the hash is splitmix64 with arithmetic shifts.
+
+        One hash gives four values, in place: torch has no vectorised product of 64-bit integers, and memory costs more than the sums.
+        """
+        n_words = -(-n_values // 4)
+        h = torch.arange(n_rows * n_words, device=device)
+        h.add_(_wrapped(derive_seed(self.key, "layer", layer) + self.first_row * n_words)).mul_(_wrapped(0x9E3779B97F4A7C15))
+        shifted = torch.empty_like(h)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            h.bitwise_xor_(torch.bitwise_right_shift(h, shift, out=shifted))
+            if factor != 1:
+                h.mul_(_wrapped(factor))
+        return h.view(torch.int16).reshape(n_rows, 4 * n_words)[:, :n_values]
 
 
 _masks: ContextVar[Masks | None] = ContextVar("masks", default=None)
@@ -147,6 +162,12 @@ def dropout(x: Tensor, probability: float, masks: Masks | None, layer: int) -> T
     if probability == 0:
         return x
     return functional.dropout(x, probability) if masks is None else masks.dropout(x, probability, layer)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """How x lies in memory: a mask that lies otherwise would be read slowly, and the product would lie as the mask does."""
+    last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _wrapped(value: int) -> int:

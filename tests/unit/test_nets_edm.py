@@ -10,11 +10,15 @@ from edm_pickles import randomised
 from torch import Tensor
 
 from backtrail.denoiser import Condition
+from backtrail.nets.blocks import attention, norm_silu
+from backtrail.nets.build import construct_empty
 from backtrail.nets.dhariwal import DhariwalConfiguration, DhariwalUNet
 from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.edm_layers import ResampleConv2d, UNetBlock
 from backtrail.nets.songunet import SongUNet, SongUNetConfiguration
-from backtrail.nets.step_condition import add_step_condition, is_step_parameter
+from backtrail.nets.step_condition import add_step_condition, fold_step_condition, is_step_parameter
+from backtrail.nets.weights import fill
+from backtrail.randomness import dropout_masks
 
 torch.set_num_threads(1)
 
@@ -314,4 +318,87 @@ def test_adaptive_blocks_apply_the_step_after_the_noise_level():
     s, b = block.affine(embedding)[:, :, None, None].chunk(2, 1)
     s2, b2 = block.affine_step(step)[:, :, None, None].chunk(2, 1)
     expected = (block.norm1(hidden) * (1 + s) + b) * (1 + s2) + b2
-    assert torch.allclose(block._modulate(hidden, embedding, step), expected, atol=1e-5)
+    assert torch.allclose(block._modulate(hidden, embedding, step), torch.nn.functional.silu(expected), atol=1e-5)
+
+
+def test_fourier_nets_take_a_fourier_step_condition():
+    """SFD's code builds the step's embedding as it builds the noise level's; the new frequencies are a function of the seed."""
+    net, x, c_noise = random_net(NETS["ncsnpp"]), torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.2])
+    first, again, other = (add_step_condition(net, "released", seed) for seed in (0, 0, 1))
+    frequencies = first.map_step.code.freqs
+    assert torch.equal(frequencies, again.map_step.code.freqs) and not torch.equal(frequencies, other.map_step.code.freqs)
+    assert 8 < frequencies.std() < 24 and torch.equal(first.map_noise.freqs, net.map_noise.freqs)
+    phases = 5.0 * (2 * math.pi * frequencies)  # in this order: the phases reach thousands
+    code = torch.cat([phases.sin(), phases.cos()])[None]
+    expected = first.map_step.layer1(torch.nn.functional.silu(first.map_step.layer0(code)))
+    assert torch.allclose(first.map_step(torch.tensor([5.0])), torch.nn.functional.silu(expected), atol=1e-5)
+    told = first(x, c_noise, Condition(steps=torch.tensor([5.0, 5.0])))
+    assert relative(fold_step_condition(first, 5)(x, c_noise), told) < 1e-5
+
+
+# What EDM's classes take
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [({"resample_filter": (0.25, 0.75, 0.75, 0.25)}, 2e-7), ({"model_channels": 4}, 2e-7), ({"dropout": 1.0}, 2e-7)],
+)
+def test_whatever_edm_takes_is_taken(changed, error):
+    configuration = SongUNetConfiguration(**{**SMALL, "model_channels": 16, "channel_mult": (1, 2, 2)} | changed)
+    net = random_net(configuration).double()
+    x, c_noise = torch.randn(2, 3, 16, 16).double(), torch.tensor([-0.4, 0.9]).double()
+    expected = torch.from_numpy(Reference(net.state_dict(), configuration)(x.numpy(), c_noise.numpy()))
+    assert relative(net(x, c_noise), expected) < error
+    assert net.train()(x, c_noise).isfinite().all()
+    with dropout_masks(0, "test", 0):
+        assert net(x, c_noise).isfinite().all()
+
+
+def test_a_filter_that_sums_to_zero_is_refused():
+    with pytest.raises(ValueError, match="should not be 0"):
+        SongUNetConfiguration(**SMALL, resample_filter=(1, -1))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 0.0), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_nets_of_another_width_compute_in_float32(dtype, error):
+    configuration = EDMTeacher(preconditioning=EDM(), net=NETS["ddpmpp"])
+    denoiser, x, sigma = randomised(configuration), torch.randn(2, 3, 16, 16), torch.tensor([0.5, 2.0])
+    stored = {name: value.to(dtype) for name, value in denoiser.state_dict().items()}
+    read = fill(construct_empty(configuration), stored, "file", "cure")
+    assert {weight.dtype for weight in read.parameters()} == {torch.float32}
+    found, expected = read(x, sigma), denoiser(x, sigma)
+    assert relative(found, expected) <= error and torch.equal(found, expected) == (error == 0)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_channels_last_decides_nothing_but_speed(name):
+    """Values, gradients and dropout masks within float error."""
+    net, found = random_net(NETS[name]).train().requires_grad_(True), []
+    x, c_noise = torch.randn(2, 3, 16, 16), torch.tensor([-0.4, 0.9])
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net.to(memory_format=layout).zero_grad()
+        with dropout_masks(0, "test", 0):
+            y = net(x.contiguous(memory_format=layout), c_noise)
+        y.square().mean().backward()
+        found.append([y, torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])])
+    assert all(relative(b, a) < 1e-4 for a, b in zip(*found, strict=True))
+
+
+def test_a_norm_that_is_computed_again_has_the_gradients_of_one_that_is_kept():
+    torch.manual_seed(0)
+    norm, x = torch.nn.GroupNorm(4, 16).double(), torch.randn(2, 16, 3, 3, dtype=torch.float64, requires_grad=True)
+    torch.nn.init.normal_(norm.weight)
+    kept = torch.nn.functional.silu(norm(x))
+    assert torch.equal(norm_silu(norm, x), kept)
+    assert torch.autograd.gradcheck(lambda x: norm_silu(norm, x), x)
+    both = [torch.autograd.grad(y.square().sum(), [x, *norm.parameters()]) for y in (kept, norm_silu(norm, x))]
+    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(*both, strict=True))
+    norm.requires_grad_(False)
+    norm_silu(norm, x).sum().backward()
+    assert norm.weight.grad is None and x.grad is not None
+
+
+def test_both_ways_of_attention_agree():
+    q, k, v = torch.randn(3, 2, 2, 8, 9, dtype=torch.float64)
+    expected = torch.nn.functional.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+    assert torch.allclose(attention(q, k, v), expected, rtol=1e-12)

@@ -10,7 +10,7 @@ from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtrail.denoiser import Condition, EDMDenoiser, Guided, epsilon, score
+from backtrail.denoiser import Condition, EDMDenoiser, Guided
 from backtrail.errors import UserError
 from backtrail.parameters.sampling import Schedule
 from backtrail.sampling.sample import CHUNK, Sampler, image_labels, sample
@@ -58,13 +58,12 @@ def test_gaussian_ode_has_the_golden_solution_and_scipy_agrees():
     assert reference_ode(GaussianDenoiser(0.0, 0.25), scalar(40.0), 80, 0.006).item() == pytest.approx(exact.item(), abs=1e-10)
 
 
-def test_score_and_epsilon_of_gaussian_data_are_the_closed_forms():
+def test_the_denoiser_of_gaussian_data_has_its_closed_form_score():
     x, t = torch.linspace(-3, 3, 7, dtype=torch.float64).reshape(-1, 1, 1, 1), torch.tensor(0.7, dtype=torch.float64)
     denoised = GaussianDenoiser(0.3, 0.25)(x, t)
-    # The score of N(0.3, 0.25 + t^2) is -(x - 0.3) / (0.25 + t^2); epsilon is -t times it.
+    # The score of N(0.3, 0.25 + t^2) is -(x - 0.3) / (0.25 + t^2).
     expected = -(x - 0.3) / (0.25 + 0.49)
-    torch.testing.assert_close(score(denoised, x, t), expected, rtol=0, atol=1e-14)
-    torch.testing.assert_close(epsilon(denoised, x, t), -0.7 * expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close((denoised - x) / t**2, expected, rtol=0, atol=1e-14)
 
 
 def test_score_of_a_mixture_is_the_gradient_of_its_log_density():
@@ -76,7 +75,7 @@ def test_score_of_a_mixture_is_the_gradient_of_its_log_density():
     (gradient,) = torch.autograd.grad(log_density.sum(), x)
     sigma = torch.tensor(0.6, dtype=torch.float64)
     denoised = MixtureDenoiser(means, 0.2, weights)(x.detach(), sigma)
-    torch.testing.assert_close(score(denoised, x.detach(), sigma), gradient, rtol=0, atol=1e-12)
+    torch.testing.assert_close((denoised - x.detach()) / sigma**2, gradient, rtol=0, atol=1e-12)
 
 
 def test_edm_preconditioning_of_the_exact_net_is_the_exact_denoiser():
@@ -219,9 +218,9 @@ def test_guidance_is_the_published_combination():
     x, sigma, labels = torch.randn(4, 1, 4, 4), torch.tensor(1.5), torch.tensor([0, 1, 2, 0])
     conditional, null = (denoiser(x, sigma, Condition(labels=c)) for c in (labels, torch.full((4,), 3)))
     # eps~ = w eps(c) + (1 - w) eps(null), and eps = (x - D) / sigma.
-    expected = 2.5 * epsilon(conditional, x, sigma) - 1.5 * epsilon(null, x, sigma)
+    expected = 2.5 * (x - conditional) / sigma - 1.5 * (x - null) / sigma
     found = Guided(denoiser, 2.5, 3)(x, sigma, Condition(labels=labels))
-    torch.testing.assert_close(epsilon(found, x, sigma), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((x - found) / sigma, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(Guided(denoiser, 1.0, 3)(x, sigma, Condition(labels=labels)), conditional)
     assert not torch.allclose(conditional, null)
 

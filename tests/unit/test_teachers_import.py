@@ -169,8 +169,8 @@ def test_wrong_files_are_refused_by_what_is_wrong_with_them(tmp_path):
     assert "map_layer1.scale" in refusal(write_checkpoint(path, ema))
     ema = foreign_ema(denoiser, configuration)
     layer = ema._modules["model"]._modules["map_layer1"]
-    layer._parameters["bias"] = layer._parameters["bias"].half()
-    assert "torch.float16, expected torch.float32" in refusal(write_checkpoint(path, ema))
+    layer._parameters["bias"] = layer._parameters["bias"].int()
+    assert "torch.int32, expected torch.float32" in refusal(write_checkpoint(path, ema))
     ema = foreign_ema(denoiser, configuration)
     net = ema._modules["model"]
     net._modules["map_layer1"]._parameters["bias"] = net._modules["map_layer0"]._parameters["bias"]

@@ -1,11 +1,66 @@
-"""What the residual blocks of every net share: their number, and being computed again in the backward pass instead of kept."""
+"""What the nets share: what a denoiser asks of each, attention, and what is computed again in the backward pass instead of kept."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+
+
+class Net(nn.Module):
+    """What a denoiser asks of its network.
+
+    image_shape: [C, H, W] of the images that it is for. n_classes: classes that it is conditioned on; 0 is unconditional.
+    step_condition: whether it takes its sampler's number of time stamps (SFD-v).
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, step_condition: bool):
+        super().__init__()
+        self.image_shape, self.n_classes, self.step_condition = image_shape, n_classes, step_condition
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k / sqrt(d)) v over the last axis: [B, heads, d, n] each -> the same shape.
+
+    On the CPU as two products, which take channels that lie apart as they are and leave the result in the layout of an image; torch's own
+    attention copies all three, and pays where the n x n weights do not fit.
+    """
+    if q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+    weights = torch.matmul((q * q.shape[2] ** -0.5).mT, k).softmax(-1)
+    return torch.matmul(v, weights.mT)
+
+
+class _NormSiLU(torch.autograd.Function):
+    """silu(group norm(x)) of which x alone is kept; the norm is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, n_groups: int, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.options = n_groups, eps
+        return functional.silu(functional.group_norm(x, n_groups, weight, bias, eps), inplace=True)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        n_groups, eps = ctx.options
+        needed = ctx.needs_input_grad[:3]
+        x, weight, bias = (t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True))
+        with torch.enable_grad():
+            y = functional.silu(functional.group_norm(x, n_groups, weight, bias, eps))
+        found = iter(torch.autograd.grad(y, [t for t in (x, weight, bias) if t.requires_grad], gradient))
+        return *(next(found) if n else None for n in needed), None, None
+
+
+def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """silu(norm(x)) with a third of the memory kept for the backward pass; under autocast, whose state that pass lacks, without."""
+    if not torch.is_grad_enabled():
+        return functional.silu(norm(x), inplace=True)
+    if torch.is_autocast_enabled(x.device.type):
+        return functional.silu(norm(x))
+    return _NormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
 
 
 def number_layers(net: nn.Module, kind: type[nn.Module]) -> None:

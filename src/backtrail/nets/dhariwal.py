@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backtrail.denoiser import Condition
-from backtrail.nets.blocks import number_layers
+from backtrail.nets.blocks import Net, norm_silu, number_layers
 from backtrail.nets.edm_layers import UNetBlock, group_norm, one_hot, scale_name, waves
 from backtrail.nets.songunet import Multipliers, Resolutions
 from backtrail.nets.step_condition import StepEmbedding
@@ -26,24 +26,25 @@ class DhariwalConfiguration(Section):
     out_channels: int = Field(ge=1, le=64, description="channels of the output")
     label_dim: int = Field(0, ge=0, le=100_000, description="number of classes; 0: unconditional")
     augment_dim: int = Field(0, ge=0, le=64, description="length of the augmentation label, fed with zeros here; 0: none")
-    model_channels: int = Field(192, ge=8, le=1024, multiple_of=4, description="base number of channels")
+    model_channels: int = Field(192, ge=4, le=1024, multiple_of=4, description="base number of channels")
     channel_mult: Multipliers = Field((1, 2, 3, 4), description="factor on the channels at each resolution, finest first")
     channel_mult_emb: int = Field(4, ge=1, le=16, description="length of the embedding, in base channels")
     num_blocks: int = Field(3, ge=1, le=16, description="residual blocks at each resolution")
     attn_resolutions: Resolutions = Field((32, 16, 8), description="resolutions with self-attention, pixels")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout probability inside the blocks, in training mode")
+    dropout: float = Field(0.1, ge=0, le=1, description="dropout probability inside the blocks, in training mode")
     step_condition: bool = Field(False, description="whether the blocks take SFD-v's step condition")
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNet(Net):
     """ADM: x [B, Cin, H, W], c_noise [B], condition -> F [B, Cout, H, W], in the dtype of the weights.
 
     Without classes the labels are ignored, without a step condition the steps are.
     """
 
     def __init__(self, configuration: DhariwalConfiguration):
-        super().__init__()
-        c = self.configuration = configuration
+        c = configuration
+        super().__init__((c.in_channels, c.img_resolution, c.img_resolution), c.label_dim, c.step_condition)
+        self.configuration = c
         n, n_embedding = c.model_channels, c.model_channels * c.channel_mult_emb
         # Augmentation labels are zero outside the teacher's own training, so this weight is kept for the checkpoint's sake and never used.
         self.map_augment = nn.Linear(c.augment_dim, n, bias=False) if c.augment_dim else None
@@ -56,19 +57,6 @@ class DhariwalUNet(nn.Module):
         number_layers(self, UNetBlock)
         self.out_norm = group_norm(n * c.channel_mult[0], 1e-5)
         self.out_conv = nn.Conv2d(n * c.channel_mult[0], c.out_channels, 3, padding=1)
-
-    @property
-    def n_classes(self) -> int:
-        return self.configuration.label_dim
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        c = self.configuration
-        return c.in_channels, c.img_resolution, c.img_resolution
-
-    @property
-    def step_condition(self) -> bool:
-        return self.configuration.step_condition
 
     @staticmethod
     def _block(c: DhariwalConfiguration, n_in: int, n_out: int, n_embedding: int, attention: bool = False, resample: str = "") -> UNetBlock:
@@ -120,7 +108,7 @@ class DhariwalUNet(nn.Module):
             skips.append(x)
         for name, layer in self.dec.items():
             x = layer(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, embedding, step)
-        return self.out_conv(functional.silu(self.out_norm(x)))
+        return self.out_conv(norm_silu(self.out_norm, x))
 
     def _embed(self, c_noise: Tensor, condition: Condition | None) -> Tensor:
         """Noise level and class -> embedding [B, E]; unlike in SongUNet the class enters after the second layer."""

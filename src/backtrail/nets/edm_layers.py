@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backtrail.denoiser import Condition
-from backtrail.nets.blocks import recomputed
+from backtrail.nets.blocks import attention, norm_silu, recomputed
 from backtrail.randomness import Masks, current_masks, dropout
 
 
@@ -132,29 +132,28 @@ class UNetBlock(nn.Module):
         return recomputed(self, self._compute, x, embedding, step, current_masks() if self.training else None)
 
     def _compute(self, x: Tensor, embedding: Tensor, step: Tensor | None, masks: Masks | None) -> Tensor:
-        hidden = self._modulate(self.conv0(functional.silu(self.norm0(x))), embedding, step)
-        hidden = self.conv1(dropout(functional.silu(hidden), self.dropout if self.training else 0.0, masks, self.layer))
-        x = (hidden + (self.skip(x) if self.skip is not None else x)) * self.skip_scale
-        return (self.proj(self._attend(self.norm2(x))) + x) * self.skip_scale if self.n_heads else x
+        hidden = self._modulate(self.conv0(norm_silu(self.norm0, x)), embedding, step)
+        hidden = self.conv1(dropout(hidden, self.dropout if self.training else 0.0, masks, self.layer))
+        # In place: no layer's backward pass reads what a convolution gave.
+        x = hidden.add_(self.skip(x) if self.skip is not None else x).mul_(self.skip_scale)
+        return self.proj(self._attend(self.norm2(x))).add_(x).mul_(self.skip_scale) if self.n_heads else x
 
     def _modulate(self, hidden: Tensor, embedding: Tensor, step: Tensor | None) -> Tensor:
-        """Norm and embedding; the step condition acts the same way, after the noise level's."""
+        """Norm, embedding and SiLU; the step condition acts as the embedding does, after the noise level's."""
         maps = [self.affine(embedding)] + ([self.affine_step(step)] if step is not None else [])
         maps = [m[:, :, None, None].to(hidden.dtype) for m in maps]
         if not self.adaptive:
-            return self.norm1(hidden + sum(maps))
+            return norm_silu(self.norm1, hidden.add_(sum(maps)))
         hidden = self.norm1(hidden)
         for scale, shift in (m.chunk(2, dim=1) for m in maps):
             hidden = torch.addcmul(shift, hidden, scale + 1)
-        return hidden
+        return functional.silu(hidden)
 
     def _attend(self, x: Tensor) -> Tensor:
         """softmax(q k / sqrt(d)) v over the pixels; a head's channels hold (q, k, v) interleaved."""
         batch, channels, height, width = x.shape
         qkv = self.qkv(x).reshape(batch, self.n_heads, channels // self.n_heads, 3, height * width)
-        q, k, v = qkv.transpose(2, 4).unbind(3)  # [B, heads, HW, d] each
-        attended = functional.scaled_dot_product_attention(q, k, v)
-        return attended.transpose(2, 3).reshape(x.shape)
+        return attention(*qkv.unbind(3)).reshape(x.shape)
 
 
 def _convolution(n_in: int, n_out: int, kernel: int, resample: str, taps: Sequence[int]) -> nn.Module:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backtrail.denoiser import Condition
+from backtrail.nets.blocks import Net
 from backtrail.nets.unet import StepCondition, sinusoidal, zero_
 from backtrail.parameters.net import MLPParameters
 
@@ -26,11 +27,11 @@ class Layer(nn.Module):
         return F.silu(h)
 
 
-class MLP(nn.Module):
+class MLP(Net):
     """F(x [B, d, 1, 1], c_noise [B], condition) -> [B, d, 1, 1]; see `MLPParameters` for the fields of `p`."""
 
     def __init__(self, p: MLPParameters):
-        super().__init__()
+        super().__init__((p.image_channels, 1, 1), p.n_classes, p.step_condition)
         self.p = p
         self.embed_noise = nn.Sequential(nn.Linear(32, p.width), nn.SiLU())
         self.embed_label = nn.Embedding(p.n_classes + 1, p.width) if p.n_classes else None  # the last row is the null label
@@ -39,21 +40,6 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(Layer(n_in, p.width, p.width, p.step_condition) for n_in in widths[:-1])
         self.head = nn.Linear(p.width, p.image_channels)
         zero_(self.head)
-
-    @property
-    def n_classes(self) -> int:
-        """Classes that the net is conditioned on; 0 is unconditional."""
-        return self.p.n_classes
-
-    @property
-    def step_condition(self) -> bool:
-        """Whether the net takes the number of time stamps."""
-        return self.p.step_condition
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """[C, H, W] of the points that the net denoises."""
-        return self.p.image_channels, 1, 1
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition | None = None) -> Tensor:
         embedding = self.embed_noise(sinusoidal(c_noise, 32, max_period=100.0))  # ln(sigma)/4 lies in [-1.6, 1.1]

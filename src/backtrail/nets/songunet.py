@@ -4,19 +4,26 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from backtrail.denoiser import Condition
-from backtrail.nets.blocks import number_layers
+from backtrail.nets.blocks import Net, number_layers
 from backtrail.nets.edm_layers import FourierFrequencies, ResampleConv2d, UNetBlock, group_norm, one_hot, scale_name, waves
 from backtrail.nets.step_condition import StepEmbedding
 from backtrail.parameters.base import Section
 
-Taps = Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=2, max_length=16, strict=False)]
+Tap = Annotated[int | float, Field(ge=-1000, le=1000)]
+Taps = Annotated[tuple[Tap, ...], Field(min_length=2, max_length=16, strict=False), AfterValidator(lambda taps: _no_zero_sum(taps))]
 Multipliers = Annotated[tuple[Annotated[int, Field(ge=1, le=32)], ...], Field(min_length=1, max_length=8, strict=False)]
 Resolutions = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=8, strict=False)]
+
+
+def _no_zero_sum(taps: tuple[int | float, ...]) -> tuple[int | float, ...]:
+    if sum(taps) == 0:
+        raise ValueError("the taps' sum, by which the filter is divided, should not be 0")
+    return taps
 
 
 class SongUNetConfiguration(Section):
@@ -28,12 +35,12 @@ class SongUNetConfiguration(Section):
     out_channels: int = Field(ge=1, le=64, description="channels of the output")
     label_dim: int = Field(0, ge=0, le=100_000, description="number of classes; 0: unconditional")
     augment_dim: int = Field(0, ge=0, le=64, description="length of the augmentation label, fed with zeros here; 0: none")
-    model_channels: int = Field(128, ge=8, le=1024, multiple_of=4, description="base number of channels")
+    model_channels: int = Field(128, ge=4, le=1024, multiple_of=4, description="base number of channels")
     channel_mult: Multipliers = Field((1, 2, 2, 2), description="factor on the channels at each resolution, finest first")
     channel_mult_emb: int = Field(4, ge=1, le=16, description="length of the embedding, in base channels")
     num_blocks: int = Field(4, ge=1, le=16, description="residual blocks at each resolution")
     attn_resolutions: Resolutions = Field((16,), description="resolutions with self-attention, pixels")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout probability inside the blocks, in training mode")
+    dropout: float = Field(0.1, ge=0, le=1, description="dropout probability inside the blocks, in training mode")
     embedding_type: Literal["positional", "fourier"] = Field("positional", description="code of the noise level: DDPM++, NCSN++")
     channel_mult_noise: int = Field(1, ge=1, le=16, description="length of that code, in base channels: 1 DDPM++, 2 NCSN++")
     encoder_type: Literal["standard", "skip", "residual"] = Field("standard", description="residual: NCSN++")
@@ -42,15 +49,16 @@ class SongUNetConfiguration(Section):
     step_condition: bool = Field(False, description="whether the blocks take SFD-v's step condition")
 
 
-class SongUNet(nn.Module):
+class SongUNet(Net):
     """DDPM++ or NCSN++: x [B, Cin, H, W], c_noise [B], condition -> F [B, Cout, H, W], in the dtype of the weights.
 
     Without classes the labels are ignored, without a step condition the steps are.
     """
 
     def __init__(self, configuration: SongUNetConfiguration):
-        super().__init__()
-        c = self.configuration = configuration
+        c = configuration
+        super().__init__((c.in_channels, c.img_resolution, c.img_resolution), c.label_dim, c.step_condition)
+        self.configuration = c
         n_embedding, n_noise = c.model_channels * c.channel_mult_emb, c.model_channels * c.channel_mult_noise
         self.n_noise = n_noise
         self.map_noise = FourierFrequencies(n_noise) if c.embedding_type == "fourier" else None
@@ -59,23 +67,11 @@ class SongUNet(nn.Module):
         self.map_augment = nn.Linear(c.augment_dim, n_noise, bias=False) if c.augment_dim else None
         self.map_layer0 = nn.Linear(n_noise, n_embedding)
         self.map_layer1 = nn.Linear(n_embedding, n_embedding)
-        self.map_step = StepEmbedding(n_noise, n_embedding, endpoint=True, sine_first=True) if c.step_condition else None
+        fourier = c.embedding_type == "fourier"
+        self.map_step = StepEmbedding(n_noise, n_embedding, endpoint=True, sine_first=True, fourier=fourier) if c.step_condition else None
         self.enc, n_skips = self._encoder(c, n_embedding)
         self.dec = self._decoder(c, n_embedding, n_skips)
         number_layers(self, UNetBlock)
-
-    @property
-    def n_classes(self) -> int:
-        return self.configuration.label_dim
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        c = self.configuration
-        return c.in_channels, c.img_resolution, c.img_resolution
-
-    @property
-    def step_condition(self) -> bool:
-        return self.configuration.step_condition
 
     @staticmethod
     def _block(c: SongUNetConfiguration, n_in: int, n_out: int, n_embedding: int, attention: bool = False, resample: str = "") -> UNetBlock:

@@ -7,24 +7,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backtrail.nets.edm_layers import waves
+from backtrail.nets.edm_layers import FourierFrequencies, waves
 from backtrail.randomness import generator
 
 
 class StepEmbedding(nn.Module):
     """The number of time stamps, raw (4 to 7 in the paper) [B] -> embedding [B, n_embedding].
 
-    `endpoint` and `sine_first` follow the network's own embedding of the noise level.
+    `endpoint`, `sine_first` and `fourier` (random frequencies of its own) follow the network's own embedding of the noise level.
     """
 
-    def __init__(self, n_channels: int, n_embedding: int, endpoint: bool, sine_first: bool):
+    def __init__(self, n_channels: int, n_embedding: int, endpoint: bool, sine_first: bool, fourier: bool = False):
         super().__init__()
         self.n_channels, self.endpoint, self.sine_first = n_channels, endpoint, sine_first
+        self.code = FourierFrequencies(n_channels) if fourier else None
         self.layer0 = nn.Linear(n_channels, n_embedding)
         self.layer1 = nn.Linear(n_embedding, n_embedding)
 
     def forward(self, steps: Tensor) -> Tensor:
-        cosine, sine = waves(steps.float(), self.n_channels, self.endpoint)
+        cosine, sine = self.code(steps.float()) if self.code is not None else waves(steps.float(), self.n_channels, self.endpoint)
         code = torch.cat([sine, cosine] if self.sine_first else [cosine, sine], dim=1).to(self.layer0.weight.dtype)
         return functional.silu(self.layer1(functional.silu(self.layer0(code))))
 
@@ -51,6 +52,9 @@ def add_step_condition(net: nn.Module, init: Literal["zero", "released"] = "zero
     for index, (name, layer) in enumerate(student.named_modules()):
         if isinstance(layer, nn.Linear) and is_step_parameter(f"{name}.") and (init == "released" or "map_step." in name):
             _randomise(layer, xavier, seed, index)
+    if xavier and student.map_step.code is not None:
+        frequencies = student.map_step.code.freqs
+        frequencies.copy_(torch.randn(frequencies.shape, generator=generator(seed, "step-frequencies")) * 16)
     return student
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backtrail.denoiser import Condition
-from backtrail.nets.blocks import number_layers, recomputed
+from backtrail.nets.blocks import Net, attention, norm_silu, number_layers, recomputed
 from backtrail.parameters.net import UNetParameters
 from backtrail.randomness import Masks, current_masks, dropout
 
@@ -56,13 +56,13 @@ class Block(nn.Module):
         return recomputed(self, self._compute, x, embedding, step_embedding, current_masks() if self.training else None)
 
     def _compute(self, x: Tensor, embedding: Tensor, step_embedding: Tensor | None, masks: Masks | None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(norm_silu(self.norm1, x))
         if self.affine_step is not None and step_embedding is not None:
             h = h + self.affine_step(step_embedding)[:, :, None, None]
         scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
         h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
         h = self.conv2(dropout(h, self.dropout if self.training else 0.0, masks, self.layer))
-        return self.attention((self.skip(x) + h) * math.sqrt(0.5))
+        return self.attention(h.add_(self.skip(x)).mul_(math.sqrt(0.5)))
 
 
 class Attention(nn.Module):
@@ -74,9 +74,8 @@ class Attention(nn.Module):
         zero_(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # [B, H*W, C] each
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        return (x + self.out(h)) * math.sqrt(0.5)
+        q, k, v = self.qkv(self.norm(x)).flatten(2)[:, None].chunk(3, dim=2)  # [B, 1, C, H*W] each
+        return self.out(attention(q, k, v).reshape(x.shape)).add_(x).mul_(math.sqrt(0.5))
 
 
 def zero_(layer: nn.Conv2d | nn.Linear) -> None:
@@ -86,11 +85,11 @@ def zero_(layer: nn.Conv2d | nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
-class UNet(nn.Module):
+class UNet(Net):
     """F(x [B, C, H, W], c_noise [B], condition) -> [B, C, H, W]; see `UNetParameters` for the fields of `p`."""
 
     def __init__(self, p: UNetParameters):
-        super().__init__()
+        super().__init__((p.image_channels, p.resolution, p.resolution), p.n_classes, p.step_condition)
         self.p = p
         c_embedding = 4 * p.channels[0]
         self.embed_noise = nn.Sequential(nn.Linear(p.channels[0], c_embedding), nn.SiLU(), nn.Linear(c_embedding, c_embedding))
@@ -123,21 +122,6 @@ class UNet(nn.Module):
         zero_(self.head)
         number_layers(self, Block)
 
-    @property
-    def n_classes(self) -> int:
-        """Classes that the net is conditioned on; 0 is unconditional."""
-        return self.p.n_classes
-
-    @property
-    def step_condition(self) -> bool:
-        """Whether the net takes the number of time stamps."""
-        return self.p.step_condition
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """[C, H, W] of the images that the net is for."""
-        return (self.p.image_channels, self.p.resolution, self.p.resolution)
-
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition | None = None) -> Tensor:
         embedding = self.embed_noise(sinusoidal(c_noise * 250, self.p.channels[0]))  # ln(sigma)/4 lies in [-1.6, 1.1]: spread it
         if self.embed_label is not None:
@@ -162,4 +146,4 @@ class UNet(nn.Module):
                 h = layer(torch.cat([h, skips.pop()], dim=1), embedding, step_embedding)
             else:
                 h = layer(F.interpolate(h, scale_factor=2.0))
-        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.p.stem)
+        return F.pixel_shuffle(self.head(norm_silu(self.norm, h)), self.p.stem)

@@ -14,9 +14,12 @@ M = TypeVar("M", bound=nn.Module)
 def fill(module: M, weights: Mapping[str, Tensor], path: str | Path, cure: str) -> M:
     """Make the tensors themselves the weights of `module`, which was built under `torch.device("meta")`.
 
-    Returns it in eval mode, without gradients. Raises UserError, with `cure`, unless every name, shape and dtype agrees.
+    Floating-point weights of another width are converted: the released nets compute in float32 whatever their weights are kept in.
+    Returns it in eval mode, without gradients. Raises UserError, with `cure`, unless every name and shape agrees, and every other dtype.
     """
     expected = module.state_dict()
+    kinds = {name: value.dtype for name, value in expected.items() if value.is_floating_point()}
+    weights = {name: value.to(kinds[name]) if name in kinds and value.is_floating_point() else value for name, value in weights.items()}
     for name, value in weights.items():
         if name in expected and value.dtype != expected[name].dtype:
             raise UserError(f"{path} holds {name} as {value.dtype}, expected {expected[name].dtype}: {cure}")
