@@ -35,7 +35,8 @@ def command(name: str, seed: int) -> None:
     with torch_stage(method.stage("path-samples", seed), __name__, parameters, [path_folder, str(snapshots)], [out]) as stage:
         path, files = load_path(path_folder), sorted(snapshots.glob("student-*.safetensors"))
         s = p.samplers[p.reference]
-        as_diffusion = Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, guidance=s.guidance)
+        options = {"guidance": s.guidance, "threshold": s.threshold, "within": path.nodes[0].noise_range}
+        as_diffusion = Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, **options)
         as_student = Sampler(sigma_init=method.parameters.sigma_init)
         images, rows = {}, []
         with progress(len(path.nodes) + len(files), unit="model") as tick:

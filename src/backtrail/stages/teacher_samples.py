@@ -29,7 +29,7 @@ def command() -> None:
     with torch_stage("teacher-samples", __name__, {"teacher_samples": p, "n_images": n_images}, [TEACHER], [SAMPLES, STATES]) as stage:
         teacher = stage.place(load_denoiser(TEACHER))
         runs = [
-            (name, Sampler(s.solver, num_steps, s.schedule, s.afs, guidance=s.guidance))
+            (name, Sampler(s.solver, num_steps, s.schedule, s.afs, guidance=s.guidance, threshold=s.threshold, within=teacher.noise_range))
             for name, s in p.samplers.items()
             for num_steps in s.num_steps
         ]
