@@ -1,6 +1,6 @@
 """What the shell around the stages costs: `python benchmarks/pipeline.py [--job]`, in a suite that has run.
 
-Lines of the pipeline and its lock; CPU seconds of what changes nothing (`dvc repro`, `dvc status`, a dry run of Snakemake) and of DVC for one
+Lines of the pipeline and its lock; CPU seconds of what changes nothing (`dvc repro`, `dvc status`, a dry run of Snakemake) and of DVC for a
 job that computes next to nothing; the stages' own work on record. All are whole processes with their children. The overhead per job is the
 CPU time of a whole run (`/usr/bin/time -v make repro`) less that work, by the jobs.
 """

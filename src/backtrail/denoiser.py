@@ -3,6 +3,7 @@
 Everything is written in the variance-exploding form x = x0 + sigma * noise (Karras et al. 2022, arXiv 2206.00364), with time t = sigma.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +23,22 @@ class Condition:
 
     labels: Tensor | None = None
     steps: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class NoiseRange:
+    """The noise levels that a denoiser was made for: sigma_min to sigma_max, in units of the data, and `levels` alone if there are any."""
+
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+    levels: tuple[float, ...] | None = None
+
+    def nearest(self, sigma: Tensor) -> Tensor:
+        """float64 [n] of the levels next to `sigma` [n]; without levels, sigma itself."""
+        if self.levels is None:
+            return sigma
+        levels = torch.tensor(self.levels, dtype=sigma.dtype)
+        return levels[(sigma[:, None] - levels).abs().argmin(dim=1)]
 
 
 class Denoiser(Protocol):
@@ -47,6 +64,7 @@ class NetDenoiser(nn.Module):
     configuration: Section | None = None
     autocast: torch.dtype | None = None  # what the network's products are computed in; None is the weights' own
     compiled: bool = False  # whether the network goes through torch.compile
+    noise_range: NoiseRange = NoiseRange()  # what its own sampler keeps to
 
     def network(self, *inputs: Any, **options: Any) -> Any:
         """The raw network's output. Copies of a denoiser compile their own network, at their first call."""

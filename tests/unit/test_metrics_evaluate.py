@@ -11,8 +11,7 @@ from backtrail.errors import UserError
 from backtrail.metrics.evaluate import METRICS, SETTINGS, evaluate, evaluate_samplings, protocol
 from backtrail.metrics.features import Extractor
 from backtrail.metrics.frechet import frechet_distance, moments
-from backtrail.metrics.kernel import kernel_distance
-from backtrail.metrics.neighbours import Neighbours
+from backtrail.metrics.pairs import Pairs, Side
 from backtrail.metrics.ranking import blur, real_images, variants
 from backtrail.metrics.reference import choose, load_reference, save_reference
 from backtrail.parameters.base import validate
@@ -84,14 +83,14 @@ def test_values_are_those_of_the_metrics_alone(measure):
     e, reference = measure
     values = evaluate(samples, {"classifier": measure}, P)
     features = e.features(samples)
-    pairs = features[:40], reference.features
+    pairs = Pairs(Side(features[:40]), Side(reference.features))
     assert values == {
         "fd_classifier": frechet_distance(features, reference.mean, reference.factor),
-        "kid_classifier": kernel_distance(*pairs),
-        "precision_classifier": Neighbours(*pairs).precision(3),
-        "recall_classifier": Neighbours(*pairs).recall(3),
-        "density_classifier": Neighbours(*pairs).density(5),
-        "coverage_classifier": Neighbours(*pairs).coverage(5),
+        "kid_classifier": pairs.kernel_distance(),
+        "precision_classifier": pairs.precision(3),
+        "recall_classifier": pairs.recall(3),
+        "density_classifier": pairs.density(5),
+        "coverage_classifier": pairs.coverage(5),
     }
 
 

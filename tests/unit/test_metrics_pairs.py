@@ -10,13 +10,20 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from backtrail.errors import UserError
-from backtrail.metrics import kernel
-from backtrail.metrics.kernel import kernel_distance
-from backtrail.metrics.neighbours import Neighbours, radii
+from backtrail.metrics import pairs
+from backtrail.metrics.pairs import Pairs, Side
 
 
 def draw(n, d, seed, shift=0.0, scale=1.0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale + shift
+
+
+def beside(samples, reference):
+    return Pairs(Side(samples), Side(reference))
+
+
+def kernel_distance(samples, reference):
+    return beside(samples, reference).kernel_distance()
 
 
 def test_kernel_distance_is_clean_fids_over_one_subset_that_holds_everything():
@@ -50,7 +57,7 @@ def test_kernel_distance_is_unbiased_and_grows_with_the_shift():
 def test_kernel_distance_in_pieces_is_the_same(monkeypatch):
     x, y = draw(70, 8, 7), draw(50, 8, 8, shift=0.3)
     whole = kernel_distance(x, y)
-    monkeypatch.setattr(kernel, "ROWS", 16)
+    monkeypatch.setattr(pairs, "ROWS", 16)
     assert kernel_distance(x, y) == pytest.approx(whole, rel=1e-12)
 
 
@@ -58,7 +65,7 @@ def test_kernel_distance_in_pieces_is_the_same(monkeypatch):
 def test_precision_and_recall_are_torch_fidelitys(k):
     samples, reference = draw(150, 6, 9, scale=0.8), draw(150, 6, 10)
     expected = prc_features_to_metric(samples, reference, prc_neighborhood=k, prc_batch_size=64, save_cpu_ram=False, verbose=False)
-    mine = Neighbours(samples, reference)
+    mine = beside(samples, reference)
     assert 0 < mine.precision(k) < 1 and 0 < mine.recall(k) < 1
     assert mine.precision(k) == pytest.approx(expected["precision"], abs=1e-7)
     assert mine.recall(k) == pytest.approx(expected["recall"], abs=1e-7)
@@ -68,7 +75,7 @@ def test_density_and_coverage_are_their_definitions_counted_by_hand():
     samples, reference, k = draw(40, 3, 11, shift=0.5).tolist(), draw(30, 3, 12).tolist(), 5
     radius = [sorted(math.dist(x, z) for z in reference)[k] for x in reference]  # place 0 is x itself
     inside = [[math.dist(x, y) < r for y in samples] for x, r in zip(reference, radius, strict=True)]
-    mine = Neighbours(torch.tensor(samples), torch.tensor(reference))
+    mine = beside(torch.tensor(samples), torch.tensor(reference))
     assert mine.density(k) == pytest.approx(sum(map(sum, inside)) / (k * len(samples)), rel=1e-12)
     assert mine.coverage(k) == pytest.approx(sum(map(any, inside)) / len(reference), rel=1e-12)
 
@@ -76,7 +83,7 @@ def test_density_and_coverage_are_their_definitions_counted_by_hand():
 def test_density_and_coverage_of_equal_distributions():
     """For n and n points of one distribution: density 1, coverage 1 - prod (n - i) / (2 n - i) over i = 1..k, which goes to 1 - 2^-k."""
     n, k = 300, 5
-    runs = [Neighbours(draw(n, 4, 2 * s), draw(n, 4, 2 * s + 1)) for s in range(30)]
+    runs = [beside(draw(n, 4, 2 * s), draw(n, 4, 2 * s + 1)) for s in range(30)]
     density = torch.tensor([run.density(k) for run in runs])
     coverage = torch.tensor([run.coverage(k) for run in runs])
     expected = 1 - math.prod((n - i) / (2 * n - i) for i in range(1, k + 1))
@@ -88,12 +95,43 @@ def test_density_and_coverage_of_equal_distributions():
 def test_one_repeated_image_has_precision_without_recall():
     reference = draw(200, 4, 13)
     collapsed = reference[:1] + draw(200, 4, 14, scale=1e-3)
-    both = Neighbours(collapsed, reference)
+    both = beside(collapsed, reference)
     assert both.precision(3) == 1 and both.recall(3) <= 0.01 and both.coverage(5) < 0.2
-    far = Neighbours(draw(200, 4, 15, shift=50.0), reference)
+    far = beside(draw(200, 4, 15, shift=50.0), reference)
     assert [far.precision(3), far.recall(3), far.density(5), far.coverage(5)] == [0, 0, 0, 0]
 
 
 def test_too_few_images_for_k():
     with pytest.raises(UserError, match="5-th nearest neighbour needs more than 5 images; found 5"):
-        radii(torch.rand(5, 5), 5)
+        Side(torch.rand(5, 5)).radii(5)
+
+
+def counted_in_float64(samples, reference, k):
+    """Precision, recall, density and coverage from distances between float64 differences, none of them by a product."""
+    samples, reference = samples.double(), reference.double()
+    to, of_samples, of_reference = (
+        torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        for a, b in ((reference, samples), (samples, samples), (reference, reference))
+    )
+    radius, radius_of_samples = (x.sort(dim=1).values[:, k] for x in (of_reference, of_samples))
+    inside = to < radius[:, None]
+    recall = (to <= radius_of_samples[None]).any(1).double().mean()
+    return [(to <= radius[:, None]).any(0).double().mean(), recall, inside.sum().item() / (k * len(samples)), inside.any(1).double().mean()]
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_float32_features_count_as_in_float64(offset):
+    """Lengths that are large beside the distances cost a float32 product most of its digits; images that occur twice cost it all."""
+    samples, reference = draw(300, 64, 16, shift=offset).float(), draw(280, 64, 17, shift=offset).float()
+    samples[:40] = reference[:40]
+    samples[40:80] = reference[:40] + 1e-4
+    samples[80:90] = samples[90:100]
+    for k in (3, 5):
+        mine = beside(samples, reference)
+        found = [mine.precision(k), mine.recall(k), mine.density(k), mine.coverage(k)]
+        assert found == pytest.approx([float(value) for value in counted_in_float64(samples, reference, k)], abs=1e-12)
+
+
+def test_kernel_distance_of_float32_features_keeps_the_digits_that_are_read():
+    x, y = draw(400, 256, 18).abs().float(), draw(400, 256, 19).abs().float() * 1.01
+    assert kernel_distance(x, y) == pytest.approx(kernel_distance(x.double(), y.double()), abs=1e-8)

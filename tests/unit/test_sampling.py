@@ -6,16 +6,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from diffusers import DPMSolverMultistepScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backtrail.denoiser import Condition, EDMDenoiser, Guided
 from backtrail.errors import UserError
-from backtrail.parameters.sampling import Schedule
+from backtrail.nets.preconditioning import IDDPMDenoiser, VEDenoiser, VPDenoiser, noise_levels
+from backtrail.parameters.base import validate
+from backtrail.parameters.sampling import Schedule, TeacherSampler
 from backtrail.sampling.sample import CHUNK, Sampler, image_labels, sample
 from backtrail.sampling.schedules import logsnr, polynomial, schedule
-from backtrail.sampling.solvers import SOLVERS, AnalyticalFirstStep, dpm_solver_pp
+from backtrail.sampling.solvers import SOLVERS, AnalyticalFirstStep, Thresholded, dpm_solver_pp
 from unit.oracles import GaussianDenoiser, MixtureDenoiser, gaussian_ode, reference_ode, tiny_denoiser
 
 # Data ~ N(0, 0.25), x = 40 at t = 80, polynomial rho 7 to 0.006; columns: n = 4, 13, 25 and n = 4 with the analytical first step.
@@ -164,23 +166,94 @@ def test_dpm_solver_pp_agrees_with_diffusers(solver, order):
     check_with_diffusers(solver, EDMDPMSolverMultistepScheduler, solver_order=order, lower_order_final=False, euler_at_final=False)
 
 
+def test_three_time_stamps_are_of_orders_one_and_two():
+    """The released code lowers the order on the way down alone: two steps of order 3 are two steps of order 2 that does not end lower."""
+    check_with_diffusers("dpmpp-3m", EDMDPMSolverMultistepScheduler, 3, solver_order=2, lower_order_final=False)
+    denoiser, times = GaussianDenoiser(0.0, 0.25), polynomial(3, 0.006, 80)
+    found, plain = (end(solver, denoiser, scalar(40.0), times).item() for solver in ("dpmpp-3m", "dpmpp-2m"))
+    assert found == end("dpmpp-2m-full", denoiser, scalar(40.0), times).item() != pytest.approx(plain, abs=1e-3)
+
+
+def test_three_time_stamps_in_the_noise_form_are_the_published_steps():
+    """DPM-Solver multistep, written out for two steps: m is epsilon, phi1 = e^h - 1."""
+    (t0, t1, t2), x0, denoiser = polynomial(3, 0.006, 80).tolist(), 40.0, GaussianDenoiser(0.0, 0.25)
+
+    def noise(x, t):
+        return (x - denoiser(scalar(x), torch.tensor(t, dtype=torch.float64)).item()) / t
+
+    m0 = noise(x0, t0)
+    x1 = x0 - t1 * (t0 / t1 - 1) * m0
+    m1, phi1, r0 = noise(x1, t1), t1 / t2 - 1, math.log(t0 / t1) / math.log(t1 / t2)
+    expected = x1 - t2 * phi1 * m1 - 0.5 * t2 * phi1 * (m1 - m0) / r0
+    found = end("dpmpp-3m-eps", denoiser, scalar(x0), polynomial(3, 0.006, 80)).item()
+    assert found == pytest.approx(expected, abs=1e-12) and found != pytest.approx(x1 - t2 * phi1 * m1, abs=1e-3)
+
+
 def test_euler_agrees_with_diffusers():
     check_with_diffusers("euler", EDMEulerScheduler)
 
 
-def check_with_diffusers(solver, scheduler_class, **options):
+def check_with_diffusers(solver, scheduler_class, n=12, **options):
     """The same grid and the same exact denoiser; diffusers keeps sigma in float32 and adds a last step of no length, which is left out."""
     scheduler = scheduler_class(sigma_min=0.006, sigma_max=80.0, sigma_data=0.5, final_sigmas_type="sigma_min", **options)
-    scheduler.set_timesteps(12)
+    scheduler.set_timesteps(n)
     denoiser, x = GaussianDenoiser(0.2, 0.16), scalar(40.0)
-    for t, sigma in zip(scheduler.timesteps[:11], scheduler.sigmas.double()[:11], strict=True):
+    for t, sigma in zip(scheduler.timesteps[: n - 1], scheduler.sigmas.double()[: n - 1], strict=True):
         variance = sigma**2 + 0.25
         net_output = (denoiser(x, sigma) - 0.25 / variance * x) / (sigma * 0.5 / variance.sqrt())
         scheduler.scale_model_input(x, t)
         x = scheduler.step(net_output, t, x).prev_sample.double()
-    torch.testing.assert_close(scheduler.sigmas.double()[:12], polynomial(12, 0.006, 80), rtol=1e-6, atol=0)
-    found = end(solver, denoiser, scalar(40.0), scheduler.sigmas.double()[:12])
+    torch.testing.assert_close(scheduler.sigmas.double()[:n], polynomial(n, 0.006, 80), rtol=1e-6, atol=0)
+    found = end(solver, denoiser, scalar(40.0), scheduler.sigmas.double()[:n])
     assert x.item() == pytest.approx(found.item(), abs=1e-5)
+
+
+def test_thresholding_agrees_with_diffusers():
+    scheduler = DPMSolverMultistepScheduler(thresholding=True, dynamic_thresholding_ratio=0.995, sample_max_value=1e9)
+    denoised = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(2)) * torch.tensor([0.1, 1.0, 3.0])[:, None, None, None]
+    found = Thresholded(lambda *_: denoised)(denoised, torch.tensor(1.0))
+    torch.testing.assert_close(found, scheduler._threshold_sample(denoised), rtol=1e-6, atol=0)
+    assert torch.equal(found[0], denoised[0]) and found[2].abs().max() == 1
+
+
+def test_a_sampler_thresholds_every_estimate_the_analytical_one_too():
+    sampler = Sampler("dpmpp-1m", 3, afs=True, threshold=True)
+    times, calls = sampler.times(), []
+
+    def denoiser(x, sigma, condition):
+        calls.append(sigma)
+        return torch.full_like(x, 5.0)
+
+    _, first, last = sampler.states(denoiser, torch.ones(1, 1, 2, 2, dtype=torch.float64))
+    # All pixels are alike, so the quantile is the value itself: estimates above 1 become 1.
+    (t0, t1, t2) = times.tolist()
+    estimate = min(t0 * (1 - t0 / math.sqrt(1 + t0**2)), 1.0)
+    assert first.flatten().tolist() == pytest.approx([t0 + (t1 - t0) * (t0 - estimate) / t0] * 4, rel=1e-12)
+    assert last.flatten().tolist() == pytest.approx([first[0, 0, 0, 0].item() * t2 / t1 + (1 - t2 / t1)] * 4, rel=1e-12)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("solver", ["heun", "dpmpp-3m-eps", "ipndm-4"])
+def test_thresholding_needs_a_solver_of_x0(solver):
+    with pytest.raises(UserError, match=f"threshold goes with the solvers that predict x0 .*; found {solver}"):
+        validate(TeacherSampler, {"solver": solver, "num_steps": [4], "threshold": True}, "sampler")
+
+
+def test_the_grid_keeps_to_the_noise_levels_that_the_net_knows():
+    """EDM's sampler cuts its range to the net's and rounds the times (arXiv 2206.00364, Table 1): VE 0.02 to 100, iDDPM the levels u_j."""
+    asked = Schedule(t_min=0.002)
+    assert Sampler("heun", 18, asked, within=EDMDenoiser(None, 0.5).noise_range).levels()[-1] == 0.002
+    ve = Sampler("heun", 18, asked, within=VEDenoiser(None).noise_range)
+    torch.testing.assert_close(ve.times(), polynomial(18, 0.02, 80), rtol=1e-15, atol=0)
+    assert Sampler("heun", 18, Schedule(t_max=152.0), within=VEDenoiser(None).noise_range).levels()[0] == 100
+    low, high = (math.sqrt(math.expm1(19.9 * t**2 / 2 + 0.1 * t)) for t in (1e-5, 1.0))
+    assert Sampler("heun", 18, Schedule(t_min=1e-4, t_max=200), within=VPDenoiser(None).noise_range).levels()[::17] == [high, low]
+    u = noise_levels(0.001, 0.008, 1000).double()
+    iddpm = Sampler("heun", 18, asked, within=IDDPMDenoiser(None).noise_range).times()
+    assert torch.isin(iddpm, u).all() and iddpm[-1] == u[999] > 0.002  # the smallest level that has a time step
+    assert ((iddpm - polynomial(18, u[999].item(), 80)).abs() <= 0.5 * u.diff().abs()[:-1].max()).all()
+    with pytest.raises(UserError, match="polynomial at the net's noise levels does not descend"):
+        Sampler("heun", 400, Schedule(t_min=0.01, t_max=0.02), within=IDDPMDenoiser(None).noise_range).times()
 
 
 @given(n=st.integers(2, 20), solver=st.sampled_from(sorted(SOLVERS)), mean=st.floats(-1, 1))

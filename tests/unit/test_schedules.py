@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -39,6 +40,23 @@ def test_polynomial_with_edms_smallest_time():
 @pytest.mark.parametrize("n", DISCRETE)
 def test_discrete_has_the_released_values_of_stable_diffusion(n):
     assert discrete(n, 0.1, 14.614641).tolist() == pytest.approx(DISCRETE[n], abs=5.1e-5)
+
+
+def released_discrete(n: int, t_min: float, t_max: float, rho: float) -> list[float]:
+    """The SFD code's formula, by numpy: tau(t_max) stands without the root."""
+    log_alpha = np.log(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)) / 2
+    index = np.arange(1, 1001) / 1000
+    tau_min, tau_max = (np.interp(0.5 * math.log1p(t**2), -log_alpha, index) for t in (t_min, t_max))
+    tau = (tau_max + np.linspace(0, 1, n) * (tau_min ** (1 / rho) - tau_max)) ** rho
+    return np.sqrt(np.exp(-2 * np.interp(tau, index, log_alpha)) - 1).tolist()
+
+
+def test_discrete_begins_at_t_max_whatever_rho_where_the_released_code_does_not():
+    """The same from the model's own largest level on, or with rho 1; else the released first time is not the t_max that was asked for."""
+    assert discrete(5, 0.1, 14.614641, rho=2.0).tolist() == pytest.approx(released_discrete(5, 0.1, 14.614641, 2.0), rel=1e-6)
+    assert discrete(5, 0.1, 10.0).tolist() == pytest.approx(released_discrete(5, 0.1, 10.0, 1.0), rel=1e-12)
+    assert discrete(5, 0.1, 10.0, rho=2.0).tolist() == pytest.approx([10, 2.012148, 0.795705, 0.349480, 0.1], abs=1e-6)
+    assert released_discrete(5, 0.1, 10.0, 2.0)[0] == pytest.approx(7.234904, abs=1e-6)  # 28 % below
 
 
 def test_logsnr_is_geometric():
@@ -88,7 +106,7 @@ def test_an_impossible_grid_is_refused(kind, n, t_min, t_max):
 
 
 def test_ends_that_no_vp_process_joins_are_refused():
-    with pytest.raises(UserError, match=r"time_uniform does not descend between t_max = 1.0 and t_min = 0.125"):
+    with pytest.raises(UserError, match=r"time_uniform does not descend between t_max = 1 and t_min = 0.125"):
         schedule("time_uniform", 3, 0.125, 1.0, 1.0)
 
 

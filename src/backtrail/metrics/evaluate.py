@@ -1,6 +1,7 @@
 """Values with their protocol: a set of images measured in every extractor's features."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -8,8 +9,7 @@ from torch import Tensor
 from backtrail.errors import UserError
 from backtrail.metrics.features import Extractor
 from backtrail.metrics.frechet import frechet_distance
-from backtrail.metrics.kernel import kernel_distance
-from backtrail.metrics.neighbours import Neighbours
+from backtrail.metrics.pairs import Pairs, Side
 from backtrail.metrics.reference import Reference
 from backtrail.parameters.metrics import Metrics
 
@@ -21,23 +21,20 @@ class Sets:
 
     def __init__(self, features: Tensor, reference: Reference, p: Metrics):
         self.features, self.reference, self.p = features, reference, p
-        self.pairs = features[: p.n_pairwise], reference.features[: min(p.n_pairwise, len(features))]
-        self._neighbours: Neighbours | None = None
 
-    @property
-    def neighbours(self) -> Neighbours:
-        if self._neighbours is None:
-            self._neighbours = Neighbours(*self.pairs)
-        return self._neighbours
+    @cached_property
+    def pairs(self) -> Pairs:
+        n = self.p.n_pairwise
+        return Pairs(Side(self.features[:n]), self.reference.side(min(n, len(self.features))))
 
 
 METRICS: dict[str, Callable[[Sets], float]] = {
     "fd": lambda sets: frechet_distance(sets.features, sets.reference.mean, sets.reference.factor),
-    "kid": lambda sets: kernel_distance(*sets.pairs),
-    "precision": lambda sets: sets.neighbours.precision(sets.p.k_precision),
-    "recall": lambda sets: sets.neighbours.recall(sets.p.k_precision),
-    "density": lambda sets: sets.neighbours.density(sets.p.k_density),
-    "coverage": lambda sets: sets.neighbours.coverage(sets.p.k_density),
+    "kid": lambda sets: sets.pairs.kernel_distance(),
+    "precision": lambda sets: sets.pairs.precision(sets.p.k_precision),
+    "recall": lambda sets: sets.pairs.recall(sets.p.k_precision),
+    "density": lambda sets: sets.pairs.density(sets.p.k_density),
+    "coverage": lambda sets: sets.pairs.coverage(sets.p.k_density),
 }
 SETTINGS: dict[str, Callable[[Metrics], dict[str, Any]]] = {
     "fd": lambda p: {},

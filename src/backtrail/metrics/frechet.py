@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backtrail.errors import UserError
+from backtrail.metrics.products import symmetric_product
 
 ROWS = 4096  # rows that are taken to float64 at a time
 
@@ -30,7 +31,7 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     for rows in features.split(ROWS):
         centred = rows.double() - mean
-        covariance.addmm_(centred.T, centred)
+        covariance += symmetric_product(centred.T, centred)
     return mean, covariance / (len(features) - 1)
 
 
@@ -56,7 +57,7 @@ def frechet_distance(features: Tensor, reference_mean: Tensor, reference_factor:
     if n < reference_factor.shape[1]:
         return _few_samples(features, reference_mean, reference_factor)
     mean, covariance = moments(features)
-    product = reference_factor.T @ covariance @ reference_factor
+    product = symmetric_product(reference_factor.T, covariance @ reference_factor)
     return _assemble(mean - reference_mean, covariance.trace(), reference_factor, product)
 
 
@@ -66,7 +67,7 @@ def _few_samples(features: Tensor, reference_mean: Tensor, reference_factor: Ten
     mean = features.mean(0, dtype=torch.float64)
     centred = (features.double() - mean) / (len(features) - 1) ** 0.5
     projected = centred @ reference_factor
-    return _assemble(mean - reference_mean, centred.square().sum(), reference_factor, projected @ projected.T)
+    return _assemble(mean - reference_mean, centred.square().sum(), reference_factor, symmetric_product(projected, projected.T))
 
 
 def _assemble(difference: Tensor, trace: Tensor, reference_factor: Tensor, product: Tensor) -> float:

@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from backtrail.artifacts import file_digest
 from backtrail.errors import UserError
 from backtrail.metrics.features import Extractor
 from backtrail.metrics.frechet import factor, moments
+from backtrail.metrics.pairs import Side
 from backtrail.parameters.metrics import Metrics
 from backtrail.randomness import generator
 from backtrail.tensors import load_tensors, save_tensors
@@ -32,6 +34,14 @@ class Reference:
     features: Tensor
     n_images: int | None
     sha256: str
+
+    def side(self, n: int) -> Side:
+        """The first n of the features, or all if there are fewer, for metrics over pairs; all of them are prepared once."""
+        return self._whole if n >= len(self.features) else Side(self.features[:n])
+
+    @cached_property
+    def _whole(self) -> Side:
+        return Side(self.features)
 
 
 def choose(n_images: int, n: int) -> Tensor:

@@ -38,9 +38,11 @@ class VE(Section):
     """Variance-exploding preconditioning."""
 
     kind: Literal["ve"] = "ve"
+    sigma_min: float = Field(0.02, ge=0, description="smallest noise level, in units of the data")
+    sigma_max: float = Field(100.0, gt=0, description="largest noise level, in units of the data")
 
     def denoiser(self, net: nn.Module) -> NetDenoiser:
-        return VEDenoiser(net)
+        return VEDenoiser(net, self.sigma_min, self.sigma_max)
 
 
 class IDDPM(Section):

@@ -9,7 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from backtrail.denoiser import Condition, NetDenoiser, per_image
+from backtrail.denoiser import Condition, NetDenoiser, NoiseRange, per_image
+
+EPSILON_S = 1e-5  # smallest time of a VP net's sampling (arXiv 2206.00364, Table 1)
 
 
 class VPDenoiser(NetDenoiser):
@@ -19,6 +21,8 @@ class VPDenoiser(NetDenoiser):
         super().__init__()
         self.net = net
         self.beta_d, self.beta_min, self.n_timesteps = beta_d, beta_min, n_timesteps
+        sigma_min, sigma_max = (math.sqrt(math.expm1(beta_d * t**2 / 2 + beta_min * t)) for t in (EPSILON_S, 1.0))
+        self.noise_range = NoiseRange(sigma_min, sigma_max)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         s = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
@@ -33,9 +37,10 @@ class VPDenoiser(NetDenoiser):
 class VEDenoiser(NetDenoiser):
     """VE preconditioning (arXiv 2206.00364, Table 1, column VE): c_out = sigma, c_in = 1, c_noise = ln(sigma / 2)."""
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module, sigma_min: float = 0.02, sigma_max: float = 100.0):
         super().__init__()
         self.net = net
+        self.noise_range = NoiseRange(sigma_min, sigma_max)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         s = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
@@ -52,6 +57,12 @@ class IDDPMDenoiser(NetDenoiser):
         super().__init__()
         self.net = net
         self.register_buffer("u", noise_levels(c_1, c_2, n_timesteps))
+
+    @property
+    def noise_range(self) -> NoiseRange:
+        """The levels that have a time step; u_M = 0 has none."""
+        levels = tuple(self.u[:-1].tolist())
+        return NoiseRange(levels[-1], levels[0], levels)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         s = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)

@@ -39,6 +39,13 @@ class TeacherSampler(Section):
     schedule: Schedule = Field(Schedule(), description="Time stamps.")
     afs: bool = Field(False, description="The first step is the analytical one and costs no evaluation.")
     guidance: float = Field(1.0, ge=0, description="Weight w of classifier-free guidance; 1 is none, another doubles the evaluations.")
+    threshold: bool = Field(False, description="Dynamic thresholding of the estimates, as the diff-solvers code has it in DPM-Solver++.")
+
+    @model_validator(mode="after")
+    def _x0(self) -> "TeacherSampler":
+        if self.threshold and (not self.solver.startswith("dpmpp") or self.solver.endswith("-eps")):
+            raise ValueError(f"threshold goes with the solvers that predict x0 (dpmpp-1m and others); found {self.solver}")
+        return self
 
     @model_validator(mode="after")
     def _evaluates(self) -> Self:

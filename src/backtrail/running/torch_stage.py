@@ -1,5 +1,6 @@
 """The same for stages that compute with torch: device, precision, processes, determinism, and the resume state."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +14,14 @@ from backtrail.errors import UserError
 from backtrail.nets.blocks import checkpoint_blocks
 from backtrail.parameters.runtime import Runtime
 from backtrail.pipeline import Declared
+from backtrail.running.determinism import bfloat16_is_slow, deterministic
 from backtrail.running.memory import keep_freed_memory
 from backtrail.running.processes import count_processes, join, launch
 from backtrail.running.stage import Stage, as_command, command_name, declaration, recorded_stage
 from backtrail.training.group import ALONE, Group
 from backtrail.training.scratch import Scratch
 
+logger = logging.getLogger(__name__)
 AUTOCAST = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -102,7 +105,10 @@ def configure(runtime: Runtime, device: torch.device) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.precision == "tf32"
     torch.backends.cudnn.benchmark = False
     # Some CUDA kernels have no deterministic form: there the stage goes on with a warning, and results agree within float error.
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # by default each new tensor is filled with NaN, to find what reads it
+    if runtime.compile:
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    deterministic(warn_only=device.type == "cuda")
+    if runtime.precision == "bfloat16" and device.type == "cpu" and (slow := bfloat16_is_slow()):
+        logger.warning(slow)
     if device.type == "cuda":
         torch.cuda.set_device(device)

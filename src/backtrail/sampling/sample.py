@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, Denoiser, Guided, NetDenoiser
+from backtrail.denoiser import Condition, Denoiser, Guided, NetDenoiser, NoiseRange
 from backtrail.errors import UserError
 from backtrail.parameters.sampling import Schedule
 from backtrail.randomness import generator, image_noise
-from backtrail.sampling.schedules import schedule
-from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS, AnalyticalFirstStep
+from backtrail.sampling.schedules import descending, schedule
+from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS, AnalyticalFirstStep, Thresholded
 
 STATES_SHOWN = 4  # images whose whole way from noise is kept, for pictures of trajectories
 CHUNK = 64  # images per forward; part of the protocol, since convolutions round differently for other batch sizes
@@ -23,6 +23,8 @@ class Sampler:
 
     afs: the first step is the analytical one and costs nothing. step_condition: the denoiser is told num_steps (SFD-v).
     guidance: weight w of the conditional branch (`Guided`); other than 1, every evaluation costs two.
+    threshold: estimates are kept in the images' range (`Thresholded`). within: the noise levels that the denoiser knows; the grid is cut
+    to them and moved to the nearest ones, as EDM's sampler does.
     """
 
     solver: str = "euler"
@@ -32,6 +34,8 @@ class Sampler:
     step_condition: bool = False
     sigma_init: float = 80.0
     guidance: float = 1.0
+    threshold: bool = False
+    within: NoiseRange = field(default_factory=NoiseRange)
 
     @property
     def nfe(self) -> int:
@@ -47,7 +51,9 @@ class Sampler:
             raise UserError(
                 f"{self.num_steps} time stamps{' with the analytical first step' if self.afs else ''} leave no network evaluation"
             )
-        return schedule(self.schedule.kind, self.num_steps, self.schedule.t_min, self.schedule.t_max, self.schedule.rho)
+        s, within = self.schedule, self.within
+        t_min, t_max = max(s.t_min, within.sigma_min), min(s.t_max, within.sigma_max)
+        return descending(within.nearest(schedule(s.kind, self.num_steps, t_min, t_max, s.rho)), f"{s.kind} at the net's noise levels")
 
     def levels(self) -> list[float]:
         """The noise level of each state: the time stamps, or sigma_init and 0 for one evaluation."""
@@ -68,7 +74,8 @@ class Sampler:
         condition = Condition(labels=labels, steps=steps)
         start = (times[0] * noise.double()).to(noise.dtype)
         yield start
-        yield from SOLVERS[self.solver](AnalyticalFirstStep(denoiser) if self.afs else denoiser, start, times, condition)
+        stepped = AnalyticalFirstStep(denoiser) if self.afs else denoiser
+        yield from SOLVERS[self.solver](Thresholded(stepped) if self.threshold else stepped, start, times, condition)
 
     def __call__(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Unit noise [B, C, H, W] -> x0 [B, C, H, W] in the model's range."""

@@ -34,7 +34,9 @@ def time_uniform(n: int, t_min: float, t_max: float, rho: float = 1.0) -> Tensor
 def discrete(n: int, t_min: float, t_max: float, rho: float = 1.0) -> Tensor:
     """Uniform in the index of a model trained on 1,000 discrete steps of Stable Diffusion's scaled-linear betas (0.00085 to 0.012).
 
-    tau = index / 1000 runs from tau(t_max) to tau(t_min), uniform in tau^(1/rho) as in the SFD code; between indices ln alpha is linear.
+    tau = index / 1000 runs from tau(t_max) to tau(t_min), uniform in tau^(1/rho); between indices ln alpha is linear. The SFD code leaves
+    tau(t_max) without the root, which is the same where tau(t_max) is 1 (Stable Diffusion's own 14.61) or rho is 1; elsewhere its first
+    time is not t_max (7.2 for t_max 10 and rho 2).
     """
     alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, dim=0)
     log_alpha = (alpha_bar.log() / 2).flip(0)  # ascending in value, so that searchsorted works
@@ -63,9 +65,15 @@ def schedule(name: str, n: int, t_min: float, t_max: float, rho: float) -> Tenso
         raise UserError(f"a schedule needs at least 2 time stamps (one step); found {n}")
     if not 0 < t_min < t_max:
         raise UserError(f"a schedule needs 0 < t_min < t_max; found t_min = {t_min}, t_max = {t_max}")
-    times = SCHEDULES[name](n, t_min, t_max, rho)
-    if not bool((times.diff() < 0).all()):  # time_uniform: no VP process passes through both ends if they are too close
-        raise UserError(f"the schedule {name} does not descend between t_max = {t_max} and t_min = {t_min}: set them further apart")
+    # time_uniform: no VP process passes through both ends if they are too close.
+    return descending(SCHEDULES[name](n, t_min, t_max, rho), name)
+
+
+def descending(times: Tensor, name: str) -> Tensor:
+    """`times` as they are. Raises UserError, which calls them the schedule `name`, if one is not below the one before."""
+    if not bool((times.diff() < 0).all()):
+        ends = f"t_max = {times[0].item():g} and t_min = {times[-1].item():g}"
+        raise UserError(f"the schedule {name} does not descend between {ends}: set them further apart, or take fewer time stamps")
     return times
 
 

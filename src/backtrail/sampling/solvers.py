@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, Denoiser
+from backtrail.denoiser import Condition, Denoiser, per_image
 from backtrail.parameters.sampling import EVALUATIONS_PER_STEP as EVALUATIONS_PER_STEP
 from backtrail.sampling.schedules import vp_betas, vp_sigma, vp_tau
 
@@ -57,10 +57,11 @@ def dpm_solver_pp(
 ) -> Trajectory:
     """DPM-Solver++ multistep (arXiv 2211.01095, Section 4) in the variance-exploding form. 1 evaluation per step.
 
-    `predict_x0=False` is the noise-prediction form, DPM-Solver multistep (arXiv 2206.00927). `lower_order_final` ends with order 2, then 1.
+    `predict_x0=False` is the noise-prediction form, DPM-Solver multistep (arXiv 2206.00927). `lower_order_final` ends with order 2, then 1;
+    as released it never lowers a step on the way up, so that two steps of order 3 are of orders 1 and 2.
     The released order 3 takes the second divided difference for the second derivative, which is twice that: its errors are small, but they
     fall with the square of the step and not with the cube. `whole_curvature` puts the factor 2 in, and the method is of third order.
-    No dynamic thresholding: the SFD code calls it, but with its fp16 networks it silently does nothing.
+    The SFD code thresholds D (`Thresholded`), but with its fp16 networks that silently does nothing: here it is an option, and off.
     """
     steps = list(pairs(times))
     model: list[Tensor] = []  # D or epsilon at the last times, newest first
@@ -68,7 +69,7 @@ def dpm_solver_pp(
     for i, (t, t_next) in enumerate(steps):
         denoised = denoiser(x, _as_sigma(t, x), condition)
         model = [denoised if predict_x0 else (x - denoised) / t, *model[: order - 1]]
-        o = min(order, i + 1, len(steps) - i if lower_order_final else order)
+        o = min(order, i + 1) if i + 1 < order or not lower_order_final else min(order, len(steps) - i)
         h = lambdas[i + 1] - lambdas[i]
         # Scaled first and second differences of the model's output in lambda (Eq. 2.4 of arXiv 2211.01095's appendix).
         first = second = torch.zeros((), dtype=x.dtype, device=x.device)
@@ -172,6 +173,21 @@ class AnalyticalFirstStep:
         self.used = True
         t = sigma.double()
         return x * (1 - t / (1 + t**2).sqrt()).to(x.dtype)
+
+
+class Thresholded:
+    """A denoiser with dynamic thresholding (Imagen, arXiv 2205.11487, Section 2.3): D is clamped to [-s, s] and divided by s.
+
+    s is the 0.995 quantile of |D| over the image's values, one at least. For images in [-1, 1]; latents have no such range.
+    """
+
+    def __init__(self, denoiser: Denoiser, quantile: float = 0.995):
+        self.denoiser, self.quantile = denoiser, quantile
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
+        denoised = self.denoiser(x, sigma, condition)
+        s = per_image(denoised.abs().flatten(1).quantile(self.quantile, dim=1).clamp_min(1), denoised)
+        return denoised.clamp(-s, s) / s
 
 
 def pairs(times: Tensor) -> Iterator[tuple[float, float]]:

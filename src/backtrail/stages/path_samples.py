@@ -27,7 +27,8 @@ def command(stage: TorchStage) -> None:
     p, n_images = stage.section(TeacherSamples, "teacher_samples"), stage.value(Report, "report.sample_columns")
     path, files = load_path(layout.path(*stage.of_method)), sorted(Path(layout.snapshots(*stage.of_method)).glob("student-*.safetensors"))
     s = p.samplers[p.reference]
-    as_diffusion = Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, guidance=s.guidance)
+    options = {"guidance": s.guidance, "threshold": s.threshold, "within": path.teacher.noise_range}
+    as_diffusion = Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, **options)
     as_student = Sampler(sigma_init=stage.section(ScoreDistillation, f"score_distillation.{stage.method}").sigma_init)
     images, rows = {}, []
     with progress(len(path.nodes) + len(files), unit="model") as tick:

@@ -20,7 +20,7 @@ def command(stage: TorchStage) -> None:
     p, n_images = stage.section(TeacherSamples, "teacher_samples"), n_drawn(stage)
     teacher = stage.place(load_denoiser(layout.TEACHER))
     runs = [
-        (name, Sampler(s.solver, num_steps, s.schedule, s.afs, guidance=s.guidance))
+        (name, Sampler(s.solver, num_steps, s.schedule, s.afs, guidance=s.guidance, threshold=s.threshold, within=teacher.noise_range))
         for name, s in p.samplers.items()
         for num_steps in s.num_steps
     ]
