@@ -85,6 +85,19 @@ def evaluate_samplings(images: Tensor, measures: Mapping[str, Measure], p: Metri
     return values
 
 
+def evaluate_archive(
+    sets: Mapping[str, Tensor], about: Mapping[str, Any], measures: Mapping[str, Measure], p: Metrics, tick: Callable[[int], None] | None = None
+) -> tuple[dict[str, dict[str, dict[str, float]]], list[dict[str, Any]]]:
+    """(values by sampler and number of evaluations, protocol) of an archive of samples, `about` being its header; `tick` counts the sets."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for done, (key, images) in enumerate(sets.items(), start=1):
+        sampler, nfe = key.split("/")
+        values.setdefault(sampler, {})[nfe] = evaluate_samplings(images, measures, p)
+        if tick is not None:
+            tick(done)
+    return values, protocol(measures, p, (about["first_seed"], about["first_seed"] + about["n_images"]))
+
+
 def protocol(measures: Mapping[str, Measure], p: Metrics, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """What stands beside the values of `evaluate`: one entry per metric. `seeds`: first image seed and the one after the last."""
     entries = []

@@ -17,7 +17,7 @@ from backtrail.ledger.chains import Chains
 from backtrail.parameters.base import PARAMS_FILE
 from backtrail.report import page_tables, side_by_side
 from backtrail.report.against_paper import not_run
-from backtrail.report.chain_view import Book
+from backtrail.report.chain_view import Book, facts_in_words
 from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.collect import Suite, open_suite, require
 from backtrail.report.figures import FIGURES
@@ -61,7 +61,7 @@ def axis_blocks(suite: Suite, book: Book) -> list[dict[str, Any]]:
     for name, axis in (suite.report.axes | suite.report.sampler_axes).items():
         stem = suite.folder / "reports/axes" / name
         if all(stem.with_suffix(f".{kind}").is_file() for kind in (*MEDIA, "md")):
-            blocks.append(_block(suite, book, stem, axis.label, " ".join(stem.with_suffix(".md").read_text().split())))
+            blocks.append(_block(suite, book, stem, axis.label, " ".join(stem.with_suffix(".md").read_text(encoding="utf-8").split())))
     return blocks
 
 
@@ -130,9 +130,10 @@ def render_report(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["linked_numbers"] = linked_numbers
+    environment.filters |= {"linked_numbers": linked_numbers, "facts": facts_in_words}
     text = environment.get_template("index.html").render(
         **parts,
+        file_anchor=book.file_anchor,
         title=suite.report.title,
         headline=headline(suite, claims),
         verdicts=[(page_tables.BADGES[verdict], verdict, int((claims["verdict"] == verdict).sum())) for verdict in VERDICTS],
@@ -142,9 +143,9 @@ def render_report(
         results_notes=results_for_readers(suite, results).notes,
         claims_not_run=list(claims.loc[claims["verdict"] == NOT_RUN, "text"]),
         sources=paper_numbers().sources,
-        parameters=(suite.folder / PARAMS_FILE).read_text(),
+        parameters=(suite.folder / PARAMS_FILE).read_text(encoding="utf-8"),
         downloads={name: data_uri(tables / f"{name}.csv") for name in ("results", "claims")},
         not_run=not_run(suite, results),
         series=side_by_side.as_json(suite.report.metric, series),
     )
-    atomic_write(suite.folder / PAGE if page is None else page, lambda file: file.write_text(text))
+    atomic_write(suite.folder / PAGE if page is None else page, lambda file: file.write_text(text, encoding="utf-8"))
