@@ -7,7 +7,7 @@ Place = tuple[str, ...]  # keys of mappings and numbers in lists, from the outer
 
 
 def pairs(one: Any, other: Any, place: Place = ()) -> Iterator[tuple[Place, Any, Any]]:
-    """(place, value, other value) of each place that either has, None standing for what one has not; lists of unlike lengths are one place."""
+    """(place, value, other value) of each place that either has, None for what one has not; lists of unlike lengths are one place."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted(one.keys() | other.keys(), key=str):
             yield from pairs(one.get(key), other.get(key), (*place, str(key)))

@@ -1,7 +1,7 @@
 """Whether two results of one stage say nearly the same, where a GPU or another processor rounds otherwise. Never called the same.
 
-Images are compared one by one: image i comes from seed i in both, so the two must lie far nearer to one another than two images of one set do. A
-set of other images with the same mean and spread does not pass.
+Images are compared one by one: image i comes from seed i in both, so the two must lie far nearer to one another than two images of one
+set do. A set of other images with the same mean and spread does not pass.
 """
 
 import csv
@@ -46,8 +46,10 @@ def _archives_alike(was: Path, now: Path, tolerance: float) -> bool:
 
 
 def images_alike(was: Tensor, now: Tensor, tolerance: float) -> bool:
-    """Whether uint8 images [n, C, H, W] are those of the same seeds, each against its own: root mean square distances, as a share of the median
-    distance of an image to the next one of its set. One image among twenty may be farther off."""
+    """Whether uint8 images [n, C, H, W] are those of the same seeds, each held against its own.
+
+    Its distance, as a share of the median distance of an image to the next one of its set; one image among twenty may be farther off.
+    """
     if len(was) < 2:
         return bool(torch.equal(was, now))
     first, second = was.double().flatten(1), now.double().flatten(1)
@@ -56,7 +58,7 @@ def images_alike(was: Tensor, now: Tensor, tolerance: float) -> bool:
 
 
 def tensors_alike(was: Tensor, now: Tensor, tolerance: float) -> bool:
-    """Whether two tensors have the same mean and spread within `tolerance` of the greater of them, and follow one another element by element."""
+    """Whether two tensors have the same mean and spread, within `tolerance` of the greater, and follow one another element by element."""
     first, second = was.double().flatten(), now.double().flatten()
     finite = torch.isfinite(first)
     if not torch.equal(finite, torch.isfinite(second)):

@@ -39,10 +39,11 @@ def open_run(name: str, folder: Path) -> Run:
     """A suite's folder, or a revision of the suite in `folder`. Raises UserError if it is neither."""
     place = Path(name)
     if (place / LOCK_FILE).is_file():
-        return Run(name, parse_lock((place / LOCK_FILE).read_text(encoding="utf-8"), str(place / LOCK_FILE)), lambda path: _text(place / path))
+        text = (place / LOCK_FILE).read_text(encoding="utf-8")
+        return Run(name, parse_lock(text, str(place / LOCK_FILE)), lambda path: _text(place / path))
     lock = file_at(folder, name, LOCK_FILE)
     if lock is None:
-        raise UserError(f"{name} is neither a folder nor a git revision with a {LOCK_FILE} in it: `git log -- {LOCK_FILE}` lists those that are")
+        raise UserError(f"{name} is neither a folder nor a git revision with a {LOCK_FILE} in it (`git log -- {LOCK_FILE}`)")
     stages = parse_lock(lock.decode(), f"{name}:{LOCK_FILE}")
     digests = {path: entry.md5 for stage in stages.values() for path, entry in stage.outs.items()}
     # Records and metrics lie in the commit, or in DVC's cache under the digest that the commit's lock names.
@@ -91,7 +92,7 @@ def reasons(a: Run, b: Run, name: str) -> list[str]:
     first, second = a.stages[name], b.stages[name]
     records = a.record(first), b.record(second)
     said = [] if first.cmd == second.cmd else [f"command: {first.cmd} / {second.cmd}"]
-    said += _unlike("parameter", first.params, second.params)
+    said += [f"parameter {'.'.join(place)}: {was!r} / {now!r}" for place, was, now in differences(first.params, second.params)]
     said += _code(a, b, name)
     made = [path for path in first.deps.keys() | second.deps.keys() if _md5(first, path) != _md5(second, path)]
     said += [f"input: {path}" for path in sorted(made)]
@@ -116,8 +117,8 @@ def _no_record(a: Run, b: Run, records: tuple[dict[str, Any], dict[str, Any]]) -
     missing = " and ".join(run.name for run, record in zip((a, b), records, strict=True) if not record)
     machine = next((f", and ran on {record['host']['processor']} in the other" for record in records if record.get("host")), "")
     return (
-        f"the same command, parameters, code and inputs: another processor or environment, most likely; the record of {missing} is not at hand "
-        f"to say so{machine}; `dvc fetch --all-commits` brings records"
+        f"the same command, parameters, code and inputs: another processor or environment, most likely; the record of {missing} is not at "
+        f"hand to say so{machine}; `dvc fetch --all-commits` brings records"
     )
 
 
@@ -127,8 +128,7 @@ def _md5(stage: Stage, path: str) -> str | None:
 
 def _unlike(name: str, was: Any, now: Any) -> list[str]:
     """The places at which two values differ, a line each."""
-    head = f"{name} " if name == "parameter" else name
-    return [f"{head}{'' if name == 'parameter' or not place else '.'}{'.'.join(place)}: {x!r} / {y!r}" for place, x, y in differences(was, now)]
+    return [f"{'.'.join((name, *place))}: {x!r} / {y!r}" for place, x, y in differences(was, now)]
 
 
 def _numbers(a: Run, b: Run) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ TEXT_BYTES = 1 << 22  # of longer files the lines that differ are not looked for
 class Evidence:
     """A ledger beside the digests of the files that lie here.
 
-    bad: outputs that are not what their stage made. commits: fingerprints of the code's files by commit. code: those of the files that lie here
-    now; both as far as they have been asked for.
+    bad: outputs that are not what their stage made. commits: fingerprints of the code's files by commit. code: those of the files that lie
+    here now; both as far as they have been asked for.
     """
 
     ledger: Ledger

@@ -1,4 +1,4 @@
-"""What a stage's record says, against the bytes, dvc.lock, the code that lies here, the commit that it names, the clock, and this environment."""
+"""What a stage's record says, against bytes, dvc.lock, the code that lies here, the commit that it names, the clock and the environment."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -90,7 +90,7 @@ def _code(of: Evidence, stage: Stage, said: Record) -> Iterator[Finding]:
 
 
 def _digest_here(ledger: Ledger, stage: Stage) -> str:
-    """The digest of a command's whole import closure; empty where the suite's code is not the package that runs: no foreign code is imported."""
+    """The digest of a command's whole import closure; empty where the suite's code is not the package that runs."""
     return command_digest(stage.command) if (ledger.folder / ledger.code).resolve() == PACKAGE_FOLDER.resolve() else ""
 
 
@@ -137,10 +137,11 @@ def other_environment(ledger: Ledger) -> Iterator[str]:
     """A sentence where stages ran in another environment than the one that the code's repository asks for now: no verdict hangs on it."""
     lock = (ledger.folder / ledger.code).resolve().parents[1] / REQUIREMENTS
     now = file_digest(lock) if lock.is_file() else None
-    found = {name: record for name, record in ledger.records.items() if record and record.get("environment_sha256") != now}
+    recorded = {name: record for name, record in ledger.records.items() if record}
+    found = {name: record for name, record in recorded.items() if record.get("environment_sha256") != now}
     if found:
         torch = sorted({str((record.get("packages") or {}).get("torch")) for record in found.values()})
         yield (
-            f"other environment: {len(found)} of {len(ledger.records)} stages ran by another {REQUIREMENTS} than the one here "
+            f"other environment: {len(found)} of {len(recorded)} stages ran by another {REQUIREMENTS} than the one here "
             f"(torch {', '.join(torch)} then): {', '.join(list(found)[:4])}{' ...' if len(found) > 4 else ''}"
         )

@@ -24,12 +24,8 @@ from backtrail.parameters.base import PARAMS_FILE
 from backtrail.pipeline import PIPELINE_FILE
 
 LOCAL = ("data.local", "teacher.local", "metrics.inception.local")  # parameters that name folders with files got by hand
+WARNING = "the stage level executes the suite's own code, as you, here and now: audit a suite of others in a container"
 WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD)")
-
-
-def warning(ledger_code: str) -> str:
-    """What is said before any stage runs again."""
-    return f"the stage level executes the suite's own code ({ledger_code}) as you, here and now; audit a suite of others in a container"
 
 
 def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
@@ -58,8 +54,8 @@ def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
 def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
     """Run a stage's command in `folder`/suite, where links lead to its inputs. Returns what went wrong, or nothing.
 
-    The code is a copy that has nothing beside it which Python could import: a `grimp.py` in the suite's folder, or beside the package, is none of
-    the package's. Secrets in the environment are not handed on.
+    The code is a copy that has nothing beside it which Python could import: a `grimp.py` in the suite's folder, or beside the package, is
+    none of the package's. Secrets in the environment are not handed on.
     """
     if not stage.command or stage.folder != ledger.code:
         return f"its command line is {stage.cmd!r}; expected `python {ledger.code} COMMAND`"
@@ -78,7 +74,7 @@ def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
 
 
 def _needed(ledger: Ledger, stage: Stage) -> set[str]:
-    """What a stage's folder has to hold: its inputs, the records of all that they rest on (the page tells of them), parameters, pipeline."""
+    """What a stage's folder has to hold: inputs, the records of all that they rest on (the page tells of them), parameters, pipeline."""
     local = [Path(place) for key in LOCAL if isinstance(place := at_key(ledger.params, key), str)]
     inputs = ledger.inputs(stage)
     records = {path for source in inputs for path in ledger.closure(source) if path.startswith(f"{RECORDS}/")}
@@ -88,7 +84,8 @@ def _needed(ledger: Ledger, stage: Stage) -> set[str]:
 def _unlike(ledger: Ledger, stage: Stage, path: str, folder: Path) -> Finding | None:
     """What is to be said of an output that is not the same to the byte.
 
-    Whether a difference may be one of rounding is decided by this machine: where it is the one that the record names, and no GPU, it may not.
+    Whether a difference may be one of rounding is decided by this machine: where it is the one that the record names, and no GPU, it may
+    not be.
     """
     digest, link = Hashes(folder).of(path), f"{stage.name} -> {path}"
     if digest is not None and digest.md5 == stage.outs[path].md5:

@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import os
 import sys
 import tempfile
 from functools import partial
-from pathlib import Path
 
 import click
 
@@ -29,19 +27,12 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], as_json: bool, eve
     hash: bytes against dvc.lock and the records. metric: also every metric from the stored samples, and the tables. figure: also every
     figure, byte by byte. stage: also whole stages, in a folder of their own: it executes the suite's own code, the others nothing of it.
     """
-    leave_the_suite_s_folder_out()
     done = audit(".", recomputations(levels, stages or ("*",)))
     if as_json:
         click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2, ensure_ascii=False))
     else:
         _print(done, levels, everything)
     sys.exit(done.exit_code)
-
-
-def leave_the_suite_s_folder_out() -> None:
-    """Nothing is imported from the folder that is audited, which may hold a module of any name: `python -m backtrail` puts it first."""
-    here = Path.cwd()
-    sys.path[:] = [place for place in sys.path if place and Path(place).resolve() != here]
 
 
 def recomputations(levels: tuple[str, ...], patterns: tuple[str, ...]) -> list[Recompute]:
@@ -54,7 +45,7 @@ def recomputations(levels: tuple[str, ...], patterns: tuple[str, ...]) -> list[R
         from backtrail.cli.renderers import renderers
 
     if "stage" in levels:
-        click.echo(f"backtrail: {rerun.warning(os.path.basename(os.getcwd()))}", err=True)
+        click.echo(f"backtrail: {rerun.WARNING}", err=True)
     drawn = renderers(".")
     by_level = {
         "metric": [recompute.metrics, partial(recompute.tables, renderers=drawn)],
@@ -78,5 +69,6 @@ def _print(done: Audit, levels: tuple[str, ...], everything: bool) -> None:
     for note in done.notes:
         click.echo(f"note: {note}")
     click.echo("what this shows:")
-    for line in what_it_proves(levels, sum(" run again in " in note for note in done.notes), len(done.ledger.stages)):
+    n_again = sum(" run again in " in note for note in done.notes)
+    for line in what_it_proves(levels, n_again, sum(not stage.makes_code for stage in done.ledger.stages.values())):
         click.echo(f"  {line}")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from backtrail.errors import UserError
 from backtrail.layout import AXES, CURVES, FIGURES, METRICS, REFERENCE, TABLES, TEACHER_VALUES

@@ -1,9 +1,9 @@
 """What git holds of a suite, read so that nothing of the suite's own can act on whoever reads it.
 
-The suite may be somebody else's. So git is asked in one way only: `git cat-file --batch`, which touches no working tree, runs no hook, filter,
-monitor, pager or external diff, and gets object names on its standard input, where no name can be an option. It runs without the user's and
-the system's configuration, without replaced objects and grafts, and without any network. What it answers is held against the name that it
-was asked for: an object's name is the digest of its content, so a commit that git does not really hold cannot be made up.
+The suite may be somebody else's. So git is asked in one way only: `git cat-file --batch`, which touches no working tree, runs no hook,
+filter, monitor, pager or external diff, and gets object names on its standard input, where no name can be an option. It runs without the
+user's and the system's configuration, without replaced objects and grafts, and without any network. What it answers is held against the
+name that it was asked for: an object's name is the digest of its content, so a commit that git does not really hold cannot be made up.
 """
 
 import functools
@@ -147,7 +147,7 @@ def changed_since_commit(folder: Path, paths: Iterable[str]) -> list[str] | None
 
 
 def _otherwise(path: Path, content: bytes) -> bool:
-    return not path.is_file() or (now := path.read_bytes()) != content and now.replace(b"\r\n", b"\n") != content
+    return not path.is_file() or content not in ((now := path.read_bytes()), now.replace(b"\r\n", b"\n"))
 
 
 def cached(folder: Path, md5: str) -> bytes | None:

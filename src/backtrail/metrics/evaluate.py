@@ -14,6 +14,7 @@ from backtrail.metrics.reference import Reference
 from backtrail.parameters.metrics import Metrics
 
 Measure = tuple[Extractor, Reference]
+Tick = Callable[[int], None]
 
 
 class Sets:
@@ -86,15 +87,14 @@ def evaluate_samplings(images: Tensor, measures: Mapping[str, Measure], p: Metri
 
 
 def evaluate_archive(
-    sets: Mapping[str, Tensor], about: Mapping[str, Any], measures: Mapping[str, Measure], p: Metrics, tick: Callable[[int], None] | None = None
+    sets: Mapping[str, Tensor], about: Mapping[str, Any], measures: Mapping[str, Measure], p: Metrics, tick: Tick = lambda done: None
 ) -> tuple[dict[str, dict[str, dict[str, float]]], list[dict[str, Any]]]:
-    """(values by sampler and number of evaluations, protocol) of an archive of samples, `about` being its header; `tick` counts the sets."""
+    """(values by sampler and number of evaluations, protocol) of an archive of samples; `about` is its header, `tick` counts sets."""
     values: dict[str, dict[str, dict[str, float]]] = {}
     for done, (key, images) in enumerate(sets.items(), start=1):
         sampler, nfe = key.split("/")
         values.setdefault(sampler, {})[nfe] = evaluate_samplings(images, measures, p)
-        if tick is not None:
-            tick(done)
+        tick(done)
     return values, protocol(measures, p, (about["first_seed"], about["first_seed"] + about["n_images"]))
 
 

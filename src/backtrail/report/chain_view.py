@@ -1,4 +1,4 @@
-"""The chains behind the page's numbers in HTML: one tree for each set of files that some number was computed from, however many share it."""
+"""The chains behind the page's numbers in HTML: one tree for each set of files that some number was computed from."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
