@@ -5,6 +5,7 @@ import json
 import sys
 import tempfile
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -35,7 +36,7 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], as_json: bool, eve
     sys.exit(done.exit_code)
 
 
-def recomputations(levels: tuple[str, ...], patterns: tuple[str, ...]) -> list[Recompute]:
+def recomputations(levels: tuple[str, ...], patterns: tuple[str, ...], folder: str | Path = ".") -> list[Recompute]:
     """What `audit` does again at these levels, for stages whose name fits one of the patterns. Reading and hashing loads no torch."""
     if not set(levels) - {"hash"}:
         return []
@@ -46,7 +47,7 @@ def recomputations(levels: tuple[str, ...], patterns: tuple[str, ...]) -> list[R
 
     if "stage" in levels:
         click.echo(f"backtrail: {rerun.WARNING}", err=True)
-    drawn = renderers(".")
+    drawn = renderers(folder)
     by_level = {
         "metric": [recompute.metrics, partial(recompute.tables, renderers=drawn)],
         "figure": [partial(recompute.figures, renderers=drawn)],
