@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backtrail.errors import UserError
-from backtrail.layout import AXES, CURVES, FIGURES, METRICS, REFERENCE, TABLES, TEACHER_VALUES
+from backtrail.layout import AXES, CURVES, FIGURES, METRICS, MISMATCH, PATHS, REFERENCE, STATES, TABLES, TEACHER_VALUES
 from backtrail.ledger.ledger import Ledger
 from backtrail.nested import is_number, leaves
 
@@ -29,13 +29,13 @@ LAYOUTS = {
     f"{TABLES}/results.csv": Layout(("kind", "method", "nfe", "guidance", "trained"), "", (("cost_F", CURVES), ("", METRICS))),
     f"{TABLES}/claims.csv": Layout(("claim", "text", "source", "quantity"), "verdict"),
     f"{FIGURES}/convergence.csv": Layout(("method", "update", "nfe"), "mean", (("floor", REFERENCE), ("", CURVES))),
-    f"{FIGURES}/mismatch.csv": Layout(("measure", "method", "update"), "mean"),
-    f"{FIGURES}/path.csv": Layout(("method", "loss", "node"), "mean"),
+    f"{FIGURES}/mismatch.csv": Layout(("measure", "method", "update"), "mean", (("", MISMATCH),)),
+    f"{FIGURES}/path.csv": Layout(("method", "loss", "node"), "mean", (("", PATHS),)),
     f"{FIGURES}/nfe.csv": Layout(("metric", "kind", "method", "nfe", "trained"), "mean", (("floor", REFERENCE), ("", METRICS))),
     f"{FIGURES}/cost.csv": Layout(("metric", "kind", "method", "nfe"), "mean", (("cost", CURVES), ("", METRICS))),
     f"{FIGURES}/samples.csv": Layout(("row", "column", "source", "key", "image_seed"), "sha256"),
     f"{FIGURES}/ring.csv": Layout(("panel", "method", "update"), "mean", (("floor", TEACHER_VALUES), ("teacher", TEACHER_VALUES))),
-    f"{FIGURES}/trajectory.csv": Layout(("image", "kind", "method", "nfe", "state"), "distance"),
+    f"{FIGURES}/trajectory.csv": Layout(("image", "kind", "method", "nfe", "state"), "distance", (("", STATES),)),
     f"{FIGURES}/degradation.csv": Layout(
         ("method", "key", "node", "step", "update", "column", "image_seed", "sampler", "source"), "loss_student"
     ),
