@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import torch
-import torch._dynamo  # the first step of an optimiser loads it, for seconds: once here, not in every process
 from timing import Clock, counting, middle, parts
 from tricks import TRICKS, checkpoint
 from updates import CASES, Setup

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import click
 import torch
-import torch._dynamo  # the first step of an optimiser loads it, for seconds: once here, not in every attempt
 import yaml
 
 import backtrail.cli as command_line

@@ -42,7 +42,7 @@ def load_plan(is_main_process: bool) -> dict[str, Any]:
     if is_main_process:
         return make_plan()
     mend_path_locks()
-    return json.loads(PLAN.read_text())
+    return json.loads(PLAN.read_text(encoding="utf-8"))
 
 
 def stamp(name: str) -> str:
@@ -187,7 +187,7 @@ def find_changed(repo: "Repo", stages: "Iterable[Stage]") -> dict[str, str]:
 def locked_paths() -> list[str]:
     """Return the paths that running (or killed) stages hold for writing, from DVC's lock file."""
     try:
-        return list(json.loads(PATH_LOCKS.read_text()).get("write", {}))
+        return list(json.loads(PATH_LOCKS.read_text(encoding="utf-8")).get("write", {}))
     except FileNotFoundError:
         return []
     except ValueError:
@@ -211,7 +211,7 @@ def mend_path_locks(seconds: float = 2.0) -> None:
 def is_damaged(path: Path) -> bool:
     """Return whether a JSON file is there and cannot be read as such."""
     try:
-        json.loads(path.read_text())
+        json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     except ValueError:

@@ -79,12 +79,12 @@ class Project:
 
     def executed(self) -> list[str]:
         """Return the stages whose commands ran since the last call, in alphabetical order."""
-        names = sorted(self.runs.read_text().split()) if self.runs.exists() else []
+        names = sorted(self.runs.read_text(encoding="utf-8").split()) if self.runs.exists() else []
         self.runs.unlink(missing_ok=True)
         return names
 
     def edit(self, old: str, new: str, path: str = "params.yaml") -> None:
-        text = (self.root / path).read_text()
+        text = (self.root / path).read_text(encoding="utf-8")
         assert old in text
         (self.root / path).write_text(text.replace(old, new))
 

@@ -43,7 +43,7 @@ def test_both_name_and_run_the_same_stale_stages(project, tmp_path):
     executed = project.executed()
     # The metric's JSON comes out as it was; so neither engine draws the figure again.
     assert executed == twin.executed() == sorted(SFD_AND_AFTER - {"figure"})
-    assert (project.root / "dvc.lock").read_text() == (twin.root / "dvc.lock").read_text()
+    assert (project.root / "dvc.lock").read_text(encoding="utf-8") == (twin.root / "dvc.lock").read_text(encoding="utf-8")
     project.assert_settled()
 
 
@@ -84,7 +84,7 @@ def test_a_suite_is_a_project_of_its_own_with_the_same_cache(project):
     for name in ("dvc.yaml", "params.yaml", ".dvc/.gitignore", ".dvcignore"):
         shutil.copy(project.root / name, suite / name)
     (suite / "tools").symlink_to("../../tools")
-    (suite / "params.yaml").write_text((suite / "params.yaml").read_text().replace("teacher_lr: 1", "teacher_lr: 7"))
+    (suite / "params.yaml").write_text((suite / "params.yaml").read_text(encoding="utf-8").replace("teacher_lr: 1", "teacher_lr: 7"))
 
     project.run_snakemake("-d", "suites/small")
     # data, classifier and reference are as in the root, and restored from the cache that the two share.

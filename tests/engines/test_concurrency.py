@@ -55,7 +55,7 @@ def expected(number: int, round_: int) -> bytes:
 
 def held(mode: str) -> set[int]:
     """The processes that DVC's file of path locks names as readers or writers."""
-    entries = json.loads(dvc_plan.PATH_LOCKS.read_text()).get(mode, {}).values()
+    entries = json.loads(dvc_plan.PATH_LOCKS.read_text(encoding="utf-8")).get(mode, {}).values()
     return {info["pid"] for entry in entries for info in (entry if isinstance(entry, list) else [entry])}
 
 
@@ -64,7 +64,7 @@ def test_eight_at_once_with_kills(parts: Project, n_rounds: int) -> None:
     draw = random.Random(0)
     counts = {"killed": 0, "ended before the kill": 0, "failed beside a kill": 0, "stale entries named": 0}
     for round_ in range(n_rounds):
-        Path("params.yaml").write_text(f"round: {round_}\n")
+        Path("params.yaml").write_text(f"round: {round_}\n", encoding="utf-8")
         counts["stale entries named"] += parts.dvc("repro", "--single-item", "source").count("had been killed")
         jobs = {number: start(parts, number) for number in range(N_STAGES)}
         time.sleep(draw.uniform(0, 8))
@@ -76,20 +76,22 @@ def test_eight_at_once_with_kills(parts: Project, n_rounds: int) -> None:
         attempts = 0
         while left:
             attempts += 1
-            assert attempts < 3, [Path(f"part-{number}.log").read_text() for number in left]
+            assert attempts < 3, [Path(f"part-{number}.log").read_text(encoding="utf-8") for number in left]
             dvc_plan.mend_path_locks()
             jobs = {number: start(parts, number) for number in left}
             left = {number for number, job in jobs.items() if job.wait(timeout=300) != 0}
-            counts["stale entries named"] += sum(Path(f"part-{number}.log").read_text().count("had been killed") for number in jobs)
+            counts["stale entries named"] += sum(
+                Path(f"part-{number}.log").read_text(encoding="utf-8").count("had been killed") for number in jobs
+            )
 
-        entries = yaml.safe_load(Path("dvc.lock").read_text())["stages"]
+        entries = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
         for number in range(N_STAGES):
             whole = expected(number, round_)
             assert Path(f"part-{number}.txt").read_bytes() == whole, f"round {round_}, part {number} is not whole"
             assert entries[f"part@{number}"]["outs"][0]["md5"] == hashlib.md5(whole).hexdigest(), f"round {round_}, part {number} is lost"
         assert held("write") == set() and not any(psutil.pid_exists(pid) for pid in held("read"))
     print(counts)
-    Path("params.yaml").write_text("round: -1\n")
+    Path("params.yaml").write_text("round: -1\n", encoding="utf-8")
     parts.dvc("repro", "--single-item", "source")  # writes what the killed ones read: their entries go
     assert held("read") == held("write") == set()
     cached = [path for path in Path(".dvc/cache/files/md5").glob("??/*") if path.is_file()]
@@ -100,7 +102,7 @@ def test_eight_at_once_with_kills(parts: Project, n_rounds: int) -> None:
 
 def test_a_file_of_path_locks_that_was_half_written_is_removed_and_named(parts: Project, caplog: pytest.LogCaptureFixture) -> None:
     """DVC writes it in place, and fails on half of it, all commands at once, until somebody removes it."""
-    Path("params.yaml").write_text("round: 0\n")
+    Path("params.yaml").write_text("round: 0\n", encoding="utf-8")
     parts.dvc("repro", "--single-item", "source")
     dvc_plan.PATH_LOCKS.write_text('{"write": {"/a/pa')
     assert "JSON structure is corrupted" in parts.dvc("repro", "--single-item", "part@0", code=1)
@@ -112,7 +114,7 @@ def test_a_file_of_path_locks_that_was_half_written_is_removed_and_named(parts: 
 
 
 def test_a_stage_whose_entry_was_removed_fails_and_is_restored_without_running_again(parts: Project) -> None:
-    Path("params.yaml").write_text("round: 0\n")
+    Path("params.yaml").write_text("round: 0\n", encoding="utf-8")
     parts.dvc("repro", "--single-item", "source")
     parts.edit("sleep 0.3", "echo run >> runs.txt; sleep 6", "dvc.yaml")
     job = start(parts, 0)
@@ -122,5 +124,5 @@ def test_a_stage_whose_entry_was_removed_fails_and_is_restored_without_running_a
     dvc_plan.mend_path_locks(seconds=0)
     assert job.wait(timeout=60) != 0
     parts.dvc("repro", "--single-item", "part@0")
-    assert Path("runs.txt").read_text() == "run\n"
+    assert Path("runs.txt").read_text(encoding="utf-8") == "run\n"
     assert Path("part-0.txt").read_bytes() == expected(0, 0)

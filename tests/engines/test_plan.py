@@ -92,7 +92,7 @@ def test_a_failed_question_leaves_stamps_and_plan_as_they_were(tmp_path, monkeyp
     dvc_plan.PLAN.write_text("{}")
     with pytest.raises(WorkflowError, match="DVC cannot read the stages of this folder"):
         dvc_plan.make_plan()
-    assert Path(dvc_plan.stamp("teacher")).exists() and dvc_plan.PLAN.read_text() == "{}"
+    assert Path(dvc_plan.stamp("teacher")).exists() and dvc_plan.PLAN.read_text(encoding="utf-8") == "{}"
 
 
 def test_one_sentence_if_the_interface_of_dvc_has_moved(monkeypatch):
@@ -124,7 +124,7 @@ def test_a_stage_held_by_a_process_elsewhere_is_not_asked_for(project, monkeypat
     stale = dvc_plan.ask_dvc()["stale"]
     assert stale["teacher"] == "being written by another process"
     assert {"path", "student@disback-0"} < set(stale) and "data" not in stale
-    assert json.loads(lock.read_text())["write"] == held["write"]
+    assert json.loads(lock.read_text(encoding="utf-8"))["write"] == held["write"]
 
 
 def test_jobs_never_import_dvc(project: Project):
@@ -138,7 +138,7 @@ def test_lint_format_and_report(project: Project, tmp_path):
     project.call(sys.executable, "-m", "snakefmt", "--check", "workflow")
     before = project.git("status", "--short", "--ignored")
     project.snakemake("--report", str(tmp_path / "report.html"))
-    html = (tmp_path / "report.html").read_text()
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
     captions = ["number of function evaluations", "spread over the seeds"]
     assert all(text in html for text in ["figure.svg", "table.csv", "Figures", "Tables", *captions])
     assert set(project.git("status", "--short", "--ignored").splitlines()) - set(before.splitlines()) <= {
@@ -156,13 +156,13 @@ def parameter_keys(node) -> set[str]:
 @pytest.mark.parametrize("path", [ROOT / "params.yaml", *ROOT.glob("suites/*/params.yaml")], ids=lambda path: path.parent.name)
 def test_no_parameter_is_named_size_or_nfiles(path):
     """DVC leaves keys of these names out of the run cache's key: it would restore the result of another value, in silence."""
-    assert not {"size", "nfiles"} & parameter_keys(yaml.safe_load(path.read_text()))
+    assert not {"size", "nfiles"} & parameter_keys(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("path", [ROOT / "dvc.yaml", *ROOT.glob("suites/*/dvc.yaml")], ids=lambda path: path.parent.name)
 def test_every_output_can_be_restored(path):
     """One uncached file under `outs:` keeps a whole stage out of the run cache; under `metrics:` and `plots:` it does not."""
-    stages = yaml.safe_load(path.read_text())["stages"]
+    stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
     bodies = {name: body.get("do", body) for name, body in stages.items()}
     uncached = [(name, out) for name, body in bodies.items() for out in body["outs"] if isinstance(out, dict)]
     assert [name for name, out in uncached if any(not (options or {}).get("cache", True) for options in out.values())] == []
@@ -170,5 +170,5 @@ def test_every_output_can_be_restored(path):
 
 @pytest.mark.parametrize("path", [ROOT / "dvc.yaml", *ROOT.glob("suites/*/dvc.yaml")], ids=lambda path: path.parent.name)
 def test_every_caption_exists(path):
-    captions = set(re.findall(r"caption: ([^,}\s]+)", path.read_text()))
+    captions = set(re.findall(r"caption: ([^,}\s]+)", path.read_text(encoding="utf-8")))
     assert captions and {caption for caption in captions if not (ROOT / "workflow" / caption).is_file()} == set()

@@ -75,7 +75,7 @@ def test_diff_instruct_on_cifar10_has_its_released_settings():
 def test_every_number_of_a_score_distillation_has_its_source():
     """In the suites of the papers' data each setting of the methods says where it comes from."""
     for name in IMPORTED:
-        text = (ROOT / f"suites/{name}/params.yaml").read_text()
+        text = (ROOT / f"suites/{name}/params.yaml").read_text(encoding="utf-8")
         for key in ("sigma_init", "updates", "batch", "rounds", "substeps", "solver", "n_samples", "step_condition"):
             for line in re.findall(rf"^\s+{key}: .*$", text, flags=re.MULTILINE):
                 assert re.search(r"# .*\[\w", line), f"{name}: {line}"

@@ -19,7 +19,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 
 def has_run(project: Project, name: str) -> bool:
-    return project.runs.exists() and name in project.runs.read_text().split()
+    return project.runs.exists() and name in project.runs.read_text(encoding="utf-8").split()
 
 
 def test_a_deleted_output_and_a_parameter_turned_back_are_restored(project):
@@ -54,11 +54,11 @@ def test_a_killed_run_is_taken_up(project):
     run = project.start_snakemake(HANG="path")
     output = project.root / "results/path/node-0.txt"
     # A stage notes its run first and writes half of its output next: the kill must not come between the two.
-    wait_for(lambda: has_run(project, "path") and output.exists() and output.read_text() == "half\n")
+    wait_for(lambda: has_run(project, "path") and output.exists() and output.read_text(encoding="utf-8") == "half\n")
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert project.executed() == ["path"]
-    assert output.read_text() == "half\n"
+    assert output.read_text(encoding="utf-8") == "half\n"
 
     assert project.planned() == PATH_AND_AFTER
     # Snakemake's own lock stays behind a killed run, and names its cure. DVC's do not: the kernel frees them, or DVC sees a dead process.
@@ -76,7 +76,7 @@ def test_eight_at_once(project):
     # Every student waits for the seven others; one that cannot start ends the test by its time limit.
     project.run_snakemake("--cores", "8", MEET="8")
     assert set(students) <= set(project.executed())
-    lock = (project.root / "dvc.lock").read_text()
+    lock = (project.root / "dvc.lock").read_text(encoding="utf-8")
     assert all(f"  {name}:\n" in lock for name in NAMES | set(students))
     project.assert_settled()
 

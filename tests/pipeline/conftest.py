@@ -93,7 +93,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
     """Every stage of dvc.yaml, run once."""
     folder = tmp_path_factory.mktemp("tiny")
     write_images(folder / "images")
-    return run_every_stage(folder, tiny(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    return run_every_stage(folder, tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))))
 
 
 def run_every_stage(folder: Path, parameters: dict[str, Any]) -> TinySuite:

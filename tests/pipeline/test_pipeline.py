@@ -124,7 +124,7 @@ def test_tables_hold_the_measured_values(suite: TinySuite) -> None:
 
 
 def test_wrong_parameters_stop_a_stage_before_it_works(suite: TinySuite, tmp_path: Path) -> None:
-    text = (suite.folder / "params.yaml").read_text().replace("sigma_init: 2.5", "sigma_init: -1.0")
+    text = (suite.folder / "params.yaml").read_text(encoding="utf-8").replace("sigma_init: 2.5", "sigma_init: -1.0")
     (tmp_path / "params.yaml").write_text(text)
     done = subprocess.run([sys.executable, "-m", "backtrail", "fetch"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2

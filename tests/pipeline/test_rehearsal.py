@@ -161,14 +161,14 @@ OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("ffhq64", "afh
 def rehearsal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "originals").mkdir()
-    values = yaml.safe_load((ROOT / "suites" / request.param / "params.yaml").read_text())
+    values = yaml.safe_load((ROOT / "suites" / request.param / "params.yaml").read_text(encoding="utf-8"))
     with pytest.MonkeyPatch.context() as patch:
         write_originals(folder / "originals", request.param, values, patch)
         return run_every_stage(folder, small(values))
 
 
 def is_imported(rehearsal: TinySuite) -> bool:
-    return "source" in yaml.safe_load((rehearsal.folder / "params.yaml").read_text())["teacher"]
+    return "source" in yaml.safe_load((rehearsal.folder / "params.yaml").read_text(encoding="utf-8"))["teacher"]
 
 
 def test_every_stage_runs_and_writes_what_it_declares(rehearsal: TinySuite) -> None:
@@ -206,7 +206,7 @@ def test_fid_stands_beside_its_protocol(rehearsal: TinySuite) -> None:
         for value in (value for sampler in metrics["values"].values() for value in sampler.values()):
             assert 0 < value["fid_inception_best"] <= value["fid_inception"] and value["fid_inception_clean"] > 0
     assert set(load_json(results / "reference/inception.json")["floor"]) >= {"fid_inception", "kid_inception"}
-    assert "fid_inception_best" in (rehearsal.folder / "reports/tables/results.csv").read_text().splitlines()[0]
+    assert "fid_inception_best" in (rehearsal.folder / "reports/tables/results.csv").read_text(encoding="utf-8").splitlines()[0]
 
 
 def test_an_audit_finds_every_file_it_needs_and_comes_to_the_same_numbers(rehearsal: TinySuite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from backtrail.cli import backtrail
 with Repo(".") as repo:
     stages = list(reversed(list(nx.topological_sort(repo.index.graph))))
 for stage in stages:
-    backtrail(stage.cmd.removeprefix("python -m backtrail ").split(), standalone_mode=False)
+    command = stage.cmd.split()[-1]
+    backtrail([command, *(() if command == "code" else ("--stage", stage.name))], standalone_mode=False)
 with Repo(".") as repo:
     repo.commit(force=True)

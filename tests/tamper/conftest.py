@@ -13,19 +13,21 @@ from typing import Any
 import pytest
 import yaml
 
+from backtrail.pipeline import CODE_LINE, pipeline_text, with_source_list
 from pipeline.conftest import ROOT, tiny, write_images
 from unit.refusals import as_yaml
-
-REFERENCE_LEFT_OUT = "results/reference/efficientnet-lite0.safetensors"
 
 
 def small(values: dict[str, Any]) -> dict[str, Any]:
     """Two methods, two seeds, and one extractor, so that the whole chain is there and takes seconds."""
-    p = tiny(values) | {"code": "src/backtrail", "seeds": [0, 1]}
-    p["score_distillation"].pop("diff-instruct")
-    for method in ("trajectory", "sfd"):
-        p["trajectory_distillation"].pop(method)
-    p["trajectory_distillation"]["sfd-v"] |= {"num_steps": [4, 5], "sample_num_steps": [4, 5], "rounds": 2}
+    p = tiny(values) | {"seeds": [0, 1]}
+    for family, dropped in (("score_distillation", ("diff-instruct",)), ("trajectory_distillation", ("trajectory", "sfd"))):
+        for method in dropped:
+            p[family].pop(method)
+            p["students"].pop(method)
+    p["start"]["teacher"].remove("diff-instruct")
+    p["trajectory_distillation"]["sfd-v"] |= {"num_steps": [4, 5], "rounds": 2}
+    p["students"]["sfd-v"] = {}
     p["second_stage"]["methods"]["sfd-one"] |= {"substeps": 2}
     p["score_distillation"]["disback"] |= {"updates": 8}
     p["teacher_samples"]["samplers"] = {"dpmpp-3m": {"solver": "dpmpp-3m", "num_steps": [3, 4]}}
@@ -55,9 +57,9 @@ def build(folder: Path) -> Path:
     for name in (".dvcignore", ".gitignore", "LICENSE", "CITATION.cff", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     write_images(folder / "images")
-    (folder / "params.yaml").write_text(as_yaml(small(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))))
-    stages = [line for line in (ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines() if REFERENCE_LEFT_OUT not in line]
-    (folder / "dvc.yaml").write_text("\n".join(stages) + "\n", encoding="utf-8")
+    p = small(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    (folder / "params.yaml").write_text(as_yaml(p), encoding="utf-8")
+    (folder / "dvc.yaml").write_text(with_source_list(CODE_LINE.sub("  - code: src/backtrail", pipeline_text(folder, p))))
     run(folder, "git", "init", "--quiet", ".")
     run(folder, "dvc", "init", "--quiet")
     commit(folder, "code and parameters")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from backtrail.artifacts import file_digest
 from backtrail.audit.audit import Audit, audit
 from backtrail.audit.findings import BROKEN, EXTERNAL, STALE, UNBACKED, VERIFIED
+from backtrail.ledger.fingerprints import digest_of, file_fingerprint
 from tamper.forging import edit_lock, edit_record, flip, replace, rewrite_ledger, rewrite_lock_only
 
 pytestmark = pytest.mark.xdist_group("tamper")
@@ -67,7 +67,7 @@ def locked_parameter(folder: Path) -> None:
 
 def locked_input(folder: Path) -> None:
     def change(stages: dict[str, Any]) -> None:
-        entry = next(dep for dep in stages["score-samples@disback-0"]["deps"] if "students" in dep["path"])
+        entry = next(dep for dep in stages["samples@disback-0"]["deps"] if "students" in dep["path"])
         entry["md5"] = "0" * 32
 
     edit_lock(folder, change)
@@ -103,15 +103,21 @@ def record_taken_away(folder: Path) -> None:
 def dirty_tree(folder: Path) -> None:
     """As if tables and report had been made by code that was never committed."""
     source = folder / "src/backtrail/report/tables.py"
-    source.write_text(source.read_text(encoding="utf-8") + "# better numbers\n")
+    source.write_text(source.read_text(encoding="utf-8") + "BETTER = True\n")
 
     def change(record: dict[str, Any]) -> None:
-        record["code"]["report/tables.py"] = file_digest(source)
+        record["code"]["report/tables.py"] = file_fingerprint(source)
         record["dirty"] = True
 
     for stage in ("tables", "report"):
         edit_record(folder, stage, change)
+    edit_lock(folder, lambda stages: [_renew_code(folder, name, stages[name]) for name in ("tables", "report")])
     rewrite_lock_only(folder)
+
+
+def _renew_code(folder: Path, name: str, stage: dict[str, Any]) -> None:
+    code = json.loads((folder / f"results/records/{name}.json").read_text(encoding="utf-8"))["code"]
+    stage["params"]["code.yaml"] = {name: digest_of(code)}
 
 
 def clock_ran_backwards(folder: Path) -> None:
@@ -122,8 +128,8 @@ def clock_ran_backwards(folder: Path) -> None:
 
 
 def changed_code(folder: Path) -> None:
-    source = folder / "src/backtrail/methods/score_distillation.py"
-    source.write_text(source.read_text(encoding="utf-8") + "# changed\n")
+    source = folder / "src/backtrail/methods/disback/distillation.py"
+    source.write_text(source.read_text(encoding="utf-8") + "CHANGED = True\n")
 
 
 def changed_parameter(folder: Path) -> None:
@@ -162,7 +168,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str, str, str, str]] = {
     ),
     "samples": (
         flipped("results/samples/sfd-v/seed1.safetensors"), BROKEN, "results/samples/sfd-v/seed1.safetensors",
-        "trajectory-samples@sfd-v-1 ->", "results.csv:sfd-v", "results.csv:disback",
+        "samples@sfd-v-1 ->", "results.csv:sfd-v", "results.csv:disback",
     ),
     "moments": (
         flipped("results/reference/classifier.safetensors"), BROKEN, "results/reference/classifier.safetensors", "reference@classifier ->",
@@ -178,11 +184,11 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str, str, str, str]] = {
     ),
     "metric": (
         edited("results/metrics/disback/seed0.json", '"fd_classifier": ', '"fd_classifier": 1'), BROKEN,
-        "results/metrics/disback/seed0.json", "score-metrics@disback-0 ->", "results.csv:disback", "results.csv:sfd-v",
+        "results/metrics/disback/seed0.json", "metrics@disback-0 ->", "results.csv:disback", "results.csv:sfd-v",
     ),
-    "picture": (flipped("reports/figures/nfe.png"), BROKEN, "reports/figures/nfe.png", "figure-nfe ->", NOTHING, "nfe.csv"),
+    "picture": (flipped("reports/figures/nfe.png"), BROKEN, "reports/figures/nfe.png", "figures ->", NOTHING, "nfe.csv"),
     "figure's data": (
-        edited("reports/figures/nfe.csv", "disback", "sfd-v"), BROKEN, "reports/figures/nfe.csv", "figure-nfe ->", "nfe.csv", "results.csv",
+        edited("reports/figures/nfe.csv", "disback", "sfd-v"), BROKEN, "reports/figures/nfe.csv", "figures ->", "nfe.csv", "results.csv",
     ),
     "cell of a table": (
         edited("reports/tables/results.csv", "disback,1,1,True,2,", "disback,1,1,True,3,"), BROKEN,
@@ -202,7 +208,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str, str, str, str]] = {
     ),
     "lock, parameter": (locked_parameter, BROKEN, "stage:teacher", "dvc.lock ->", "results.csv:disback", "reference/classifier.json"),
     "lock, input": (
-        locked_input, STALE, "stage:score-samples@disback-0", "results/students/disback/seed0/student.safetensors ->",
+        locked_input, STALE, "stage:samples@disback-0", "results/students/disback/seed0/student.safetensors ->",
         "results.csv:disback", "results.csv:sfd-v",
     ),
     "lock, stage": (invented_stage, UNBACKED, "stage:better-teacher", "dvc.yaml ->", "results.csv:disback", "reference/classifier.json"),
@@ -219,7 +225,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str, str, str, str]] = {
     "dirty tree": (dirty_tree, UNBACKED, "stage:tables", "commit -> tables", "results.csv:disback", "nfe.csv"),
     "clock": (clock_ran_backwards, UNBACKED, "stage:teacher-samples", "clock ->", "results.csv:dpmpp-3m", "results.csv:disback"),
     "code": (
-        changed_code, STALE, "stage:score-distillation@disback-0", "src/backtrail/methods/score_distillation.py ->", "results.csv:disback",
+        changed_code, STALE, "stage:score-distillation@disback-0", "methods/disback/distillation.py ->", "results.csv:disback",
         "results.csv:sfd-v",
     ),
     "parameter": (changed_parameter, STALE, "stage:tables", "params.yaml ->", "results.csv:disback", "metrics/disback"),
@@ -272,9 +278,9 @@ def test_an_invented_row_is_unbacked_even_with_a_rewritten_ledger(ledger: Path) 
 
 
 def recomputed(folder: Path, level: str, *patterns: str) -> Audit:
-    from backtrail.audit.recompute import recomputations
+    from backtrail.cli.audit import recomputations
 
-    return audit(folder, recomputations([level], patterns or ("*",)))
+    return audit(folder, recomputations((level,), patterns or ("*",), folder))
 
 
 def test_a_metric_forged_with_its_whole_ledger_is_found_by_computing_it_again(ledger: Path) -> None:
@@ -284,7 +290,7 @@ def test_a_metric_forged_with_its_whole_ledger_is_found_by_computing_it_again(le
     path.write_text(json.dumps(metric, sort_keys=True, indent=2) + "\n", encoding="utf-8")
     rewrite_ledger(ledger)
     assert audit(ledger).exit_code == 0, "the forger has left no contradiction"
-    done = recomputed(ledger, "metric", "score-metrics*", "tables")
+    done = recomputed(ledger, "metric", "metrics@*", "tables")
     (finding,) = [finding for finding in done.findings if finding.subject == "results/metrics/disback/seed0.json"]
     assert done.exit_code == 30 and "fd_classifier: stored" in finding.message
     assert "results/samples/disback/seed0.safetensors" in finding.link
@@ -299,7 +305,7 @@ def test_a_table_and_a_picture_forged_with_their_whole_ledger_are_found_by_rende
     rewrite_ledger(ledger)
     assert audit(ledger).exit_code == 0
     assert {finding.subject for finding in recomputed(ledger, "metric", "tables").findings} == {"reports/tables/results.csv"}
-    assert {finding.subject for finding in recomputed(ledger, "figure", "figure-nfe").findings} == {"reports/figures/nfe.svg"}
+    assert {finding.subject for finding in recomputed(ledger, "figure", "figures").findings} == {"reports/figures/nfe.svg"}
 
 
 def test_data_forged_with_its_whole_ledger_is_found_by_running_the_stage_again(ledger: Path) -> None:

@@ -29,7 +29,7 @@ FLOORS = [
     {"teachers"},
     {"training", "data"},
     {"nets", "sampling"},
-    {"denoiser", "parameters", "pipeline", "layout", "randomness", "artifacts", "tables", "tensors", "errors"},
+    {"denoiser", "parameters", "pipeline", "layout", "nested", "randomness", "artifacts", "tables", "tensors", "errors"},
 ]
 APART = {"report", "audit", "export"}  # rooms of one floor that do not import each other
 

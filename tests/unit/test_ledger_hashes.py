@@ -15,6 +15,7 @@ import yaml
 from backtrail.audit.alike import alike
 from backtrail.audit.quotes import same_rounded
 from backtrail.ledger.hashes import Hashes, hash_file
+from backtrail.nested import differences, is_number, leaves
 
 AUDIT = """
 from backtrail.cli import backtrail
@@ -42,13 +43,13 @@ def test_a_folder_has_dvc_s_digest_without_what_dvc_is_told_to_ignore(tmp_path: 
     names = ("b.txt", "a/c.txt", "a.txt", "a-b/d.txt", "ä.txt")
     for name in names:
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "folder" / name).write_text(name, encoding="utf-8")
+        (tmp_path / "folder" / name).write_text(name)
     fs = LocalFileSystem()
     _, _, tree = build(HashFileDB(fs, str(tmp_path / "db")), str(tmp_path / "folder"), fs, "md5", dry_run=True)
-    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n*.pyc\nlogs/\n", encoding="utf-8")
+    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n*.pyc\nlogs/\n")
     for name in (".gitignore", "x.pyc", "a/logs/y.txt", "__pycache__/z.txt"):
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "folder" / name).write_text("left out", encoding="utf-8")
+        (tmp_path / "folder" / name).write_text("left out")
     found = Hashes(tmp_path).of("folder")
     assert found is not None and found.md5 == tree.hash_info.value
 
@@ -92,9 +93,9 @@ def test_a_hash_audit_of_ten_gigabytes_takes_no_more_than_sha256sum_and_a_half(t
     for _ in range(1000):
         md5.update(block)
     stage = {"cmd": "-", "outs": [{"path": name, "md5": md5.hexdigest(), "size": 1_000_000_000} for name in names]}
-    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"big": stage}}), encoding="utf-8")
-    (tmp_path / "dvc.yaml").write_text("stages: {big: {cmd: '-'}}", encoding="utf-8")
-    (tmp_path / "params.yaml").write_text("code: src", encoding="utf-8")
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"big": stage}}))
+    (tmp_path / "dvc.yaml").write_text("stages: {big: {cmd: '-'}}")
+    (tmp_path / "params.yaml").write_text("code: src")
 
     def seconds(*command: str) -> tuple[float, str]:
         started = time.perf_counter()
@@ -124,18 +125,40 @@ def test_a_quoted_number_must_be_the_value_rounded(shown: str, value: str, same:
     assert same_rounded(shown, value) is same
 
 
-def test_results_of_a_gpu_are_compared_by_their_statistics(tmp_path: Path) -> None:
+def test_results_that_are_rounded_otherwise_are_held_against_one_another(tmp_path: Path) -> None:
     import torch
 
     from backtrail.tensors import save_tensors
 
-    weights = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
-    for name, of in (("a", weights), ("near", weights + 1e-3), ("far", weights * 1.5), ("nan", weights * float("nan"))):
+    draw = torch.Generator().manual_seed(0)
+    weights, other = torch.randn(100, 100, generator=draw), torch.randn(100, 100, generator=draw)
+    forms = {"a": weights, "near": weights + 1e-3, "far": weights * 1.5, "nan": weights * float("nan"), "other": other}
+    for name, of in forms.items():
         save_tensors(tmp_path / f"{name}.safetensors", {"w": of})
-    assert alike(tmp_path / "a.safetensors", tmp_path / "near.safetensors", 0.05)
-    assert not alike(tmp_path / "a.safetensors", tmp_path / "far.safetensors", 0.05)
-    assert not alike(tmp_path / "a.safetensors", tmp_path / "nan.safetensors", 0.05)
-    (tmp_path / "a.csv").write_text("x,y\na,1.00\n", encoding="utf-8")
-    (tmp_path / "b.csv").write_text("x,y\na,1.02\n", encoding="utf-8")
-    (tmp_path / "c.csv").write_text("x,y\nb,1.00\n", encoding="utf-8")
-    assert alike(tmp_path / "a.csv", tmp_path / "b.csv", 0.05) and not alike(tmp_path / "a.csv", tmp_path / "c.csv", 0.05)
+    assert alike(tmp_path / "a.safetensors", tmp_path / "near.safetensors")
+    for name in ("far", "nan", "other"):  # the last has the same mean and spread
+        assert not alike(tmp_path / "a.safetensors", tmp_path / f"{name}.safetensors"), name
+    (tmp_path / "a.csv").write_text("x,y\na,1.00\n")
+    (tmp_path / "b.csv").write_text("x,y\na,1.02\n")
+    (tmp_path / "c.csv").write_text("x,y\nb,1.00\n")
+    assert alike(tmp_path / "a.csv", tmp_path / "b.csv") and not alike(tmp_path / "a.csv", tmp_path / "c.csv")
+
+
+def test_images_are_held_each_against_its_own_seed_s() -> None:
+    """Other images of the same law, or the same ones in another order, have the same mean and spread and are not alike."""
+    import torch
+
+    from backtrail.audit.alike import images_alike
+
+    draw = torch.Generator().manual_seed(0)
+    images, others = (torch.randint(256, (64, 1, 8, 8), generator=draw, dtype=torch.uint8) for _ in range(2))
+    rounded = (images.int() + torch.randint(-1, 2, images.shape, generator=draw)).clamp(0, 255).to(torch.uint8)
+    assert images_alike(images, rounded, 0.05)
+    assert not images_alike(images, others, 0.05) and not images_alike(images, images.roll(1, 0), 0.05)
+
+
+def test_nested_values_are_walked_place_by_place() -> None:
+    one, other = {"a": {"b": 1, "c": [1, 2]}, "d": True}, {"a": {"b": 1, "c": [1, 3]}, "e": "x", "d": 1}
+    assert list(differences(one, other)) == [(("a", "c", "1"), 2, 3), (("d",), True, 1), (("e",), None, "x")]
+    assert list(leaves(one)) == [(("a", "b"), 1), (("a", "c", "0"), 1), (("a", "c", "1"), 2), (("d",), True)]
+    assert is_number(1) and is_number(1.5) and not is_number(True) and not is_number("1")

@@ -16,10 +16,10 @@ from backtrail.errors import UserError
 from backtrail.metrics.evaluate import evaluate, protocol
 from backtrail.metrics.features import extractor
 from backtrail.metrics.frechet import factor, frechet_distance, moments
+from backtrail.metrics.measures import INCEPTION
 from backtrail.metrics.reference import load_reference, read_moments, save_reference
 from backtrail.nets.inception import read_inception, resize
 from backtrail.parameters.metrics import InceptionFiles, Metrics
-from backtrail.stages.measures import INCEPTION
 from unit.random_inception import write_random_weights
 
 

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from backtrail.ledger.closure import code_digests
 
 from backtrail.artifacts import load_json
+from backtrail.ledger.fingerprints import code_fingerprints
 from backtrail.ledger.record import digests, recipe_key, recorded
 
 RECIPE = {"stage": "teacher", "parameters": {"lr": 0.1, "steps": 3}, "inputs": {"a": "1"}, "code": {"x.py": "2"}}
@@ -29,21 +29,22 @@ def test_a_record_holds_inputs_as_they_were_and_outputs_as_they_are(tmp_path: Pa
     monkeypatch.setenv("SECRET_TOKEN", "hunter2hunter2")
     Path("in.txt").write_text("before", encoding="utf-8")
     before = digests(["in.txt"])
-    with recorded("stage@x-0", "backtrail.errors", {"a": 1}, ["in.txt"], ["out"], "record.json") as record:
+    with recorded("stage@x-0", "fetch", {"a": 1}, ["in.txt"], ["out"], [0]) as record:
         Path("in.txt").write_text("after", encoding="utf-8")
         Path("out").mkdir()
         Path("out/one").write_text("1", encoding="utf-8")
         record.notes["kept"] = 3
-    value = load_json("record.json")
+    value = load_json("results/records/stage@x-0.json")
     assert value["inputs"] == before and value["outputs"] == digests(["out"])
-    assert value["code"] == code_digests("backtrail.errors") and set(value["code"]) == {"__init__.py", "errors.py"}
+    assert value["code"] == code_fingerprints("fetch") and {"stages/fetch.py", "errors.py"} <= set(value["code"]) and value["seeds"] == [0]
     assert value["notes"] == {"kept": 3} and value["parameters"] == {"a": 1}
-    text = Path("record.json").read_text(encoding="utf-8")
+    text = Path("results/records/stage@x-0.json").read_text(encoding="utf-8")
     assert "hunter2" not in text and str(tmp_path) not in text and os.uname().nodename not in text
 
 
-def test_a_stage_that_fails_leaves_no_record(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), recorded("s", "backtrail.errors", {}, [], [], tmp_path / "record.json"):
+def test_a_stage_that_fails_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError), recorded("s", "fetch", {}, [], []):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from backtrail.stages.figure import INPUTS
 from browser import CHROMIUM, Browser
 from synthetic_suite import METRIC, SEEDS, SOLVERS, parameters, write_json, write_parameters, write_suite
 
@@ -23,11 +22,13 @@ from backtrail.ledger.chains import chains
 from backtrail.ledger.numbers import LAYOUTS
 from backtrail.ledger.record import digests
 from backtrail.parameters.suite import read_suite
+from backtrail.pipeline import declared_stages
 from backtrail.report.against_paper import HOURS_FILE
 from backtrail.report.figures import FIGURES, render_figure
 from backtrail.report.html import linked_numbers, render_report
 from backtrail.report.tables import render_table
 
+ROOT = Path(__file__).parents[2]
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 KEYS = {key for layout in LAYOUTS.values() for key in layout.keys}
 
@@ -107,7 +108,8 @@ def write_records(folder: Path) -> None:
     """Records of the stages that a real suite would have, as far as the chains need them."""
     measured = ["results/metrics", "results/curves", "results/mismatch", "results/paths", "results/reference"]
     recorded = {"tables": (measured, "reports/tables/*")}
-    recorded |= {f"figure-{name}": (INPUTS[name], f"reports/figures/{name}.*") for name in FIGURES}
+    (figures,) = [stage for stage in declared_stages(ROOT) if stage.name == "figures"]
+    recorded["figures"] = (list(figures.deps), "reports/figures/*")
     recorded |= {"dataset": ([], "data/*"), "reference": (["data/dataset.safetensors"], "results/reference/*")}
     made = {"metrics": "samples", "samples": "", "curves": "", "mismatch": "", "states": "", "path-samples": ""}
     for kind, source in made.items():

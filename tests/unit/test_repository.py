@@ -1,12 +1,12 @@
 """What git keeps of a suite, wherever in the repository the suite lies."""
 
-import hashlib
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from backtrail.ledger.repository import code_at, file_at
+from backtrail.ledger.fingerprints import text_fingerprint
+from backtrail.ledger.repository import code_at, file_at, holds
 
 
 @pytest.fixture
@@ -24,8 +24,18 @@ def repository(tmp_path: Path) -> Path:
 def test_the_code_of_a_commit_is_found_from_each_suite(repository: Path, suite: str, code: str) -> None:
     (repository / "src/package/a.py").write_text("changed since", encoding="utf-8")
     names = {"a.py": "src/package/a.py", "deeper/b.py": "src/package/deeper/b.py"}
-    assert code_at(repository / suite, "HEAD", code) == {n: hashlib.sha256(text.encode()).hexdigest() for n, text in names.items()}
+    assert code_at(repository / suite, "HEAD", code) == {n: text_fingerprint(n, text.encode()) for n, text in names.items()}
     assert file_at(repository / suite, "HEAD", "params.yaml") == f"{suite}/params.yaml".lstrip("/").encode()
+
+
+def test_what_git_says_of_a_file_is_what_is_read(repository: Path) -> None:
+    """Against `git show`, for a branch, a tag, an older revision and a whole name."""
+    subprocess.run(["git", "tag", "v1"], cwd=repository, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, check=True, capture_output=True, text=True).stdout.strip()
+    for name in ("HEAD", "v1", head, head[:10]):
+        shown = subprocess.run(["git", "show", f"{name}:suites/one/params.yaml"], cwd=repository, check=True, capture_output=True).stdout
+        assert file_at(repository / "suites/one", name, "params.yaml") == shown
+    assert holds(repository, head) and not holds(repository, head[:10]) and not holds(repository, "HEAD")
 
 
 def test_a_commit_or_a_folder_that_is_not_there_is_none(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backtrail.audit.checks import HashAudit
+from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import EXIT_CODES, EXTERNAL, RECOMPUTED, UNBACKED, VERIFIED, Finding, worst
 from backtrail.audit.quotes import quoted_numbers, wrong_quotes
+from backtrail.audit.records import other_environment
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import LOCK_FILE, Ledger, open_ledger
 from backtrail.ledger.numbers import Number, layout_of, numbers
-from backtrail.ledger.repository import git
+from backtrail.ledger.repository import changed_since_commit
+from backtrail.parameters.base import PARAMS_FILE
 
 DOCUMENTS = ("reports/",)
 
@@ -75,8 +77,7 @@ def audit(folder: str | Path = ".", recomputations: list[Recompute] | None = Non
     """Check every byte and link, then recompute what is asked for. Each recomputation gives findings, the files it confirmed, and notes."""
     ledger = open_ledger(folder)
     hashes = Hashes(ledger.folder)
-    findings = list(HashAudit(ledger, hashes).findings())
-    findings += wrong_quotes(ledger)
+    findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger)]
     notes, confirmed = list(_notes(ledger)), set()
     bad = {finding.subject for finding in findings if finding.verdict != VERIFIED}
     for recompute in recomputations or []:
@@ -111,12 +112,12 @@ def _documents(ledger: Ledger, findings: list[Finding], confirmed: set[str]) -> 
 
 def _notes(ledger: Ledger) -> Iterator[str]:
     """What a reader should know, and what no verdict hangs on."""
-    changed = git(ledger.folder, "status", "--porcelain", "--", LOCK_FILE, "params.yaml", "dvc.yaml", "results", "reports", ledger.code)
+    changed = changed_since_commit(ledger.folder, (LOCK_FILE, PARAMS_FILE, "dvc.yaml", "results", "reports", ledger.code))
     if changed is None:
         yield "the suite lies in no git repository: nothing says which ledger was published"
     elif changed:
-        names = [line[3:] for line in changed.decode().splitlines()]
-        yield f"not committed: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+        yield f"not committed: {', '.join(changed[:6])}{f' and {len(changed) - 6} more' if len(changed) > 6 else ''}"
+    yield from other_environment(ledger)
 
 
 def counts(judged: list[Judged]) -> Counter[str]:

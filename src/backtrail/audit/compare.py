@@ -11,7 +11,8 @@ from typing import Any
 
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import LOCK_FILE, Stage, parse_lock
-from backtrail.ledger.repository import cached, file_at, git
+from backtrail.ledger.repository import cached, file_at
+from backtrail.nested import differences
 
 ENVIRONMENT = ("python", "packages", "environment_sha256", "determinism", "host", "device", "processes")
 LEAST_SURE = "nothing that is recorded differs: the stage does not make the same bytes on every run"
@@ -38,14 +39,11 @@ def open_run(name: str, folder: Path) -> Run:
     """A suite's folder, or a revision of the suite in `folder`. Raises UserError if it is neither."""
     place = Path(name)
     if (place / LOCK_FILE).is_file():
-        return Run(
-            name, parse_lock((place / LOCK_FILE).read_text(encoding="utf-8"), str(place / LOCK_FILE)), lambda path: _text(place / path)
-        )
+        text = (place / LOCK_FILE).read_text(encoding="utf-8")
+        return Run(name, parse_lock(text, str(place / LOCK_FILE)), lambda path: _text(place / path))
     lock = file_at(folder, name, LOCK_FILE)
     if lock is None:
-        known = (git(folder, "log", "--format=%h", "-3", "--", LOCK_FILE) or b"").decode().split()
-        hint = f"; revisions that have one: {', '.join(known)} ..." if known else ""
-        raise UserError(f"{name} is neither a folder nor a git revision with a {LOCK_FILE} in it{hint}")
+        raise UserError(f"{name} is neither a folder nor a git revision with a {LOCK_FILE} in it (`git log -- {LOCK_FILE}`)")
     stages = parse_lock(lock.decode(), f"{name}:{LOCK_FILE}")
     digests = {path: entry.md5 for stage in stages.values() for path, entry in stage.outs.items()}
     # Records and metrics lie in the commit, or in DVC's cache under the digest that the commit's lock names.
@@ -65,7 +63,7 @@ def compare(first: str, second: str, folder: str | Path = ".") -> dict[str, Any]
     if first.endswith(".json") and second.endswith(".json"):
         return _compare_records(first, second)
     a, b = open_run(first, Path(folder)), open_run(second, Path(folder))
-    shared = [name for name in a.stages if name in b.stages]
+    shared = [name for name, stage in a.stages.items() if name in b.stages and not stage.makes_code]
     differing = [name for name in shared if _results(a.stages[name]) != _results(b.stages[name])]
     changed = {path for name in differing for path in a.stages[name].outs}
     parted = [name for name in differing if not any(_inside(dep, changed) for dep in a.stages[name].deps)]
@@ -90,32 +88,47 @@ def _inside(path: str, changed: set[str]) -> bool:
 
 
 def reasons(a: Run, b: Run, name: str) -> list[str]:
-    """Why the results of a stage differ: command, parameters, code, outside inputs, environment."""
+    """Why the results of a stage differ: command, parameters, code, inputs; where none of them does, the environment."""
     first, second = a.stages[name], b.stages[name]
-    said = [] if first.command == second.command else [f"command: {first.command} / {second.command}"]
-    said += [f"parameter {place}: {was!r} / {now!r}" for place, was, now in _unlike(first.params, second.params, "")]
     records = a.record(first), b.record(second)
-    said += _code(first, second, *records)
-    if not said:
-        said = [f"{place}: {was!r} / {now!r}" for key in ENVIRONMENT for place, was, now in _unlike(*(r.get(key) for r in records), key)]
-    return said or [LEAST_SURE]
-
-
-def _code(first: Stage, second: Stage, record: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    files = record.get("code", {}), other.get("code", {})
-    named = [f"code: {file}" for file in sorted(files[0].keys() | files[1].keys()) if files[0].get(file) != files[1].get(file)]
+    said = [] if first.cmd == second.cmd else [f"command: {first.cmd} / {second.cmd}"]
+    said += [f"parameter {'.'.join(place)}: {was!r} / {now!r}" for place, was, now in differences(first.params, second.params)]
+    said += _code(a, b, name)
     made = [path for path in first.deps.keys() | second.deps.keys() if _md5(first, path) != _md5(second, path)]
-    return named or [f"input: {path}" for path in sorted(made)]
+    said += [f"input: {path}" for path in sorted(made)]
+    if not said and all(records):
+        said = [one for key in ENVIRONMENT for one in _unlike(key, records[0].get(key), records[1].get(key))]
+        return said or [LEAST_SURE]
+    return said or [_no_record(a, b, records)]
+
+
+def _code(a: Run, b: Run, name: str) -> list[str]:
+    """The files of code that differ, or that some do where the records are not at hand; what the lock calls the same code is the same."""
+    first, second = a.stages[name], b.stages[name]
+    if first.code == second.code:
+        return []
+    files = (a.record(first).get("code", {}), b.record(second).get("code", {}))
+    if not all(files):
+        return [f"code: digest {first.code or 'unknown'} / {second.code or 'unknown'}"]
+    return [f"code: {file}" for file in sorted(files[0].keys() | files[1].keys()) if files[0].get(file) != files[1].get(file)]
+
+
+def _no_record(a: Run, b: Run, records: tuple[dict[str, Any], dict[str, Any]]) -> str:
+    missing = " and ".join(run.name for run, record in zip((a, b), records, strict=True) if not record)
+    machine = next((f", and ran on {record['host']['processor']} in the other" for record in records if record.get("host")), "")
+    return (
+        f"the same command, parameters, code and inputs: another processor or environment, most likely; the record of {missing} is not at "
+        f"hand to say so{machine}; `dvc fetch --all-commits` brings records"
+    )
 
 
 def _md5(stage: Stage, path: str) -> str | None:
     return stage.deps[path].md5 if path in stage.deps else None
 
 
-def _unlike(was: Any, now: Any, place: str) -> list[tuple[str, Any, Any]]:
-    if isinstance(was, dict) and isinstance(now, dict):
-        return [one for key in sorted(was.keys() | now.keys()) for one in _unlike(was.get(key), now.get(key), f"{place}.{key}".strip("."))]
-    return [] if was == now else [(place, was, now)]
+def _unlike(name: str, was: Any, now: Any) -> list[str]:
+    """The places at which two values differ, a line each."""
+    return [f"{'.'.join((name, *place))}: {x!r} / {y!r}" for place, x, y in differences(was, now)]
 
 
 def _numbers(a: Run, b: Run) -> list[dict[str, Any]]:
@@ -125,7 +138,8 @@ def _numbers(a: Run, b: Run) -> list[dict[str, Any]]:
         for path in stage.products:
             if path.startswith("results/metrics/") and stage.name in b.stages:
                 values = [json.loads(text).get("values", {}) if (text := run.read(path)) else {} for run in (a, b)]
-                found += [{"file": path, "value": place, "first": was, "second": now} for place, was, now in _unlike(*values, "")]
+                unlike = differences(*values)
+                found += [{"file": path, "value": ".".join(place), "first": was, "second": now} for place, was, now in unlike]
     return found
 
 
@@ -137,5 +151,5 @@ def _compare_records(first: str, second: str) -> dict[str, Any]:
             raise UserError(f"{name} is missing: name two records, two folders, or two git revisions")
     a, b = (json.loads(text or "{}") for text in texts)
     keys = ("stage", "parameters", "inputs", "code", "commit", *ENVIRONMENT, "outputs")
-    said = [f"{place}: {was!r} / {now!r}" for key in keys for place, was, now in _unlike(a.get(key), b.get(key), key)]
+    said = [one for key in keys for one in _unlike(key, a.get(key), b.get(key))]
     return {"first": first, "second": second, "parted": [{"stage": a.get("stage"), "reasons": said}] if said else [], "numbers": []}

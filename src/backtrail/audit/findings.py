@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-VERIFIED, RECOMPUTED, EXTERNAL = "verified", "recomputed", "external"
+VERIFIED, RECOMPUTED, EXTERNAL, CLOSE = "verified", "recomputed", "external", "within tolerance"
 STALE, UNBACKED, BROKEN = "stale", "unbacked", "broken"
-EXIT_CODES = {VERIFIED: 0, RECOMPUTED: 0, EXTERNAL: 0, STALE: 10, UNBACKED: 20, BROKEN: 30}
+EXIT_CODES = {VERIFIED: 0, RECOMPUTED: 0, EXTERNAL: 0, CLOSE: 5, STALE: 10, UNBACKED: 20, BROKEN: 30}
 MEANINGS = {
     VERIFIED: "every byte that it rests on is the one that the ledger names",
     RECOMPUTED: "verified, and computed again from stored files with the same result",
     EXTERNAL: "quoted from a paper, with its source",
+    CLOSE: "computed again here with other bytes that say nearly the same; not the same, and no proof that it is not forged",
     STALE: "code, a parameter or an input has changed since",
     UNBACKED: "something that it rests on is not here, or nothing says where it comes from",
     BROKEN: "bytes differ from what the ledger says, or the ledger contradicts itself",

@@ -41,6 +41,12 @@ def touched(ledger: Ledger, file: str, key: str) -> set[str]:
         ]
         return {f"stage:{stage.name}" for stage in reading if stage.params}
     if ledger.is_code(file):
-        return {f"stage:{s.name}" for s in stages if any(file == dep or file.startswith(f"{dep}/") for dep in s.deps)}
+        name = file.removeprefix(ledger.code).removeprefix("/")
+        records = ((stage, ledger.records[stage.name] or {}) for stage in stages)
+        return {f"stage:{stage.name}" for stage, record in records if any(_at_or_below(of, name) for of in record.get("code", {}))}
     known = {dep for stage in stages for dep in stage.deps} & {file}
     return {*ledger.below(file), *known}
+
+
+def _at_or_below(path: str, of: str) -> bool:
+    return not of or path == of or path.startswith(f"{of}/")

@@ -1,18 +1,15 @@
-"""The deeper audits: metrics from stored samples, tables and figures from measured values, whole stages from their inputs.
+"""The metric and figure levels: metrics from stored samples, tables and figures from measured values. Nothing of the suite's is executed.
 
-What rests on something that is wrong already is not computed again: it would blame the wrong file.
+What rests on something that is wrong already is not computed again: it would blame the wrong file. Who draws is handed in (`Renderers`),
+since this room knows nothing of the report's.
 """
 
 import fnmatch
-import logging
-import os
-import shlex
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,43 +17,29 @@ from typing import Any
 import torch
 
 from backtrail.artifacts import load_json
-from backtrail.audit.alike import TOLERANCE, alike
-from backtrail.audit.audit import Recompute
-from backtrail.audit.findings import BROKEN, Finding
+from backtrail.audit.findings import BROKEN, CLOSE, Finding
 from backtrail.errors import UserError
-from backtrail.ledger.chains import chains
-from backtrail.ledger.hashes import Hashes
-from backtrail.ledger.ledger import RECORDS, Ledger, Stage, at_key
-from backtrail.ledger.numbers import AXES, FIGURES, METRICS, TABLES
+from backtrail.layout import AXES, FIGURES, METRICS, PAGE, TABLES
+from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.ledger.record import processor
-from backtrail.metrics.evaluate import Measure, evaluate_samplings, protocol
-from backtrail.metrics.features import extractor
-from backtrail.metrics.reference import load_reference
+from backtrail.metrics.evaluate import Measure, evaluate_archive
+from backtrail.metrics.measures import load_measure
+from backtrail.nested import differences, is_number
 from backtrail.parameters.base import PARAMS_FILE, validate
 from backtrail.parameters.metrics import Metrics
-from backtrail.report.axes import render_axis
-from backtrail.report.figures import render_figure
-from backtrail.report.html import render_report
-from backtrail.report.tables import render_table
 from backtrail.tensors import load_tensors
 
-Result = tuple[list[Finding], set[str], list[str]]
-LAST_DIGITS = 1e-4  # relative; allowed only where torch or the processor are not those of the record
-RUN = "python -m backtrail "
-WEIGHTS = {
-    "classifier": "results/classifier/*.safetensors",
-    "inception": "data/inception/weights-*.pth",
-    "inception-clean": "data/inception/weights-*.pth",
-}
-LOCAL = ("data.local", "teacher.local", "metrics.inception.local")  # parameters that name folders with files got by hand
+Result = tuple[list[Finding], set[str], list[str]]  # findings, files that came out the same, notes
+Render = Callable[[str, Path], None]  # of one table or figure, by name, into a folder
+LAST_DIGITS = 1e-4  # relative; where torch or the processor are not those of the record
 
 
-def recomputations(levels: Sequence[str], patterns: Sequence[str]) -> list[Recompute]:
-    """The functions that `audit` calls for these levels, for stages whose name fits one of the patterns."""
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph that a PDF holds
-    by_level: dict[str, list[Callable[..., Result]]] = {"metric": [metrics, tables], "figure": [figures], "stage": [stages]}
-    again = [recompute for level in levels for recompute in by_level.get(level, [])]
-    return [lambda ledger, bad, of=of: of(ledger, bad, patterns) for of in again]
+@dataclass(frozen=True)
+class Renderers:
+    """Who draws again: below each folder, what writes one of its files by name; and what writes the page."""
+
+    by_folder: Mapping[str, Render]
+    page: Callable[[Path], None]
 
 
 def chosen(ledger: Ledger, bad: set[str], patterns: Sequence[str], makes: str) -> tuple[list[Stage], list[str]]:
@@ -71,77 +54,50 @@ def chosen(ledger: Ledger, bad: set[str], patterns: Sequence[str], makes: str) -
     return sound, [f"not computed again, because something that it reads is not sound: {', '.join(left)}"] if left else []
 
 
+def same_machine(ledger: Ledger, stage: Stage) -> bool:
+    """Whether torch and the processor here are those that the stage's record names, and neither is a GPU: then each byte must agree."""
+    record = ledger.records[stage.name] or {}
+    was = record.get("packages", {}).get("torch"), record.get("host", {}).get("processor"), record.get("device")
+    return not torch.cuda.is_available() and was == (metadata.version("torch"), processor(), None)
+
+
 def metrics(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
     """Every metric of the chosen metric stages from the stored samples, held against the stored values to the last digit."""
     found, right = [], set()
-    todo, notes = chosen(ledger, bad, patterns, METRICS)
+    todo, notes = chosen(ledger, bad, patterns, f"{METRICS}/")
     measures: dict[str, Measure] = {}
     started = time.perf_counter()
     for stage in todo:
-        (out,) = (path for path in stage.products if path.startswith(METRICS))
-        content = load_json(ledger.folder / out)
-        values, rule = measured_again(ledger, stage, measures)
-        differing = [] if rule == content["protocol"] else ["the protocol"]
-        exact = same_machine(ledger, stage)
-        for place, was, now in _pairs(content["values"], values, ""):
-            if was != now and (exact or not _close(was, now)):
-                differing.append(f"{place}: stored {was!r}, computed {now!r}")
-        if differing:
-            message = f"{out}: {'; '.join(differing[:3])}{f' and {len(differing) - 3} more' if len(differing) > 3 else ''}"
-            found.append(Finding(BROKEN, out, f"{samples_of(stage)} -> {out}", message, f"dvc repro -f {stage.name}"))
-        else:
+        (out,) = (path for path in stage.products if path.startswith(f"{METRICS}/"))
+        if (finding := _measured_again(ledger, stage, out, measures)) is None:
             right.add(out)
-            if not exact:
-                notes.append(f"{out}: compared within {LAST_DIGITS:g} (relative): torch or processor are not those of its record")
+        else:
+            found.append(finding)
     return found, right, [*notes, f"metrics of {len(todo)} stages computed again in {time.perf_counter() - started:.1f} s"]
 
 
-def measured_again(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(values, protocol) of a metric stage from its samples file, with the parameters that the lock names."""
+def _measured_again(ledger: Ledger, stage: Stage, out: str, measures: dict[str, Measure]) -> Finding | None:
+    """What is wrong with a metric file, by its samples and the parameters that the lock names; None if every digit is the same."""
     torch.set_num_threads(int((stage.params.get("runtime") or {}).get("threads", 1)))
     torch.use_deterministic_algorithms(True)
     p = validate(Metrics, stage.params["metrics"], "metrics")
-    for name in p.extractors:
-        if name not in measures:
-            features = extractor(name, weights_of(ledger, name))
-            measures[name] = features, load_reference(ledger.folder / f"results/reference/{name}.safetensors", features)
-    sets, about = load_tensors(ledger.folder / samples_of(stage))
-    values: dict[str, Any] = {}
-    for key, images in sets.items():
-        sampler, nfe = key.split("/")
-        values.setdefault(sampler, {})[nfe] = evaluate_samplings(images, measures, p)
-    seeds = (about["first_seed"], about["first_seed"] + about["n_images"])
-    return values, protocol(measures, p, seeds)
-
-
-def weights_of(ledger: Ledger, name: str) -> Path | None:
-    """The suite's file with an extractor's weights; None where they come with their package."""
-    return next(iter(sorted(ledger.folder.glob(WEIGHTS[name]))), None) if name in WEIGHTS else None
-
-
-def samples_of(stage: Stage) -> str:
-    """The samples that a metric stage measured."""
-    return next(path for path in stage.deps if path.startswith("results/samples/"))
-
-
-def same_machine(ledger: Ledger, stage: Stage) -> bool:
-    """Whether torch and the processor are those that the stage's record names: then the last digit must agree too."""
-    record = ledger.records[stage.name] or {}
-    was = record.get("packages", {}).get("torch"), record.get("host", {}).get("processor")
-    return was == (metadata.version("torch"), processor())
-
-
-def _pairs(was: Any, now: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(was, dict) and isinstance(now, dict):
-        for key in sorted(was.keys() | now.keys()):
-            yield from _pairs(was.get(key), now.get(key), f"{place}/{key}".lstrip("/"))
-    else:
-        yield place, was, now
+    measures |= {name: load_measure(name, folder=ledger.folder) for name in p.extractors if name not in measures}
+    samples = next(path for path in stage.deps if path.startswith("results/samples/"))
+    stored = load_json(ledger.folder / out)
+    values, rule = evaluate_archive(*load_tensors(ledger.folder / samples), measures, p)
+    unlike = [("/".join(place), was, now) for place, was, now in differences(stored["values"], values)]
+    said = ([] if rule == stored["protocol"] else ["the protocol"]) + [f"{p}: stored {was!r}, computed {now!r}" for p, was, now in unlike]
+    if not said:
+        return None
+    close = rule == stored["protocol"] and not same_machine(ledger, stage) and all(_close(was, now) for _, was, now in unlike)
+    message = f"{out}: {'; '.join(said[:3])}{f' and {len(said) - 3} more' if len(said) > 3 else ''}"
+    if close:
+        message += f"; within {LAST_DIGITS:g} (relative), on another processor or with another torch than its record's"
+    return Finding(CLOSE if close else BROKEN, out, f"{samples} -> {out}", message, "" if close else f"dvc repro -f {stage.name}")
 
 
 def _close(was: Any, now: Any) -> bool:
-    numbers = isinstance(was, int | float) and isinstance(now, int | float)
-    return numbers and abs(was - now) <= LAST_DIGITS * max(abs(was), abs(now), 1e-6)
+    return is_number(was) and is_number(now) and abs(was - now) <= LAST_DIGITS * max(abs(was), abs(now), 1e-6)
 
 
 @contextmanager
@@ -155,106 +111,53 @@ def beside(ledger: Ledger) -> Iterator[Path]:
         yield folder
 
 
-def tables(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
+def tables(ledger: Ledger, bad: set[str], patterns: Sequence[str], renderers: Renderers) -> Result:
     """The tables from the metric files, curves and paths."""
-    return rendered(ledger, bad, patterns, TABLES, lambda name, folder: render_table(name, folder))
+    return rendered(ledger, bad, patterns, TABLES, renderers.by_folder[TABLES])
 
 
-def figures(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
-    """The figures; then tables and figures once more for the page, which shows both."""
-    found, right, notes = rendered(ledger, bad, patterns, FIGURES, lambda name, folder: render_figure(name, folder))
+def figures(ledger: Ledger, bad: set[str], patterns: Sequence[str], renderers: Renderers) -> Result:
+    """The figures and the ablations' axes, then the page, which shows them with the tables."""
+    found, right, notes = rendered(ledger, bad, patterns, FIGURES, renderers.by_folder[FIGURES])
     if any(out.startswith(f"{AXES}/") for out in ledger.makers):
-        parts = rendered(ledger, bad, patterns, AXES, lambda name, folder: render_axis(name, folder))
+        parts = rendered(ledger, bad, patterns, AXES, renderers.by_folder[AXES])
         found, right, notes = found + parts[0], right | parts[1], notes + parts[2]
-    page = "reports/index.html"
-    if ledger.maker(page) is None or ledger.closure(page) & bad or not any(fnmatch.fnmatch("report", pattern) for pattern in patterns):
+    maker = ledger.maker(PAGE)
+    if maker is None or ledger.closure(PAGE) & bad or not any(fnmatch.fnmatch(maker.name, pattern) for pattern in patterns):
         return found, right, notes
     with beside(ledger) as folder:
         for part in (TABLES, FIGURES, AXES):
             if (ledger.folder / part).is_dir():
                 (folder / part).parent.mkdir(exist_ok=True)
                 (folder / part).symlink_to((ledger.folder / part).resolve())
-        render_report(folder, chains(folder))
-        same = (folder / page).read_bytes() == (ledger.folder / page).read_bytes()
-    if same:
-        return found, right | {page}, notes
-    return [*found, _differs(ledger, ledger.makers[page], page)], right, notes
+        renderers.page(folder)
+        same = (folder / PAGE).read_bytes() == (ledger.folder / PAGE).read_bytes()
+    return (found, right | {PAGE}, notes) if same else ([*found, _differs(ledger, maker, PAGE)], right, notes)
 
 
-def rendered(ledger: Ledger, bad: set[str], patterns: Sequence[str], top: str, render: Callable[[str, Path], None]) -> Result:
+def rendered(ledger: Ledger, bad: set[str], patterns: Sequence[str], top: str, render: Render) -> Result:
     """Everything below `top` that a stage made, rendered again in a folder of its own and compared byte by byte."""
     found, right = [], set()
-    todo, notes = chosen(ledger, bad, patterns, top)
+    todo, notes = chosen(ledger, bad, patterns, f"{top}/")
     started = time.perf_counter()
     with beside(ledger) as folder:
         for stage in todo:
-            outs = [path for path in stage.products if path not in bad]
-            for name in dict.fromkeys(Path(path).stem for path in stage.products):
+            outs = [path for path in stage.products if path.startswith(f"{top}/")]
+            for name in dict.fromkeys(Path(path).stem for path in outs):
                 try:
                     render(name, folder)
                 except (UserError, LookupError, ValueError) as error:
                     found.append(Finding(BROKEN, f"stage:{stage.name}", f"{stage.name} -> {name}", f"{name} cannot be rendered: {error}"))
-            for path in outs:
+            for path in (path for path in outs if path not in bad):
                 if (folder / path).is_file() and (folder / path).read_bytes() == (ledger.folder / path).read_bytes():
                     right.add(path)
                 else:
                     found.append(_differs(ledger, stage, path))
-    return (
-        found,
-        right,
-        [*notes, f"{len(right)} files below {top} rendered again, the same bytes, in {time.perf_counter() - started:.1f} s"],
-    )
+    took = time.perf_counter() - started
+    return found, right, [*notes, f"{len(right)} files below {top} rendered again, the same bytes, in {took:.1f} s"]
 
 
 def _differs(ledger: Ledger, stage: Stage, path: str) -> Finding:
     was = ((ledger.records[stage.name] or {}).get("packages") or {}).get("matplotlib")
     message = f"{path}: rendered again from what {stage.name} reads, the bytes differ (matplotlib {was} then)"
     return Finding(BROKEN, path, f"{stage.name} -> {path}", message, f"dvc repro -f {stage.name}")
-
-
-def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
-    """The chosen stages once more, each in a folder that holds nothing but its inputs; their outputs against the ledger."""
-    found, right = [], set()
-    todo, notes = chosen(ledger, bad, patterns, "")
-    for stage in todo:
-        started = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
-            failure = run_again(ledger, stage, Path(name))
-            if failure:
-                found.append(
-                    Finding(BROKEN, f"stage:{stage.name}", f"{stage.name} -> again", f"{stage.name} fails when run again: {failure}")
-                )
-                continue
-            differing = [path for path in stage.products if not same_output(ledger, stage, path, Path(name))]
-        right |= set(stage.products) - set(differing)
-        took = f"in {time.perf_counter() - started:.1f} s"
-        notes.append(f"{stage.name} run again {took}: {len(stage.products) - len(differing)} of {len(stage.products)} outputs the same")
-        for path in differing:
-            message = f"{path}: {stage.name} run again made other bytes; dvc.lock has md5 {stage.outs[path].md5}"
-            found.append(Finding(BROKEN, path, f"{stage.name} -> {path}", message))
-    return found, right, notes
-
-
-def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
-    """Run a stage's command in `folder`, where links lead to its inputs. Returns what went wrong, or nothing."""
-    local = [Path(place) for key in LOCAL if isinstance(place := at_key(ledger.params, key), str)]
-    inputs = ledger.inputs(stage)
-    records = {path for source in inputs for path in ledger.closure(source) if path.startswith(f"{RECORDS}/")}  # the page tells of them
-    for path in {PARAMS_FILE, *inputs, *records, *(str(place) for place in local if not place.is_absolute())}:
-        if (ledger.folder / path).exists():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).symlink_to((ledger.folder / path).resolve())
-    if not stage.command.startswith(RUN):
-        return f"its command is {stage.command!r}; expected one of this package"
-    command = [sys.executable, "-m", "backtrail", *shlex.split(stage.command.removeprefix(RUN))]
-    environment = {**os.environ, "PYTHONPATH": str((ledger.folder / ledger.code).resolve().parent)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
-
-
-def same_output(ledger: Ledger, stage: Stage, path: str, folder: Path) -> bool:
-    """Whether a stage's output is the same again: to the byte on a CPU, in its statistics (within `TOLERANCE`) on a GPU."""
-    digest = Hashes(folder).of(path)
-    if digest is None or digest.md5 == stage.outs[path].md5:
-        return digest is not None
-    return (ledger.records[stage.name] or {}).get("device") is not None and alike(ledger.folder / path, folder / path, TOLERANCE)

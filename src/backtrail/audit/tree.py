@@ -35,7 +35,7 @@ def _link(link: dict[str, Any], first: str, rest: str) -> Iterator[str]:
     digest = f"sha256 {link['sha256'][:16]}" if link["sha256"] else "not here"
     told = ", told above" if link.get("told") else ""
     yield f"{first}{link['path']}  {digest}{told}{state}"
-    if link.get("told") or link.get("stage") is None:
+    if link.get("told") or link["stage"] is None:
         return
     sources = link.get("from", [])
     inside = rest + ("│  " if sources else "   ")

@@ -3,19 +3,22 @@
 import json
 import re
 import statistics
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from backtrail.audit.audit import judge
-from backtrail.audit.checks import HashAudit
+from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import Finding, worst
 from backtrail.errors import UserError
+from backtrail.layout import METRICS, PATHS, STUDENTS
+from backtrail.ledger.chains import Branch, Chains
+from backtrail.ledger.fingerprints import digest_of
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, Stage, at_key, open_ledger
-from backtrail.ledger.numbers import CURVES, METRICS, Number, find, read_rows
+from backtrail.ledger.numbers import Number, find
 from backtrail.ledger.record import recipe_key
 from backtrail.ledger.schema import faults
 
@@ -40,16 +43,17 @@ def why(target: str, folder: str | Path = ".") -> dict[str, Any]:
     hashes = Hashes(ledger.folder)
     roots = list(number.sources) if number else ledger.below(file)
     rests = number.closure(ledger) if number else frozenset().union(*map(ledger.closure, roots))
-    findings = [finding for finding in HashAudit(ledger, hashes).findings() if finding.subject in rests]
-    chain = Chain(ledger, hashes, findings)
+    findings = [finding for finding in hash_findings(ledger, hashes) if finding.subject in rests]
+    told, chains = Told(ledger, hashes, findings), Chains(ledger)
     if number is None:
-        return {"target": target, "verdict": worst([f.verdict for f in findings]), "chain": [chain.link(path) for path in roots]}
+        return {"target": target, "verdict": worst([f.verdict for f in findings]), "chain": told.branches(chains.tree(roots))}
+    table = Branch(chains.link(number.file), False, chains.tree(number.sources, {number.file}))
     return {
         "target": target,
         **describe(ledger, number),
         "verdict": judge(ledger, number, findings, set()).verdict,
         "findings": [vars(finding) for finding in findings],
-        "table": chain.link(number.file, only=number.sources),
+        "table": told.branches([table])[0],
     }
 
 
@@ -61,7 +65,7 @@ def by_id(ledger: Ledger, name: str) -> str:
         if record is None or faults(record):
             continue
         found += [path for path, sha256 in record["outputs"].items() if sha256.startswith(name)]
-        if recipe_key(stage.name, record["parameters"], record["inputs"], record["code"]).startswith(name):
+        if recipe_key(stage.name, record["parameters"], record["inputs"], {stage.command: digest_of(record["code"])}).startswith(name):
             found.append(stage.record)
     if len(found) == 1:
         return found[0]
@@ -107,81 +111,70 @@ def _spread(values: list[dict[str, Any]]) -> dict[str, float | None]:
     }
 
 
-class Chain:
-    """Builds the tree of links. What has been told once is referred to by name after that."""
+@dataclass
+class Told:
+    """Tells a chain's branches for programs, with what is found wrong of each."""
 
-    def __init__(self, ledger: Ledger, hashes: Hashes, findings: list[Finding]):
-        self.ledger, self.hashes, self.findings = ledger, hashes, findings
-        self._told: set[str] = set()
+    ledger: Ledger
+    hashes: Hashes
+    findings: list[Finding]
 
-    def link(self, path: str, only: Iterable[str] | None = None) -> dict[str, Any]:
-        """One file or folder: digests, verdict, the stage that made it, and what that stage read (of it, `only` these)."""
-        stage, digest = self.ledger.maker(path), self.hashes.of(path)
+    def branches(self, of: list[Branch]) -> list[dict[str, Any]]:
+        """Each with digests, verdict, the stage that made it, and what that stage read."""
+        return [self.link(branch) | self._unfolded(branch) for branch in of]
+
+    def link(self, branch: Branch) -> dict[str, Any]:
+        """One file or folder by itself."""
+        path, stage, digest = branch.link.path, branch.link.stage, self.hashes.of(branch.link.path)
         about = {path} | ({f"stage:{stage.name}", stage.record} if stage else set())
-        wrong = [finding for finding in self.findings if finding.subject in about]
-        node: dict[str, Any] = {
+        return {
             "path": path,
             "sha256": digest.sha256 if digest else None,
             "md5": digest.md5 if digest else None,
             "size_bytes": digest.size_bytes if digest else None,
-            "verdict": worst([finding.verdict for finding in wrong]),
+            "verdict": worst([finding.verdict for finding in self.findings if finding.subject in about]),
+            "stage": stage.name if stage else None,
         }
-        if stage is None:
-            return node | {"stage": None}
-        if path in self._told:
-            return node | {"stage": stage.name, "told": True}
-        self._told.add(path)
-        sources = list(only) if only is not None else self.ledger.inputs(stage)
-        return node | self._stage(stage) | {"from": [self.link(source) for source in sources]}
 
-    def _stage(self, stage: Stage) -> dict[str, Any]:
+    def _unfolded(self, branch: Branch) -> dict[str, Any]:
+        if branch.told:
+            return {"told": True}
+        stage = branch.link.stage
+        return {**self.made_by(stage, branch.link.facts), "from": self.branches(branch.branches)} if stage else {}
+
+    def made_by(self, stage: Stage, facts: dict[str, Any]) -> dict[str, Any]:
+        """The stage's run, as far as its record can be read."""
         record = self.ledger.records[stage.name]
-        about: dict[str, Any] = {"stage": stage.name, "command": stage.command, "record": stage.record}
+        about: dict[str, Any] = {"cmd": stage.cmd, "record": stage.record}
         if record is None or faults(record):
             return about
-        device = record.get("device") or {}
-        return (
-            about
-            | {
-                "commit": record["commit"],
-                "dirty": record["dirty"],
-                "device": device.get("name") or record["host"]["processor"],
-                "packages": {name: record["packages"].get(name) for name in ("torch", "numpy")},
-                "started": record["started"],
-                "seconds": record["seconds"],
-                "cpu_seconds": record["cpu_seconds"],
-                "gpu_seconds": record.get("gpu_seconds", 0.0),
-                "resumed_from": record.get("resumed_from", []),
-                "seeds": record.get("seeds", []),
-                "parameters": record["parameters"],
-                "unlike_paper": unlike_paper(stage, record),
-                "notes": record["notes"],
-            }
-            | self._extra(stage)
-        )
-
-    def _extra(self, stage: Stage) -> dict[str, Any]:
-        """The nodes of a path with their digests; the cost of a student in network forwards."""
-        extra: dict[str, Any] = {}
-        for out in stage.products:
-            if rows := read_rows(self.ledger.folder / out / "path.csv"):
-                extra["nodes"] = [{"node": int(row["node"]), "step": int(row["step"]), "tensors_sha256": row["digest"]} for row in rows]
-            if out.startswith(CURVES) and (rows := read_rows(self.ledger.folder / out)):
-                extra["cost_F"] = float(rows[-1]["cost"])
-        return extra
+        device = record["device"] or {}
+        copied = ("commit", "dirty", "started", "seconds", "cpu_seconds", "gpu_seconds", "resumed_from", "seeds", "parameters", "notes")
+        return {
+            **about,
+            **{key: record[key] for key in copied},
+            "device": device.get("name") or record["host"]["processor"],
+            "packages": {name: record["packages"].get(name) for name in ("torch", "numpy")},
+            "unlike_paper": unlike_paper(stage, record),
+            **{key: of for key, of in facts.items() if key in ("nodes", "cost_F")},
+        }
 
 
 def unlike_paper(stage: Stage, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Parameters of a method's training that are not the paper's (for CIFAR-10), with the paper's value or `unknown`, and its source."""
-    parameters = record["parameters"].get("method")
-    name = stage.name.partition("@")[2].rpartition("-")[0]
-    papers = yaml.safe_load(PAPER_FILE.read_text(encoding="utf-8"))
-    if not isinstance(parameters, dict) or name not in papers["methods"] or "samples" in stage.name:
+    """Parameters of a method's training that are not the paper's (for CIFAR-10), with the paper's value or `unknown`, and its source.
+
+    A stage that records a path is asked about the recording, one that makes a student about everything else.
+    """
+    records = any(path.startswith(f"{PATHS}/") for path in stage.products)
+    if not records and not any(path.startswith(f"{STUDENTS}/") for path in stage.products):
         return []
-    said = papers["methods"][name]
-    recording = "path@" in stage.name
+    papers = yaml.safe_load(PAPER_FILE.read_text(encoding="utf-8"))
+    key = next((key for key in record["parameters"] if key.rpartition(".")[2] in papers["methods"]), "")
+    parameters, said = record["parameters"].get(key), papers["methods"].get(key.rpartition(".")[2])
+    if not isinstance(parameters, dict) or said is None:
+        return []
     return [
-        {"parameter": key, "ours": at_key(parameters, key), "paper": value, "source": papers["sources"][said["source"]]}
-        for key, value in said["parameters"].items()
-        if at_key(parameters, key) != value and key.startswith("recording.") == recording
+        {"parameter": name, "ours": at_key(parameters, name), "paper": value, "source": papers["sources"][said["source"]]}
+        for name, value in said["parameters"].items()
+        if at_key(parameters, name) != value and name.startswith("recording.") == records
     ]

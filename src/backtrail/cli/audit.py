@@ -1,15 +1,19 @@
 """`backtrail audit`: every number, held against the bytes it comes from."""
 
+import contextlib
 import json
 import sys
+import tempfile
+from functools import partial
+from pathlib import Path
 
 import click
 
-from backtrail.audit.audit import Audit, audit, counts
+from backtrail.audit.audit import Audit, Recompute, audit, counts
 from backtrail.audit.findings import EXIT_CODES, MEANINGS
+from backtrail.audit.levels import LEVELS, what_it_proves
 from backtrail.audit.show import findings_in_words
 
-LEVELS = ("hash", "metric", "figure", "stage")
 CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code)
 
 
@@ -22,23 +26,38 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], as_json: bool, eve
     """Read every byte again and give each number a verdict.
 
     hash: bytes against dvc.lock and the records. metric: also every metric from the stored samples, and the tables. figure: also every
-    figure, byte by byte. stage: also whole stages, in a folder of their own.
+    figure, byte by byte. stage: also whole stages, in a folder of their own: it executes the suite's own code, the others nothing of it.
     """
-    again = []
-    if set(levels) - {"hash"}:
-        # Loaded here: reading and hashing bytes needs neither torch nor matplotlib, and little memory.
-        from backtrail.audit.recompute import recomputations
-
-        again = recomputations([level for level in LEVELS if level in levels], stages or ("*",))
-    done = audit(".", again)
+    done = audit(".", recomputations(levels, stages or ("*",)))
     if as_json:
-        click.echo(json.dumps(done.to_json(), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2, ensure_ascii=False))
     else:
-        _print(done, everything)
+        _print(done, levels, everything)
     sys.exit(done.exit_code)
 
 
-def _print(done: Audit, everything: bool) -> None:
+def recomputations(levels: tuple[str, ...], patterns: tuple[str, ...], folder: str | Path = ".") -> list[Recompute]:
+    """What `audit` does again at these levels, for stages whose name fits one of the patterns. Reading and hashing loads no torch."""
+    if not set(levels) - {"hash"}:
+        return []
+    # matplotlib reads `matplotlibrc` of the folder that it is loaded in, and what stands there may name a module to import.
+    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+        from backtrail.audit import recompute, rerun
+        from backtrail.cli.renderers import renderers
+
+    if "stage" in levels:
+        click.echo(f"backtrail: {rerun.WARNING}", err=True)
+    drawn = renderers(folder)
+    by_level = {
+        "metric": [recompute.metrics, partial(recompute.tables, renderers=drawn)],
+        "figure": [partial(recompute.figures, renderers=drawn)],
+        "stage": [rerun.stages],
+    }
+    again = [of for level in LEVELS if level in levels for of in by_level.get(level, [])]
+    return [partial(of, patterns=patterns) for of in again]
+
+
+def _print(done: Audit, levels: tuple[str, ...], everything: bool) -> None:
     for line in findings_in_words(done, everything):
         click.echo(line)
     found = counts(done.judged)
@@ -50,3 +69,7 @@ def _print(done: Audit, everything: bool) -> None:
     click.echo("pages and pictures: " + ", ".join(f"{n} {verdict}" for verdict, n in documents.items()))
     for note in done.notes:
         click.echo(f"note: {note}")
+    click.echo("what this shows:")
+    n_again = sum(" run again in " in note for note in done.notes)
+    for line in what_it_proves(levels, n_again, sum(not stage.makes_code for stage in done.ledger.stages.values())):
+        click.echo(f"  {line}")

@@ -109,7 +109,7 @@ def export(target: str | Path, folder: str | Path = ".") -> list[str]:
     if target.exists():
         raise UserError(f"{target} is there already: name a new folder, or move it away")
     ledger = open_ledger(folder)
-    if silent := [name for name, record in ledger.records.items() if record is None or faults(record)]:
+    if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].makes_code and faults(record)]:
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
     crate = describe(ledger)
     for name, place in crate.copies.items():
@@ -124,7 +124,7 @@ def export(target: str | Path, folder: str | Path = ".") -> list[str]:
 def describe(ledger: Ledger) -> Crate:
     """All entities of a suite's crate."""
     crate = Crate(ledger)
-    actions = {stage.name: action(crate, stage) for stage in ledger.in_order()}
+    actions = {stage.name: action(crate, stage) for stage in ledger.in_order() if not stage.makes_code}
     alongside = [crate.file(path) for path in ALONGSIDE if (ledger.folder / path).is_file()]
     models = [model(crate, of) for of in cards(ledger)]
     workflow(crate)
@@ -176,7 +176,7 @@ def action(crate: Crate, stage: Stage) -> dict[str, str]:
         for key in ("seconds", "cpu_seconds", "gpu_seconds")
     ]
     made = crate.add(
-        _action_id(stage.name), "CreateAction", name=stage.name, description=f"`{stage.command}` at commit {record['commit']}",
+        _action_id(stage.name), "CreateAction", name=stage.name, description=f"`{stage.cmd}` at commit {record['commit']}",
         instrument=tool, object=inputs, result=[crate.file(path) for path in stage.outs], startTime=record["started"],
         endTime=record["ended"], actionStatus=COMPLETED, resourceUsage=usage,
     )  # fmt: skip

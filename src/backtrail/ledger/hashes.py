@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backtrail.ledger.record import folder_digest
 
-BLOCK_BYTES = 1 << 20
 IGNORE_FILE = ".dvcignore"
 ALWAYS_IGNORED = (".git/", ".dvc/", "__pycache__/")
 
@@ -25,15 +25,23 @@ class Digest:
     size_bytes: int
 
 
+class _Both:
+    """Both digests and the size of what is read, for one pass of `hashlib.file_digest`."""
+
+    def __init__(self) -> None:
+        self.md5, self.sha256, self.size_bytes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+
+    def update(self, block: memoryview) -> None:
+        self.md5.update(block)
+        self.sha256.update(block)
+        self.size_bytes += len(block)
+
+
 def hash_file(path: Path) -> Digest:
     """Read a file in blocks; memory does not grow with its size."""
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     with open(path, "rb", buffering=0) as file:
-        while block := file.read(BLOCK_BYTES):
-            md5.update(block)
-            sha256.update(block)
-            size += len(block)
-    return Digest(md5.hexdigest(), sha256.hexdigest(), size)
+        found: Any = hashlib.file_digest(file, _Both)  # type: ignore[arg-type]  # its protocol asks for more than is called
+    return Digest(found.md5.hexdigest(), found.sha256.hexdigest(), found.size_bytes)
 
 
 def folder_md5(files: dict[str, str]) -> str:

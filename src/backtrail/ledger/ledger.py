@@ -5,6 +5,7 @@ Both are read as plain files, so that they can be questioned where neither DVC n
 
 import functools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 import yaml
 
 from backtrail.errors import UserError
+from backtrail.layout import record
+from backtrail.ledger.fingerprints import CODE_FILE
 from backtrail.parameters.base import PARAMS_FILE, read
 
 LOCK_FILE = "dvc.lock"
-RECORDS = "results/records"
+COMMAND = re.compile(r"python (\S+) ([a-z][a-z0-9-]*)")
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -31,18 +34,37 @@ class Entry:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as it was run last: command, dependencies, parameters by dotted key, outputs."""
+    """One stage as it was run last: command line, dependencies, parameters of params.yaml by dotted key, outputs.
+
+    code: the digest of its command's code under which it ran, empty where the lock names none.
+    """
 
     name: str
-    command: str
+    cmd: str
     deps: dict[str, Entry]
     params: dict[str, Any]
     outs: dict[str, Entry]
+    code: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The folder of the code that it ran, from the suite; empty if its command line is none of this package's."""
+        return found[1] if (found := COMMAND.fullmatch(self.cmd)) else ""
+
+    @property
+    def command(self) -> str:
+        """The command of the package that it ran; empty if its command line is none of this package's."""
+        return found[2] if (found := COMMAND.fullmatch(self.cmd)) else ""
 
     @property
     def record(self) -> str:
         """Where its record lies."""
-        return f"{RECORDS}/{self.name}.json"
+        return record(self.name)
+
+    @property
+    def makes_code(self) -> bool:
+        """Whether it is the stage that digests the code: it reads source files, leaves no record, and no number rests on it."""
+        return CODE_FILE in self.outs
 
     @property
     def products(self) -> list[str]:
@@ -60,10 +82,10 @@ class Ledger:
     params: dict[str, Any]
     _closures: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def code(self) -> str:
-        """The folder of the code, from the suite."""
-        return str(self.params.get("code", "src/backtrail"))
+        """The folder of the code, from the suite: the one that the command lines name."""
+        return next((stage.folder for stage in self.stages.values() if stage.folder), "src/backtrail")
 
     def is_code(self, path: str) -> bool:
         return path == self.code or path.startswith(self.code + "/")
@@ -97,7 +119,6 @@ class Ledger:
             if stage is not None:
                 self._closures[path] = frozenset()  # a ledger with a circle in it must not hang
                 rests |= {f"stage:{stage.name}", stage.record, *self.below(path)}
-                rests |= {dep for dep in stage.deps if self.is_code(dep)}
                 rests = rests.union(*(self.closure(source) for source in self.inputs(stage)))
             self._closures[path] = frozenset(rests)
         return self._closures[path]
@@ -145,8 +166,13 @@ def _stage(name: str, content: dict[str, Any]) -> Stage:
     def entries(key: str) -> dict[str, Entry]:
         return {of["path"]: Entry(of["path"], str(of.get("md5", "")), int(of.get("size", 0))) for of in content.get(key, [])}
 
-    params = {key: value for file in (content.get("params") or {}).values() for key, value in file.items()}
-    return Stage(name, content["cmd"], entries("deps"), params, entries("outs"))
+    params, code = {}, ""
+    for file, values in (content.get("params") or {}).items():
+        if Path(file).name == CODE_FILE:
+            code = " ".join(map(str, values.values()))
+        else:
+            params |= values
+    return Stage(name, content["cmd"], entries("deps"), params, entries("outs"), code)
 
 
 def _record(path: Path) -> dict[str, Any] | None:

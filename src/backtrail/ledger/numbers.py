@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from backtrail.errors import UserError
+from backtrail.layout import AXES, CURVES, FIGURES, METRICS, MISMATCH, PATHS, REFERENCE, STATES, TABLES, TEACHER_VALUES
 from backtrail.ledger.ledger import Ledger
+from backtrail.nested import is_number, leaves
 
-METRICS, CURVES, REFERENCE = "results/metrics", "results/curves", "results/reference"
-TABLES, FIGURES, AXES = "reports/tables", "reports/figures", "reports/axes"
 QUOTED = re.compile(r"^paper_")
 
 
@@ -30,12 +29,13 @@ LAYOUTS = {
     f"{TABLES}/results.csv": Layout(("kind", "method", "nfe", "guidance", "trained"), "", (("cost_F", CURVES), ("", METRICS))),
     f"{TABLES}/claims.csv": Layout(("claim", "text", "source", "quantity"), "verdict"),
     f"{FIGURES}/convergence.csv": Layout(("method", "update", "nfe"), "mean", (("floor", REFERENCE), ("", CURVES))),
-    f"{FIGURES}/mismatch.csv": Layout(("measure", "method", "update"), "mean"),
-    f"{FIGURES}/path.csv": Layout(("method", "loss", "node"), "mean"),
+    f"{FIGURES}/mismatch.csv": Layout(("measure", "method", "update"), "mean", (("", MISMATCH),)),
+    f"{FIGURES}/path.csv": Layout(("method", "loss", "node"), "mean", (("", PATHS),)),
     f"{FIGURES}/nfe.csv": Layout(("metric", "kind", "method", "nfe", "trained"), "mean", (("floor", REFERENCE), ("", METRICS))),
     f"{FIGURES}/cost.csv": Layout(("metric", "kind", "method", "nfe"), "mean", (("cost", CURVES), ("", METRICS))),
     f"{FIGURES}/samples.csv": Layout(("row", "column", "source", "key", "image_seed"), "sha256"),
-    f"{FIGURES}/trajectory.csv": Layout(("image", "kind", "method", "nfe", "state"), "distance"),
+    f"{FIGURES}/ring.csv": Layout(("panel", "method", "update"), "mean", (("floor", TEACHER_VALUES), ("teacher", TEACHER_VALUES))),
+    f"{FIGURES}/trajectory.csv": Layout(("image", "kind", "method", "nfe", "state"), "distance", (("", STATES),)),
     f"{FIGURES}/degradation.csv": Layout(
         ("method", "key", "node", "step", "update", "column", "image_seed", "sampler", "source"), "loss_student"
     ),
@@ -73,7 +73,7 @@ class Number:
     def closure(self, ledger: Ledger) -> frozenset[str]:
         """Everything that it rests on. Its own table rests on more than it does: of that, only the stage counts that wrote it."""
         stage = ledger.maker(self.file)
-        own = {self.file} if stage is None else {self.file, f"stage:{stage.name}", stage.record, *filter(ledger.is_code, stage.deps)}
+        own = {self.file} if stage is None else {self.file, f"stage:{stage.name}", stage.record}
         return frozenset(own).union(*(ledger.closure(source) for source in self.sources))
 
 
@@ -139,7 +139,7 @@ def rests_on(ledger: Ledger, row: dict[str, str], inputs: list[str]) -> list[str
 def owner_of(path: str) -> str | None:
     """The method that a result belongs to, `teacher`, or None for what all share: `results/KIND/OWNER[/...]`."""
     parts = path.split("/")
-    if len(parts) < 3 or parts[0] != "results" or parts[1] in ("reference", "classifier"):
+    if len(parts) < 3 or parts[0] != "results" or parts[1] in ("reference", "classifier", "teacher"):
         return None
     return parts[2].split(".")[0]
 
@@ -158,16 +158,10 @@ def of_json(ledger: Ledger, file: str) -> Iterator[Number]:
     found = content.get("values", {}) if "values" in content else {k: v for k, v in content.items() if isinstance(v, dict)}
     stage = ledger.maker(file)
     sources = tuple(path for path in ledger.inputs(stage) if path in ledger.makers) if stage else ()
-    for place, value in _leaves(found, ()):
+    for place, value in leaves(found):
+        if not is_number(value):
+            continue
         yield Number(file, (("value", "/".join(place[:-1])),), place[-1], repr(value), sources)
-
-
-def _leaves(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    if isinstance(value, dict):
-        for key, of in value.items():
-            yield from _leaves(of, (*place, key))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield place, value
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

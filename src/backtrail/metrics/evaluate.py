@@ -14,6 +14,7 @@ from backtrail.metrics.reference import Reference
 from backtrail.parameters.metrics import Metrics
 
 Measure = tuple[Extractor, Reference]
+Tick = Callable[[int], None]
 
 
 class Sets:
@@ -80,6 +81,18 @@ def evaluate_samplings(images: Tensor, measures: Mapping[str, Measure], p: Metri
     if len(sets) > 1:
         values |= {f"{name}_best": min(one[name] for one in sets) for name in sets[0] if name.startswith(("fd_", "fid_"))}
     return values
+
+
+def evaluate_archive(
+    sets: Mapping[str, Tensor], about: Mapping[str, Any], measures: Mapping[str, Measure], p: Metrics, tick: Tick = lambda done: None
+) -> tuple[dict[str, dict[str, dict[str, float]]], list[dict[str, Any]]]:
+    """(values by sampler and number of evaluations, protocol) of an archive of samples; `about` is its header, `tick` counts sets."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for done, (key, images) in enumerate(sets.items(), start=1):
+        sampler, nfe = key.split("/")
+        values.setdefault(sampler, {})[nfe] = evaluate_samplings(images, measures, p)
+        tick(done)
+    return values, protocol(measures, p, (about["first_seed"], about["first_seed"] + about["n_images"]))
 
 
 def protocol(measures: Mapping[str, Measure], p: Metrics, seeds: Sequence[int]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Feature extractors, each named as what it is: a distance in its features carries its name."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from backtrail.artifacts import file_digest
 from backtrail.errors import UserError
 from backtrail.metrics.classifier import load_classifier
 from backtrail.nets import classifier, efficientnet, inception
@@ -62,7 +62,7 @@ def data_set_classifier(weights: Path | None = None, device: str | torch.device 
     if weights is None:
         raise UserError("the extractor `classifier` needs the file that the stage `classifier` makes; found none")
     net, _ = load_classifier(weights)
-    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    digest = file_digest(weights)
     return Extractor("classifier", digest, classifier.DIMENSION, "none", "float32", net.to(device))
 
 
@@ -84,7 +84,7 @@ def _inception(weights: Path | None) -> tuple[inception.Inception, str]:
     """The folded net and the digest of its file."""
     if weights is None:
         raise UserError("the extractors of Inception need the file that the stage `fetch-inception` brings; found none")
-    return inception.read_inception(weights).fold(), hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    return inception.read_inception(weights).fold(), file_digest(weights)
 
 
 EXTRACTORS: dict[str, Callable[..., Extractor]] = {

@@ -1,20 +1,10 @@
-"""The chains behind the page's numbers as trees: one for each set of files that some number was computed from, however many share it."""
+"""The chains behind the page's numbers in HTML: one tree for each set of files that some number was computed from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from backtrail.ledger.chains import Chains, Link
+from backtrail.ledger.chains import Branch, Chains, Link
 from backtrail.ledger.numbers import Number
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A link in a tree: its file's anchor, and what it was made from. Told once: further down it is named and not unfolded again."""
-
-    link: Link
-    anchor: str
-    told: bool
-    branches: list["Branch"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class Book:
 
     def inputs(self, file: str) -> list[str]:
         """What the stage read that made a file."""
-        return list(self.chains.add(file).sources) if self.chains else []
+        return list(self.chains.link(file).sources) if self.chains else []
 
     def anchor(self, sources: Iterable[str]) -> str:
         """The anchor of the chain below these files; empty if there are none."""
@@ -60,14 +50,29 @@ class Book:
         links = self.chains.links if self.chains else {}
         return [(anchor, links[path]) for path, anchor in sorted(self._files.items())]
 
-    def _tree(self, anchor: str, key: tuple[str, ...]) -> Tree:
-        told: set[str] = set()
-        more = f" and {len(key) - 1} more" if len(key) > 1 else ""
-        return Tree(anchor, f"{key[0]}{more}", [self._branch(path, told) for path in key])
+    def file_anchor(self, path: str) -> str:
+        """The anchor of a file in the page's list of files."""
+        return self._files.setdefault(path, f"file-{len(self._files)}")
 
-    def _branch(self, path: str, told: set[str]) -> Branch:
+    def _tree(self, anchor: str, key: tuple[str, ...]) -> Tree:
         assert self.chains is not None
-        link, known = self.chains.add(path), path in told
-        told.add(path)
-        branches = [] if known else [self._branch(source, told) for source in link.sources]
-        return Branch(link, self._files.setdefault(path, f"file-{len(self._files)}"), known and bool(link.sources), branches)
+        more = f" and {len(key) - 1} more" if len(key) > 1 else ""
+        branches = self.chains.tree(key)
+        for path in _paths(branches):
+            self.file_anchor(path)
+        return Tree(anchor, f"{key[0]}{more}", branches)
+
+
+def _paths(branches: list[Branch]) -> Iterator[str]:
+    for branch in branches:
+        yield branch.link.path
+        yield from _paths(branch.branches)
+
+
+def facts_in_words(link: Link) -> list[str]:
+    """What is told of a link beside its digest, a phrase each."""
+    found = link.facts
+    said = [f"seed {seed}" for seed in found.get("seeds", [])]
+    said += [f"node {row['node']} at step {row['step']}: tensors {row['tensors_sha256'][:12]}" for row in found.get("nodes", [])]
+    said += [f"cost {found['cost_F']:,.0f} F"] if "cost_F" in found else []
+    return said + [f"{file['name']}: sha256 {file['sha256'][:12]}" for file in found.get("files", [])]

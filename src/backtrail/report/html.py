@@ -17,7 +17,7 @@ from backtrail.ledger.chains import Chains
 from backtrail.parameters.base import PARAMS_FILE
 from backtrail.report import page_tables, side_by_side
 from backtrail.report.against_paper import not_run
-from backtrail.report.chain_view import Book
+from backtrail.report.chain_view import Book, facts_in_words
 from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.collect import Suite, open_suite, require
 from backtrail.report.figures import FIGURES
@@ -130,9 +130,10 @@ def render_report(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["linked_numbers"] = linked_numbers
+    environment.filters |= {"linked_numbers": linked_numbers, "facts": facts_in_words}
     text = environment.get_template("index.html").render(
         **parts,
+        file_anchor=book.file_anchor,
         title=suite.report.title,
         headline=headline(suite, claims),
         verdicts=[(page_tables.BADGES[verdict], verdict, int((claims["verdict"] == verdict).sum())) for verdict in VERDICTS],

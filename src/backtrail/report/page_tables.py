@@ -214,7 +214,7 @@ def protocol_table(suite: Suite, book: Book) -> HtmlTable:
 def file_table(book: Book) -> HtmlTable:
     """Every file in a chain, with its whole digest and the stage that made it."""
     rows = [
-        [Cell(link.path, style="code", anchor=anchor), cell(link.stage or "from outside"), cell(link.sha256 or NONE)]
+        [Cell(link.path, style="code", anchor=anchor), cell(link.stage.name if link.stage else "from outside"), cell(link.digest or NONE)]
         for anchor, link in book.files()
     ]
     return HtmlTable("files", "Files in the chains", ["File", "Made by stage", "sha256"], rows)

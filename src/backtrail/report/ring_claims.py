@@ -1,13 +1,17 @@
 """What DisBack claims, judged on the ring of Gaussians by the rule of `claims.py`, and the sentence that the verdicts make."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 
+from backtrail.artifacts import atomic_write
 from backtrail.report.claims import Claim, joined, judge_all, rows
 from backtrail.report.collect import MEASURES
-from backtrail.report.ring import RingResults, end_points, ring_label
-from backtrail.report.tables import Table, claims_for_readers, plus_minus
+from backtrail.report.ring import RingResults, draw_ring, end_points, open_ring, ring_data, ring_label
+from backtrail.report.style import save_figure
+from backtrail.report.tables import Table, claims_for_readers, markdown, plus_minus
+from backtrail.tables import save_csv
 
 OURS, OTHER = "disback", "diff-instruct"
 PAIR = [OURS, OTHER]
@@ -148,3 +152,15 @@ def claims_table(results: RingResults, table: pd.DataFrame) -> Table:
     """The table of claims in words, with the sentence and the rule under it."""
     readable = claims_for_readers(results, table)
     return Table(readable.title, readable.headings, readable.rows, [ring_sentence(results, table), *readable.notes])
+
+
+def render_ring(suite_folder: str | Path = ".") -> None:
+    """Write the ring's figure as PNG, SVG and PDF with its data as CSV, and the table of claims as CSV and Markdown."""
+    reports = Path(suite_folder) / "reports"
+    results = open_ring(suite_folder)
+    data, claims = ring_data(results), judge_ring(results)
+    save_csv(reports / "figures/ring.csv", data)
+    save_figure(lambda: draw_ring(data, ring_sentence(results, claims)), reports / "figures/ring")
+    save_csv(reports / "tables/claims.csv", claims)
+    text = markdown(claims_table(results, claims))
+    atomic_write(reports / "tables/claims.md", lambda file: file.write_text(text, encoding="utf-8"))

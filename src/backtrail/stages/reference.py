@@ -5,11 +5,11 @@ from pathlib import Path
 from backtrail import layout
 from backtrail.artifacts import save_json
 from backtrail.data.dataset import load_dataset
+from backtrail.metrics.measures import load_extractor, load_measure
 from backtrail.metrics.ranking import real_images
 from backtrail.metrics.reference import save_reference
 from backtrail.parameters.metrics import Metrics
 from backtrail.running.torch_stage import TorchStage, torch_stage
-from backtrail.stages.measures import load_extractor, load_measure
 
 
 @torch_stage

@@ -38,7 +38,8 @@ def command(stage: TorchStage) -> None:
     path = load_path(nodes)
     distance = distance_to(ring, p, e)
     state = distil(path, p, seed, distance, Execution(stage.scratch))
-    save_denoiser(layout.student(*stage.of_method), state.modules["student"], state.averages["student"])
+    sampled = {"sigma_init": p.sigma_init}
+    save_denoiser(layout.student(*stage.of_method), state.modules["student"], state.averages["student"], sampled=sampled)
     rows = pd.DataFrame(state.rows).rename(columns={"fd_classifier": "sliced_w2"})
     save_csv(layout.curve(*stage.of_method), rows)
     node_at, snapshots = dict(zip(rows["update"], rows["node"], strict=True)), []

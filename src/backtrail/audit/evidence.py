@@ -1,0 +1,91 @@
+"""What the checks of the hash level share, and the first of them: the bytes on disk against dvc.lock."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from backtrail.audit.findings import BROKEN, UNBACKED, Finding
+from backtrail.ledger.fingerprints import text_fingerprint
+from backtrail.ledger.hashes import Digest, Hashes
+from backtrail.ledger.ledger import Entry, Ledger, Stage
+from backtrail.ledger.repository import cached, code_at, file_at
+
+TEXT_BYTES = 1 << 22  # of longer files the lines that differ are not looked for
+
+
+@dataclass
+class Evidence:
+    """A ledger beside the digests of the files that lie here.
+
+    bad: outputs that are not what their stage made. commits: fingerprints of the code's files by commit. code: those of the files that lie
+    here now; both as far as they have been asked for.
+    """
+
+    ledger: Ledger
+    hashes: Hashes
+    bad: set[str] = field(default_factory=set)
+    commits: dict[str, dict[str, str]] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
+
+    def code_in(self, commit: str) -> dict[str, str]:
+        """Fingerprints of the code's files in a commit that is held, by path in the folder of the code."""
+        if commit not in self.commits:
+            self.commits[commit] = code_at(self.ledger.folder, commit, self.ledger.code) or {}
+        return self.commits[commit]
+
+    def code_now(self, name: str) -> str:
+        """The fingerprint of a source file in the suite's folder of code; empty if it is not there."""
+        if name not in self.code:
+            path = self.ledger.folder / self.ledger.code / name
+            self.code[name] = text_fingerprint(name, path.read_bytes()) if path.is_file() else ""
+        return self.code[name]
+
+
+def outputs(of: Evidence, stage: Stage) -> Iterator[Finding]:
+    """A stage's files against the lock; those that differ are noted as bad."""
+    for entry in stage.outs.values():
+        for finding in _output(of, stage, entry):
+            of.bad.add(entry.path)
+            yield finding
+
+
+def _output(of: Evidence, stage: Stage, entry: Entry) -> Iterator[Finding]:
+    link, digest = f"{stage.name} -> {entry.path}", of.hashes.of(entry.path)
+    if digest is None:
+        message = f"{entry.path} ({entry.size_bytes:,} bytes) is not here"
+        yield Finding(UNBACKED, entry.path, link, message, f"dvc pull {stage.name}", entry.size_bytes, absent=True)
+    elif digest.md5 != entry.md5:
+        message = f"{entry.path}: md5 {digest.md5}, dvc.lock has {entry.md5} ({digest.size_bytes:,} and {entry.size_bytes:,} bytes)"
+        yield Finding(BROKEN, entry.path, link, message + _where(of, entry, digest), f"dvc checkout {entry.path}")
+    elif digest.size_bytes != entry.size_bytes:
+        message = f"{entry.path}: {digest.size_bytes:,} bytes, dvc.lock has {entry.size_bytes:,}: the lock was edited"
+        yield Finding(BROKEN, entry.path, link, message)
+
+
+def _where(of: Evidence, entry: Entry, digest: Digest) -> str:
+    """Which file of a folder, or which lines of a text, differ, where an intact copy of the old state is at hand."""
+    if entry.md5.endswith(".dir"):
+        names = _differing_files(of, entry)
+        return f"; differing: {', '.join(names)}" if names else ""
+    if entry.size_bytes > TEXT_BYTES or digest.size_bytes > TEXT_BYTES:
+        return ""
+    old = cached(of.ledger.folder, entry.md5) or file_at(of.ledger.folder, "HEAD", entry.path)
+    if old is None or hashlib.md5(old, usedforsecurity=False).hexdigest() != entry.md5:
+        return ""
+    try:
+        before, now = old.decode().splitlines(), (of.ledger.folder / entry.path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        return ""
+    lines = [n for n, (a, b) in enumerate(zip(before, now, strict=False), start=1) if a != b]
+    lines += range(min(len(before), len(now)) + 1, max(len(before), len(now)) + 1)
+    return f"; differing in line {', '.join(map(str, lines[:5]))}{' ...' if len(lines) > 5 else ''}"
+
+
+def _differing_files(of: Evidence, entry: Entry) -> list[str]:
+    listing = cached(of.ledger.folder, entry.md5)
+    if listing is None:
+        return []
+    expected = {f"{entry.path}/{item['relpath']}": item["md5"] for item in json.loads(listing)}
+    found = {name: digest.md5 for name in of.hashes.files(entry.path) if (digest := of.hashes.of(name))}
+    return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

@@ -1,0 +1,98 @@
+"""The links between stages: what each read, against what those above it made, what params.yaml says, and what dvc.yaml declares."""
+
+from collections.abc import Iterator
+
+from backtrail.audit.evidence import Evidence
+from backtrail.audit.findings import BROKEN, STALE, UNBACKED, Finding
+from backtrail.errors import UserError
+from backtrail.ledger.hashes import Digest
+from backtrail.ledger.ledger import LOCK_FILE, Entry, Ledger, Stage, at_key
+from backtrail.ledger.repository import file_at
+from backtrail.nested import differences
+from backtrail.parameters.base import PARAMS_FILE
+from backtrail.pipeline import declared_stages
+
+NAMED = 8  # stages that one message names
+
+
+def inputs(of: Evidence, stage: Stage) -> Iterator[Finding]:
+    """What a stage read, by the lock, against what the stages above it made, by the lock and on disk."""
+    for path, entry in stage.deps.items():
+        if of.ledger.is_code(path):
+            continue
+        made = of.ledger.makers.get(path)
+        if made is None:
+            yield from _outside(of, stage, entry)
+        elif made.outs[path].md5 != entry.md5:
+            message = f"{stage.name} read {path} with md5 {entry.md5}; {made.name} has since made {made.outs[path].md5}"
+            yield Finding(STALE, f"stage:{stage.name}", f"{path} -> {stage.name}", message, f"dvc repro {stage.name}")
+
+
+def _outside(of: Evidence, stage: Stage, entry: Entry) -> Iterator[Finding]:
+    """A dependency that is no stage's output by its own name: a folder that several stages wrote into, params.yaml, or nobody's file."""
+    path, link = entry.path, f"{entry.path} -> {stage.name}"
+    parts = of.ledger.below(path)
+    if any(part in of.bad for part in parts):
+        return  # the part's own finding says it, and not everything in this folder rests on it
+    digest = _folder(of, path, parts) if parts else of.hashes.of(path)
+    if digest is None:
+        yield Finding(UNBACKED, path, link, f"{path} is not here", size_bytes=entry.size_bytes, absent=True)
+    elif digest.md5 != entry.md5:
+        message = f"{stage.name} read other bytes of {path} (md5 {entry.md5}) than those here ({digest.md5})"
+        yield Finding(STALE, f"stage:{stage.name}", link, message, f"dvc repro {stage.name}")
+    elif not parts and path != PARAMS_FILE:
+        yield Finding(UNBACKED, path, f"? -> {path}", f"{stage.name} read {path}, which no stage in {LOCK_FILE} made", "dvc repro")
+
+
+def _folder(of: Evidence, path: str, parts: list[str]) -> Digest | None:
+    """Digest of a folder as the stages made it, without strange files in it."""
+    if of.hashes.of(path) is None:
+        return None
+    return of.hashes.of_files(path, [name for part in parts for name in of.hashes.files(part)])
+
+
+def parameters(of: Evidence, stage: Stage) -> Iterator[Finding]:
+    """A stage's parameters against params.yaml."""
+    for key, value in stage.params.items():
+        if (now := at_key(of.ledger.params, key)) != value:
+            places = [".".join((key, *place)) for place, *_ in differences(value, now)]
+            message = f"{', '.join(places[:4])} in {PARAMS_FILE} has changed since {stage.name} ran"
+            yield Finding(STALE, f"stage:{stage.name}", f"{PARAMS_FILE} -> {stage.name}", message, f"dvc repro {stage.name}")
+
+
+def declarations(ledger: Ledger) -> Iterator[Finding]:
+    """The stages that dvc.yaml declares against those that dvc.lock has."""
+    try:
+        declared = {stage.name for stage in declared_stages(ledger.folder, ledger.params)}
+    except (UserError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        yield Finding(UNBACKED, "dvc.yaml", f"dvc.yaml -> {LOCK_FILE}", f"dvc.yaml does not say which stages there are: {error}")
+        return
+    for name in ledger.stages.keys() - declared:
+        message = f"{LOCK_FILE} has a stage {name}, and dvc.yaml declares none of that name"
+        yield Finding(UNBACKED, f"stage:{name}", f"dvc.yaml -> {name}", message, "dvc repro")
+    if cut := _cut(ledger):
+        yield Finding(BROKEN, LOCK_FILE, f"git -> {LOCK_FILE}", cut, f"git checkout -- {LOCK_FILE}")
+    elif missing := sorted(declared - ledger.stages.keys()):
+        names = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
+        message = f"dvc.yaml declares {len(missing)} stages that {LOCK_FILE} lacks: {names}"
+        yield Finding(UNBACKED, LOCK_FILE, f"dvc.yaml -> {LOCK_FILE}", message, "dvc repro")
+
+
+def _cut(ledger: Ledger) -> str:
+    """Whether dvc.lock ends before its end: in the midst of a line or an entry, or where the committed one goes on."""
+    here = (ledger.folder / LOCK_FILE).read_bytes()
+    if not here.endswith(b"\n") or any(not entry.md5 for stage in ledger.stages.values() for entry in stage.outs.values()):
+        return f"{LOCK_FILE} is cut: it ends in the midst of an entry, after {len(ledger.stages)} stages"
+    committed = file_at(ledger.folder, "HEAD", LOCK_FILE)
+    if committed is not None and len(committed) > len(here) and committed.startswith(here):
+        return f"{LOCK_FILE} is cut: it has {len(ledger.stages)} stages, and goes on in the present commit"
+    return ""
+
+
+def strays(of: Evidence) -> Iterator[Finding]:
+    """Files where only stages write, and that no stage made."""
+    tops = {path.split("/")[0] for path in of.ledger.makers if "/" in path}
+    for name in sorted(name for top in tops for name in of.hashes.files(top)):
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if of.ledger.maker(name) is None and not hidden:
+            yield Finding(UNBACKED, name, f"? -> {name}", f"{name}: no stage made it")

@@ -1,0 +1,96 @@
+"""The stage level: whole stages once more from their inputs, by the suite's own code. It alone binds a number to the method, and it alone
+executes what the suite brings: somebody else's suite belongs into a container.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from backtrail.audit.alike import alike
+from backtrail.audit.findings import BROKEN, CLOSE, Finding
+from backtrail.audit.recompute import Result, chosen, same_machine
+from backtrail.layout import RECORDS
+from backtrail.ledger.hashes import Hashes
+from backtrail.ledger.ledger import LOCK_FILE, Ledger, Stage, at_key
+from backtrail.ledger.record import SECRET_NAME
+from backtrail.parameters.base import PARAMS_FILE
+from backtrail.pipeline import PIPELINE_FILE
+
+LOCAL = ("data.local", "teacher.local", "metrics.inception.local")  # parameters that name folders with files got by hand
+WARNING = "the stage level executes the suite's own code, as you, here and now: audit a suite of others in a container"
+WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD)")
+
+
+def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
+    """The chosen stages once more, each in a folder that holds nothing but its inputs; their outputs against the ledger."""
+    found, right = [], set()
+    todo, notes = chosen(ledger, bad, patterns, "")
+    for stage in (stage for stage in todo if not stage.makes_code):
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
+            folder = Path(name)
+            if failure := run_again(ledger, stage, folder):
+                message = f"{stage.name} fails when run again: {failure}"
+                found.append(Finding(BROKEN, f"stage:{stage.name}", f"{stage.name} -> again", message))
+                continue
+            unlike = [finding for path in stage.products if (finding := _unlike(ledger, stage, path, folder / "suite"))]
+        found += unlike
+        same = set(stage.products) - {finding.subject for finding in unlike}
+        right |= same
+        close = sum(finding.verdict == CLOSE for finding in unlike)
+        took = f"in {time.perf_counter() - started:.1f} s"
+        near = f", {close} within tolerance" if close else ""
+        notes.append(f"{stage.name} run again {took}: {len(same)} of {len(stage.products)} outputs the same{near}")
+    return found, right, notes
+
+
+def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
+    """Run a stage's command in `folder`/suite, where links lead to its inputs. Returns what went wrong, or nothing.
+
+    The code is a copy that has nothing beside it which Python could import: a `grimp.py` in the suite's folder, or beside the package, is
+    none of the package's. Secrets in the environment are not handed on.
+    """
+    if not stage.command or stage.folder != ledger.code:
+        return f"its command line is {stage.cmd!r}; expected `python {ledger.code} COMMAND`"
+    package, place = folder / "code/src/backtrail", folder / "suite"
+    shutil.copytree(ledger.folder / ledger.code, package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.so"))
+    place.mkdir()
+    for path in _needed(ledger, stage):
+        if (ledger.folder / path).exists():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).symlink_to((ledger.folder / path).resolve())
+    kept = {name: of for name, of in os.environ.items() if not WITHHELD_FROM_STAGES.match(name) and not SECRET_NAME.search(name)}
+    environment = kept | {"DVC_STAGE": stage.name, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-s", str(package), *shlex.split(stage.command)]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
+
+
+def _needed(ledger: Ledger, stage: Stage) -> set[str]:
+    """What a stage's folder has to hold: inputs, the records of all that they rest on (the page tells of them), parameters, pipeline."""
+    local = [Path(place) for key in LOCAL if isinstance(place := at_key(ledger.params, key), str)]
+    inputs = ledger.inputs(stage)
+    records = {path for source in inputs for path in ledger.closure(source) if path.startswith(f"{RECORDS}/")}
+    return {PARAMS_FILE, PIPELINE_FILE, *inputs, *records, *(str(place) for place in local if not place.is_absolute())}
+
+
+def _unlike(ledger: Ledger, stage: Stage, path: str, folder: Path) -> Finding | None:
+    """What is to be said of an output that is not the same to the byte.
+
+    Whether a difference may be one of rounding is decided by this machine: where it is the one that the record names, and no GPU, it may
+    not be.
+    """
+    digest, link = Hashes(folder).of(path), f"{stage.name} -> {path}"
+    if digest is not None and digest.md5 == stage.outs[path].md5:
+        return None
+    message = f"{path}: {stage.name} run again made {'other bytes' if digest else 'nothing'}; {LOCK_FILE} has md5 {stage.outs[path].md5}"
+    if digest is not None and not same_machine(ledger, stage) and alike(ledger.folder / path, folder / path):
+        return Finding(CLOSE, path, link, f"{message}; within tolerance, on another machine than the record's or on a GPU")
+    return Finding(BROKEN, path, link, message)

@@ -1,0 +1,23 @@
+"""The report's renderers, as the audit takes them: this room alone knows both."""
+
+import logging
+from pathlib import Path
+
+from backtrail.audit.recompute import Renderers
+from backtrail.layout import AXES, FIGURES, TABLES
+from backtrail.ledger.chains import chains
+from backtrail.parameters.base import PARAMS_FILE, read
+from backtrail.report.axes import render_axis
+from backtrail.report.figures import render_figure
+from backtrail.report.html import render_report
+from backtrail.report.ring_claims import render_ring
+from backtrail.report.tables import render_table
+
+
+def renderers(folder: str | Path) -> Renderers:
+    """Those of the suite in `folder`: a ring has a figure and a table of its own, and no page."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph that a PDF holds
+    ring = "ring" in read(Path(folder) / PARAMS_FILE)
+    figure = (lambda name, place: render_ring(place)) if ring else render_figure
+    table = (lambda name, place: render_ring(place)) if ring else render_table
+    return Renderers({FIGURES: figure, TABLES: table, AXES: render_axis}, lambda place: render_report(place, chains(place)))
