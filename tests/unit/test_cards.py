@@ -17,13 +17,17 @@ from backtrail.nets.discrete_time import DiffusersTeacher
 from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
 from backtrail.parameters.net import MLPParameters, UNetParameters
-from backtrail.parameters.students import Sampling
+from backtrail.parameters.sampling import Schedule
 from backtrail.sampling.sample import sample
-from backtrail.sampling.student import samplers
-from backtrail.tensors import load_tensors
+from backtrail.sampling.student import FewStep, OneStep, StudentSampling, student_sampling
 
-ONE_STEP = {"sigma_init": 2.5}
-FEW_STEPS = {"schedule": {"kind": "polynomial", "t_min": 0.006, "t_max": 80.0, "rho": 7.0}, "afs": True, "num_steps": [4, 5]}
+ONE_STEP = OneStep(sigma_init=2.5)
+
+
+def few_steps(told: bool) -> FewStep:
+    return FewStep(schedule=Schedule(), afs=True, step_condition=told, num_steps=[4, 5])
+
+
 SMALL = {"img_resolution": 8, "in_channels": 3, "out_channels": 3, "num_blocks": 1, "attn_resolutions": (4,), "model_channels": 16}
 UNET2D = {
     "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4,
@@ -64,31 +68,32 @@ def trained(denoiser: NetDenoiser) -> NetDenoiser:
     return denoiser.eval()
 
 
-@pytest.mark.parametrize("sampled", [ONE_STEP, FEW_STEPS], ids=["one step", "few steps"])
+@pytest.mark.parametrize("length", ["one step", "few steps"])
 @pytest.mark.parametrize("kind", NETS)
 def test_the_card_s_example_makes_the_images_that_the_stage_makes(
-    kind: str, sampled: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, length: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the samples of the stage `samples`, whose sampler is told the number of steps if the net takes it."""
     student = trained(NETS[kind]())
     monkeypatch.chdir(tmp_path)
-    save_denoiser("student.safetensors", student, sampled=sampled)
+    facts: StudentSampling = ONE_STEP if length == "one step" else few_steps(student.step_condition)
+    save_denoiser("student.safetensors", student, sampling=facts.model_dump(mode="json"))
     exec(compile(example(), "card", "exec"), {})
     with Image.open("samples.png") as file:
         shown = np.asarray(file)
-    ways, _ = samplers(load_tensors("student.safetensors")[1]["sampled"], Sampling(), student.step_condition)
+    ways = student_sampling("student.safetensors").samplers(None, [1.0])
     drawn = sample(student, ways[0], range(16), student.image_shape, student.n_classes)
     pixels = (drawn * 127.5 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).flatten(0, 1).squeeze(-1).numpy()
     assert np.array_equal(shown, pixels) and pixels.std() > 0
-    if student.step_condition and "schedule" in sampled:
-        other, _ = samplers(sampled, Sampling(), False)
+    if student.step_condition and length == "few steps":
+        other = few_steps(False).samplers(None, [1.0])
         assert not torch.equal(drawn, sample(student, other[0], range(16), student.image_shape, student.n_classes))
 
 
 def test_the_example_of_points_writes_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = build(MLPParameters(kind="mlp", width=16, layers=1), 0.5)
     monkeypatch.chdir(tmp_path)
-    save_denoiser("student.safetensors", student, sampled=ONE_STEP)
+    save_denoiser("student.safetensors", student, sampling=ONE_STEP.model_dump(mode="json"))
     exec(compile(example(of_points=True), "card", "exec"), {})
     points = np.loadtxt("samples.csv", delimiter=",")
     assert points.shape == (16, 2) and np.isfinite(points).all() and os.path.getsize("samples.csv") > 0

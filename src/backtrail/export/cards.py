@@ -19,14 +19,11 @@ EXAMPLE = """\
 {imports}
 
 from backtrail.nets.build import load_denoiser
-from backtrail.parameters.students import Sampling
 from backtrail.sampling.sample import sample
-from backtrail.sampling.student import samplers
-from backtrail.tensors import load_tensors
+from backtrail.sampling.student import student_sampling
 
 student = load_denoiser("student.safetensors")  # a torch.nn.Module: student(x, sigma) -> x0, float32
-sampled = load_tensors("student.safetensors")[1]["sampled"]  # the file says how its student is sampled
-(sampler, *_), _ = samplers(sampled, Sampling(), student.step_condition)
+sampler, *_ = student_sampling("student.safetensors").samplers(None, [1.0])  # the file says how its student is sampled
 x = sample(student, sampler, range(16), student.image_shape, student.n_classes)  # sample i depends on seed i alone
 {write}
 """

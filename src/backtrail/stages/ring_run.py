@@ -9,6 +9,7 @@ from backtrail import layout
 from backtrail.data.dataset import Labelled
 from backtrail.data.ring import SHAPE, Ring
 from backtrail.denoiser import NetDenoiser
+from backtrail.methods.disback import family
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.one_step import generate, student_input
 from backtrail.methods.disback.path import Origin, load_path, save_path
@@ -38,8 +39,8 @@ def command(stage: TorchStage) -> None:
     path = load_path(nodes)
     distance = distance_to(ring, p, e)
     state = distil(path, p, seed, distance, Execution(stage.scratch))
-    sampled = {"sigma_init": p.sigma_init}
-    save_denoiser(layout.student(*stage.of_method), state.modules["student"], state.averages["student"], sampled=sampled)
+    facts = {"sampling": family.sampling(p).model_dump(mode="json")}
+    save_denoiser(layout.student(*stage.of_method), state.modules["student"], state.averages["student"], **facts)
     rows = pd.DataFrame(state.rows).rename(columns={"fd_classifier": "sliced_w2"})
     save_csv(layout.curve(*stage.of_method), rows)
     node_at, snapshots = dict(zip(rows["update"], rows["node"], strict=True)), []
