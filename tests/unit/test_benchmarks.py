@@ -12,6 +12,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import bench  # noqa: E402
+import original  # noqa: E402
 import plain  # noqa: E402
 from timing import Clock, Time, counting, parts  # noqa: E402
 from tricks import TRICKS, checkpoint  # noqa: E402
@@ -174,3 +175,18 @@ def test_the_command_writes_its_tables(tmp_path: Path) -> None:
     assert float(tricks["cached trajectories"]["gain"]) == pytest.approx(gain)
     assert float(tricks["freed memory kept"]["with_ms"]) > 0 and float(tricks["freed memory kept"]["gain"]) > 0
     assert "| tiny | sfd | " in done.stdout and "| asynchronous save | " in done.stdout
+
+
+def test_the_originals_block_computes_what_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else their speeds would be of different work; with dropout off, because the two draw different masks."""
+    case = original.cases(ROOT / "params.yaml", 16, 8, 2, ("recording",))["recording"]
+    net, x = case.nets["student"].net, torch.randn(2, 3, 8, 8)
+    ours = net(x, torch.zeros(2))
+    monkeypatch.setattr(original.UNetBlock, "forward", original.block)
+    torch.testing.assert_close(net(x, torch.zeros(2)), ours, rtol=1e-4, atol=1e-5)
+
+
+def test_the_originals_loop_runs_beside_ours() -> None:
+    case = original.cases(ROOT / "params.yaml", 8, 8, 1, ("diff-instruct",))["diff-instruct"]
+    middle, smallest, largest = original.compare(case, 1)
+    assert 0 < smallest <= middle <= largest
