@@ -30,6 +30,7 @@ bench: setup ## measure the methods' speed and memory here (four minutes); table
 	python benchmarks/bench.py
 
 ablations: setup ## run suites/ablations: one figure per axis (what each choice does)
+	@cd suites/ablations && python -m backtrail pipeline
 	@snakemake -d suites/ablations --profile local $$(cd suites/ablations && dvc stage list --name-only | grep -E '^figure-(sampler-)?axis@')
 
 test: setup lint ## check style and pass the tests
