@@ -118,7 +118,7 @@ class Masks:
         return x * keep.to(x.dtype, memory_format=_layout(x)).mul_(1 / (1 - probability))
 
     def bits(self, n_rows: int, n_values: int, layer: int, device: torch.device) -> Tensor:
-        """int16 [n_rows, n_values], uniform over all 2^16 numbers; the hash is splitmix64 with arithmetic shifts.
+        """int16 [n_rows, n_values], uniform over all 2^16 numbers; the hash is splitmix64.
 
         One hash gives four values, in place: torch has no vectorised product of 64-bit integers, and memory costs more than the sums.
         """
@@ -127,7 +127,8 @@ class Masks:
         h.add_(_wrapped(derive_seed(self.key, "layer", layer) + self.first_row * n_words)).mul_(_wrapped(0x9E3779B97F4A7C15))
         shifted = torch.empty_like(h)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-            h.bitwise_xor_(torch.bitwise_right_shift(h, shift, out=shifted))
+            # torch's shift repeats the sign; splitmix64's lets zeros in, without which the highest bit would be lost.
+            h.bitwise_xor_(torch.bitwise_right_shift(h, shift, out=shifted).bitwise_and_((1 << (64 - shift)) - 1))
             if factor != 1:
                 h.mul_(_wrapped(factor))
         return h.view(torch.int16).reshape(n_rows, 4 * n_words)[:, :n_values]
