@@ -133,14 +133,15 @@ def test_jpeg_is_what_pillow_decodes():
     assert np.array_equal(decode(data, "x"), np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1))
 
 
-def test_own_folder_becomes_a_data_set(tmp_path):
+def test_own_folder_becomes_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "mine"
     array = pictures(6, side=16)
     for k in range(6):
         (folder / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
         (folder / "ab"[k % 2] / f"{k}.PNG").write_bytes(encoded(array[k]))
     (folder / "README.txt").write_text("not an image", encoding="utf-8")
-    data = Data(name="image-folder", resolution=8, local=str(folder), held_out=2)
+    data = Data(name="image-folder", resolution=8, local="mine", held_out=2)
     kept = fetch_data(data, tmp_path / "raw")
     metadata = prepare(data, tmp_path / "raw", tmp_path / "dataset.safetensors")
     assert metadata["sources"] == [{"file": "images.zip", "sha256": kept[0].sha256}] and metadata["n_classes"] == 2

@@ -166,7 +166,7 @@ def test_a_new_command_or_version_changes_no_stage(copy: Path, digests: dict[str
         ),
         ("parameters/trajectory_distillation.py", {"trajectory-distillation", "trajectories"}, {"score-distillation", "path", "teacher"}),
         ("report/templates/page.css", {"report"}, {"figures", "tables"}),
-        ("metrics/kernel.py", {"metrics", "reference"}, {"teacher", "samples"}),
+        ("metrics/pairs.py", {"metrics", "reference"}, {"teacher", "samples"}),
     ],
 )
 def test_an_edit_touches_the_commands_that_stand_on_it(

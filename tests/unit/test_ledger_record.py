@@ -124,6 +124,7 @@ def test_a_path_that_tells_whose_machine_it_was_is_refused_before_it_is_publishe
         values["teacher"] = {"source": "own-edm"}
     elif place == ("metrics", "inception"):
         values["metrics"] |= {"extractors": ["classifier", "inception"], "inception": {}}
+        values["report"]["metric"] = "fid_inception"
     part = values
     for name in place:
         part = part[name]

@@ -73,12 +73,12 @@ def test_it_enters_the_last_step_alone_weighted_by_the_pixels(weights_file):
     runs = {}
     for loss, lpips in (("l1", None), ("l1+lpips", weights)):
         p = parameters(loss=loss, lpips=lpips, substeps=1, solver="heun")
-        runs[loss] = distil(teacher, Pool(teacher, p, IMAGES), p, 0, lambda student: 0.0)
+        runs[loss] = distil(Pool(teacher, p), 0, lambda student: 0.0)
     with_it, without = (runs[loss].rows[-1]["loss_student"] for loss in ("l1+lpips", "l1"))
     assert with_it > without  # the first of the two updates is the same, so only the last step's loss differs
     p = parameters(loss="l1+lpips", lpips=weights, num_steps=[3], optimiser={"lr": 1e-12})
-    pool = Pool(teacher, p, IMAGES)
-    state = distil(teacher, pool, p, 0, lambda student: 0.0)
+    pool = Pool(teacher, p)
+    state = distil(pool, 0, lambda student: 0.0)
     piece = pool.piece(3, 0)
     ((_, predicted, target),) = walk(teacher, piece, p)
     l1 = (predicted - target).abs().flatten(1).sum(1).mean()
@@ -89,7 +89,7 @@ def test_it_enters_the_last_step_alone_weighted_by_the_pixels(weights_file):
 def test_an_absent_file_is_one_sentence_before_training():
     teacher, p = tiny_denoiser(), parameters(lpips={"file": "nowhere.safetensors", "sha256": "0" * 64})
     with pytest.raises(UserError, match=r"the LPIPS weights nowhere.safetensors are missing: put the file there, or take the loss l1"):
-        distil(teacher, None, p, 0, None)
+        distil(Pool(teacher, p), 0, lambda student: 0.0)
 
 
 def test_another_file_is_refused(weights_file, tmp_path):

@@ -58,7 +58,7 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """silu(norm(x)) with a third of the memory kept for the backward pass; under autocast, whose state that pass lacks, without."""
     if not torch.is_grad_enabled():
         return functional.silu(norm(x), inplace=True)
-    if torch.is_autocast_enabled(x.device.type):
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         return functional.silu(norm(x))
     return _NormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
 
