@@ -23,8 +23,11 @@ MEMBERS = 20_000_000  # members in an archive
 MEMBER_BYTES = 1 << 26  # one image, 64 MiB
 LABELS_BYTES = 1 << 30  # the label file, 1 GiB
 RATIO = 20  # declared content over the size of the archive; images hardly compress, so more is a bomb
+LIE_BYTES = 1 << 39  # a size that nothing here has; twenty million of them can still be added up
 TAR_BYTES = 1 << 31  # content of a compressed tar, which is held in memory, 2 GiB
 NAME_BYTES = 255
+HEAD_BYTES = 12
+GAP_BYTES = 64  # between two members: a data descriptor has 24 bytes; the smallest image with its header has more than this
 LABEL_FILE = "dataset.json"
 
 _END, _END64, _LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
@@ -34,11 +37,15 @@ _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Members:
-    """The regular files of an archive: `names` (bytes, sorted, distinct, safe relative paths) and a way to read the k-th of them."""
+    """The regular files of an archive or a folder: `names` (bytes, sorted, distinct, safe relative paths) and a way to read the k-th."""
 
     path: Path
     names: np.ndarray
     read: Callable[[int], bytes]
+
+    def head(self, k: int) -> bytes:
+        """The first bytes of the k-th, enough to tell an image by."""
+        return self.read(k)[:HEAD_BYTES]
 
     def index(self, name: str) -> int | None:
         """Where `name` stands in `names`, or None."""
@@ -66,7 +73,7 @@ def open_zip(path: str | Path) -> Members:
 
 
 def _directory(file: BinaryIO, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Names (bytes) and rows (offset of the local header, compressed size, size, CRC-32, method) of the regular members."""
+    """Names (bytes) and rows (offset of the local header, compressed size, size, CRC-32, method, length of the name), of every member."""
     count, start, size_bytes = _end_record(file, path)
     if count > MEMBERS:
         raise UserError(f"{path} declares {count} members, allowed are {MEMBERS}")
@@ -81,14 +88,38 @@ def _directory(file: BinaryIO, path: Path) -> tuple[np.ndarray, np.ndarray]:
         name, extra = file.read(n_name), file.read(n_extra)
         file.seek(n_comment, 1)
         size, packed, offset = _wide(extra, size, packed, offset)
+        check_name_length(path, name)
         kind = stat.S_IFMT(attributes >> 16)
-        if flags & 1 or method not in (0, 8) or kind not in (0, stat.S_IFREG, stat.S_IFDIR) or len(name) > NAME_BYTES:
+        if flags & 1 or method not in (0, 8) or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             why = "encrypted" if flags & 1 else f"packed by method {method}" if method not in (0, 8) else "a link or device"
-            raise UserError(f"{path}: {_shown(name)} is {why if len(name) <= NAME_BYTES else 'too long a name'}: refused")
-        if not name.endswith(b"/"):
-            names.append(name)
-            rows.extend((offset, packed, size, crc, method))
-    return np.array(names, dtype=np.bytes_), np.frombuffer(rows, np.uint64).reshape(-1, 5) if rows else np.zeros((0, 5), np.uint64)
+            raise UserError(f"{path}: {_shown(name)} is {why}: refused")
+        if offset + packed > start or size > LIE_BYTES:  # before they become numbers of 64 bits, whose sums wrap
+            raise UserError(f"{path}: {_shown(name)} declares {size} bytes at {offset} to {offset + packed}, beyond its end: refused")
+        names.append(name)
+        rows.extend((offset, packed, size, crc, method, n_name))
+    if file.tell() != start + size_bytes:
+        raise UserError(f"{path} holds more members than the {count} that its end declares: refused, get it again")
+    table = np.frombuffer(rows, np.uint64).reshape(-1, 6) if rows else np.zeros((0, 6), np.uint64)
+    _check_gaps(file, path, table.astype(np.int64), start)
+    regular = np.flatnonzero([not name.endswith(b"/") for name in names])
+    return np.array([names[k] for k in regular], dtype=np.bytes_), table[regular]
+
+
+def _check_gaps(file: BinaryIO, path: Path, table: np.ndarray, start: int) -> None:
+    """Raises UserError where the bytes before the directory could hold members that it does not list (or lists over each other)."""
+    by_place = table[np.argsort(table[:, 0])]
+    offsets, ends = by_place[:, 0], by_place[:, 0] + by_place[:, 1] + _LOCAL.size + by_place[:, 5]
+    if (ends > np.append(offsets[1:], start)).any():
+        raise UserError(f"{path}: members overlap or reach beyond its end: refused")
+    gaps = np.append(offsets, start) - np.append(0, ends)
+    for k in np.flatnonzero(gaps > GAP_BYTES):
+        gap = int(gaps[k])
+        if k:  # the local header's own extra field belongs to the member
+            file.seek(int(offsets[k - 1]))
+            head = file.read(_LOCAL.size)
+            gap -= _LOCAL.unpack(head)[-1] if len(head) == _LOCAL.size else 0
+        if gap > GAP_BYTES:
+            raise UserError(f"{path} holds {gap} bytes that belong to no member that its directory lists: refused, pack it again")
 
 
 def _end_record(file: BinaryIO, path: Path) -> tuple[int, int, int]:
@@ -101,16 +132,20 @@ def _end_record(file: BinaryIO, path: Path) -> tuple[int, int, int]:
     if place < 0 or len(tail) - place < _END.size:
         raise whole
     _, _, _, _, count, size_bytes, start, _ = _END.unpack_from(tail, place)
+    directory_end = length - len(tail) + place
     if count == _FULL16 or _FULL32 in (size_bytes, start):
         if place < _LOCATOR.size or tail[place - _LOCATOR.size : place - _LOCATOR.size + 4] != b"PK\x06\x07":
             raise whole
-        file.seek(min(_LOCATOR.unpack_from(tail, place - _LOCATOR.size)[2], length))
+        directory_end = min(_LOCATOR.unpack_from(tail, place - _LOCATOR.size)[2], length)
+        file.seek(directory_end)
         record = file.read(_END64.size)
         if len(record) < _END64.size or record[:4] != b"PK\x06\x06":
             raise whole
         *_, count, size_bytes, start = _END64.unpack(record)
     if start + size_bytes > length or count * _CENTRAL.size > size_bytes:
         raise whole
+    if start + size_bytes != directory_end:
+        raise UserError(f"{path} holds bytes between its directory and its end, which declares {count} members: refused, get it again")
     return count, start, size_bytes
 
 
@@ -137,6 +172,12 @@ def _check_names(path: Path, names: np.ndarray) -> None:
         raise UserError(f"{path}: {_shown(names[double[0]])} is there twice: refused")
 
 
+def check_name_length(path: Path, name: bytes) -> None:
+    """Raises UserError if a name is too long for a file's, or ends in zeros, which an array of names cannot keep."""
+    if len(name) > NAME_BYTES or b"\0" in name:
+        raise UserError(f"{path}: {_shown(name)} is no name that a file can have ({len(name)} bytes): refused")
+
+
 def check_name(path: Path, name: bytes) -> None:
     """Raises UserError if a member's name is not a plain relative path (it could point outside of any folder)."""
     try:
@@ -157,14 +198,10 @@ def _check_sizes(path: Path, names: np.ndarray, table: np.ndarray) -> None:
     total, length = int(sizes.sum(dtype=np.uint64)), path.stat().st_size
     if total > RATIO * length:
         raise UserError(f"{path} declares {total} bytes of content in {length} bytes, more than {RATIO} times its size: refused")
-    by_place = table[np.argsort(table[:, 0])]
-    ends = by_place[:, 0] + by_place[:, 1] + _LOCAL.size
-    if (ends[:-1] > by_place[1:, 0]).any() or ends[-1] > length:
-        raise UserError(f"{path}: members overlap or reach beyond its end: refused")
 
 
 def _read_member(path: Path, name: str, row: np.ndarray) -> bytes:
-    offset, packed, size, crc, method = (int(value) for value in row)
+    offset, packed, size, crc, method, _ = (int(value) for value in row)
     with open(path, "rb") as file:
         file.seek(offset)
         head = file.read(_LOCAL.size)
@@ -213,7 +250,7 @@ def open_tar(path: str | Path) -> Members:
                 blobs[name] = stream.read() if stream else b""
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage `fetch`") from None
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is not a whole tar archive ({error}): get it again") from None
     names = np.array(sorted(blobs), dtype=np.bytes_)
     return Members(path, names, lambda k: blobs[bytes(names[k])])

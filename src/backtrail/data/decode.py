@@ -1,0 +1,117 @@
+"""One encoded image to an array: told by its content, never by its ending, and turned upright; what would lose something is refused."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from backtrail.errors import UserError
+
+# How files of each format begin, and what Pillow may try: its other readers stay unused.
+BEGINNINGS = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*"),
+    "WEBP": (b"RIFF",),
+}
+ENDINGS = (b".png", b".jpg", b".jpeg", b".jfif", b".webp", b".bmp", b".tif", b".tiff", b".gif")
+CHANNELS = {"L": 1, "RGB": 3}
+MAX_SIDE = 8192  # pixels; larger ones are refused before a pixel is decoded
+TIFF_PACKINGS = {"raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"}  # the other ones are programs of their own (JPEG, fax)
+BITS_PER_SAMPLE = 258  # the tag of a TIFF
+
+Shape = tuple[int, int, int]
+
+
+def format_of(head: bytes) -> str | None:
+    """The format that a file with this beginning (12 bytes are enough) claims to be, or None if it is no image that is read here."""
+    for name, beginnings in BEGINNINGS.items():
+        if head.startswith(beginnings):
+            return None if name == "WEBP" and head[8:12] != b"WEBP" else name
+    return None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image uint8 [C, H, W] (C = 1 grey, 3 RGB), and whether its EXIF orientation was applied."""
+
+    pixels: np.ndarray
+    turned: bool
+
+
+def decode(data: bytes, what: str, shape: Shape | None = None) -> np.ndarray:
+    """The pixels of `decode_upright`."""
+    return decode_upright(data, what, shape).pixels
+
+
+def decode_upright(data: bytes, what: str, shape: Shape | None = None) -> Decoded:
+    """An encoded image, turned as its EXIF orientation says (EDM's own tool ignores that); a palette becomes the colours that it names.
+
+    Raises UserError if it is cut, not square, not of `shape`, has several pictures, or does not fit 8 bits of grey or of each of red,
+    green and blue without loss (16 bits, transparency, CMYK). Format, size and mode are looked at before a pixel is decoded.
+    """
+    kind = format_of(data[:12])
+    if kind is None:
+        raise UserError(f"{what} is no whole image ({', '.join(BEGINNINGS)}): get it again, or take it away")
+    if kind == "WEBP":  # Pillow makes room for the whole picture when it opens one
+        _check_size(what, *_webp_size(data), shape)
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            channels = _channels(image, data, what)
+            _check_size(what, image.height, image.width, shape)
+            if shape is not None and channels != shape[0]:
+                raise UserError(f"{what} has {channels} channels, expected {shape[0]}: convert it")
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+            if image.mode == "P":
+                image = image.convert("RGB")
+            # Pillow turns a TIFF by itself
+            pixels = np.asarray(ImageOps.exif_transpose(image) if turned and kind != "TIFF" else image)
+    except UserError:
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise UserError(f"{what} is no whole {kind} ({type(error).__name__}): get it again") from None
+    return Decoded(pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1)), turned)
+
+
+def _channels(image: Image.Image, data: bytes, what: str) -> int:
+    """1 or 3. Raises UserError where the image does not fit into 8 bits of each without loss."""
+    if getattr(image, "n_frames", 1) > 1:
+        raise UserError(f"{what} holds {image.n_frames} pictures, expected one: save the one that is meant")  # type: ignore[attr-defined]
+    tiff = image.format == "TIFF"
+    if tiff and (packing := image.info.get("compression", "raw")) not in TIFF_PACKINGS:
+        raise UserError(f"{what} is a TIFF packed by {packing}, which is not read: save it as PNG")
+    # Pillow reads 16-bit colour as 8-bit colour without a word
+    deep = data[24:25] == b"\x10" if image.format == "PNG" else tiff and max(_bits(image)) > 8
+    if deep:
+        raise UserError(f"{what} has 16 bits or more a channel, expected 8: convert it by the rule that you choose")
+    if "transparency" in image.info:
+        raise UserError(f"{what} has a transparent colour (tRNS): put it on the background that you choose")
+    mode = "RGB" if image.mode == "P" else image.mode
+    if mode not in CHANNELS:
+        raise UserError(f"{what} has mode {mode}, expected L (8-bit grey) or RGB: convert it")
+    return CHANNELS[mode]
+
+
+def _bits(image: Image.Image) -> tuple[int, ...]:
+    return tuple(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))  # type: ignore[attr-defined]
+
+
+def _check_size(what: str, height: int, width: int, shape: Shape | None) -> None:
+    if shape is not None and (height, width) != shape[1:]:
+        raise UserError(f"{what} is {height}x{width}, expected {shape[1]}x{shape[2]} as the first image: crop or scale it")
+    if height != width or height > MAX_SIDE:
+        raise UserError(f"{what} is {height}x{width}, expected a square of at most {MAX_SIDE} pixels a side: crop or scale it")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Height and width by the header of a WebP (RFC 9649, Sections 2.5 to 2.7), (0, 0) if it has none."""
+    chunk, little = data[12:16], lambda part: int.from_bytes(part, "little")
+    if chunk == b"VP8X":
+        return 1 + little(data[27:30]), 1 + little(data[24:27])
+    if chunk == b"VP8L":
+        bits = little(data[21:25])
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    return little(data[28:30]) & 0x3FFF, little(data[26:28]) & 0x3FFF
