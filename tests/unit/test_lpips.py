@@ -68,8 +68,9 @@ def parameters(**changes) -> TrajectoryDistillation:
     return validate(TrajectoryDistillation, base | changes, "method")
 
 
-def test_it_enters_the_last_step_alone_weighted_by_the_pixels(weights_file):
-    teacher, weights = tiny_denoiser(), {"file": str(weights_file), "sha256": file_digest(weights_file)}
+def test_it_enters_the_last_step_alone_weighted_by_the_pixels(weights_file, monkeypatch):
+    monkeypatch.chdir(weights_file.parent)
+    teacher, weights = tiny_denoiser(), {"file": weights_file.name, "sha256": file_digest(weights_file)}
     runs = {}
     for loss, lpips in (("l1", None), ("l1+lpips", weights)):
         p = parameters(loss=loss, lpips=lpips, substeps=1, solver="heun")

@@ -163,7 +163,7 @@ def test_parameters_name_what_is_not_allowed():
         validate(Metrics, {"extractors": ["vgg"]}, "metrics")
     with pytest.raises(UserError, match=r"sigmas\.1 = -1\.0: should be greater than 0"):
         validate(Mismatch, {"sigmas": [1.0, -1.0]}, "mismatch")
-    with pytest.raises(UserError, match="1.0 stands in the list twice"):
+    with pytest.raises(UserError, match=r"1\.0 stands in the list twice"):
         validate(Mismatch, {"sigmas": [1.0, 1.0]}, "mismatch")
     with pytest.raises(UserError, match=r"unknown key metrics\.kid"):
         validate(Metrics, {"kid": 1}, "metrics")

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-import torch
 
-from backtrail import randomness
 from backtrail.data.archives import Members
 from backtrail.data.decode import Shape, decode, decode_upright
 from backtrail.data.label_file import labels_from_file
@@ -87,6 +85,10 @@ def _rows(members: Members, shape: Shape, rows: np.ndarray, labels: np.ndarray) 
 def _drawn(n_images: int, held_out: int, members: Members) -> np.ndarray:
     if held_out >= n_images:
         raise UserError(f"data.held_out = {held_out}: {members.path} holds {n_images} images, at least one must be left to train on")
+    import torch  # here: the stage `fetch`, which reads names and bytes alone, need not load it
+
+    from backtrail import randomness
+
     drawn = np.zeros(n_images, bool)
     drawn[torch.randperm(n_images, generator=randomness.generator(0, "held out"))[:held_out].numpy()] = True
     return drawn

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from backtrail.errors import UserError
 from backtrail.parameters.base import Section, validate
+from backtrail.pipeline import YAML_LOADER
 
 FILE = Path(__file__).with_name("paper_numbers.yaml")
 UNKNOWN = "unknown"
@@ -58,7 +59,7 @@ class PaperNumbers(Section):
 
 def paper_numbers(path: Path = FILE) -> PaperNumbers:
     """Read and check the file: every number has a known source and data set, and none stands twice. Raises UserError otherwise."""
-    numbers = validate(PaperNumbers, yaml.safe_load(path.read_text(encoding="utf-8")), "paper_numbers", path)
+    numbers = validate(PaperNumbers, yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER), "paper_numbers", path)
     seen = set()
     for number in numbers.numbers:
         key = (number.method, number.nfe, number.data_set)
