@@ -91,7 +91,7 @@ def make_plan() -> dict[str, Any]:
 def prepare_suite() -> None:
     """Check all of params.yaml before a rule is made of it, and lay the pipeline down where the folder holds a suite of backtrail."""
     package = Path(__file__).parents[1] / "src"
-    if not (package / "backtrail").is_dir():
+    if not (package / "backtrail").is_dir() or not Path("params.yaml").is_file():
         return
     sys.path.insert(0, str(package))
     from backtrail.errors import UserError
