@@ -161,9 +161,12 @@ def test_no_parameter_is_named_size_or_nfiles(path):
 
 @pytest.mark.parametrize("path", [ROOT / "dvc.yaml", *ROOT.glob("suites/*/dvc.yaml")], ids=lambda path: path.parent.name)
 def test_every_output_can_be_restored(path):
-    """One uncached file under `outs:` keeps a whole stage out of the run cache; under `metrics:` and `plots:` it does not."""
+    """One uncached file under `outs:` keeps a whole stage out of the run cache; under `metrics:` and `plots:` it does not.
+
+    The stage `code` is meant to be: it takes a second, and its file belongs into git.
+    """
     stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
-    bodies = {name: body.get("do", body) for name, body in stages.items()}
+    bodies = {name: body for name, body in stages.items() if name != "code"}
     uncached = [(name, out) for name, body in bodies.items() for out in body["outs"] if isinstance(out, dict)]
     assert [name for name, out in uncached if any(not (options or {}).get("cache", True) for options in out.values())] == []
 
