@@ -1,5 +1,6 @@
 """Images as people have them: the same reading of a folder and of an archive of it, and a word about everything that is left out."""
 
+import contextlib
 import io
 import json
 import logging
@@ -45,7 +46,8 @@ def lay(tmp_path, files):
 
 def summary(place, held_out=0):
     name = "image-folder" if place.is_dir() else "image-zip"
-    return understood(Data(name=name, resolution=8, local=str(place), held_out=held_out))
+    with contextlib.chdir(place.parent):
+        return understood(Data(name=name, resolution=8, local=place.name, held_out=held_out))
 
 
 def both(tmp_path, files):
