@@ -171,7 +171,7 @@ def test_exif_orientation_is_applied_and_said(tmp_path, caplog, kind):
 def test_the_summary_has_a_line_for_each_thing(tmp_path):
     folder, _ = lay(tmp_path, {"cat/0.png": PNG, "cat/1.png": PNG, "dog/2.png": PNG, "x.txt": b""})
     assert summary(folder, 1).lines() == [
-        f"{folder}: 3 images, the first is 8x8 RGB",
+        f"{folder.name}: 3 images, the first is 8x8 RGB",
         "classes 2: cat 2, dog 1",
         "splits train 2, test (held out) 1",
         "left out 1 that are no image that is read (.txt 1)",
