@@ -26,8 +26,9 @@ from tricks import TRICKS, checkpoint
 from updates import CASES, Setup
 
 from backtrail.artifacts import save_json
+from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.record import Record, processor
-from backtrail.parameters.base import PARAMS_FILE, read, section, validate
+from backtrail.parameters.base import read, section, validate
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.runtime import Runtime
 from backtrail.parameters.score_distillation import ScoreDistillation

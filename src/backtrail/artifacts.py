@@ -11,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from backtrail.errors import UserError
+
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten times as fast
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -42,6 +46,11 @@ def load_json(path: str | Path) -> Any:
         raise UserError(f"{path} is missing: run the stage that makes it (`dvc repro`), or `dvc pull`") from None
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits, 200,000 brackets
         raise UserError(f"{path} is not JSON ({error}): delete it and run the stage again") from None
+
+
+def load_yaml(text: str) -> Any:
+    """YAML that the project wrote itself, by the C parser where there is one. The user's params.yaml has a stricter reader."""
+    return yaml.load(text, YAML_LOADER)
 
 
 def file_digest(path: str | Path) -> str:

@@ -1,5 +1,6 @@
 """Where everything lies in a suite's folder. `dvc.yaml` declares the same paths to the engines, and a test holds the two together."""
 
+PIPELINE_FILE, PARAMS_FILE, CODE_FILE, LOCK_FILE = "dvc.yaml", "params.yaml", "code.yaml", "dvc.lock"
 RAW, FETCHED_TEACHER, INCEPTION = "data/raw", "data/teacher", "data/inception"
 DATASET = "data/dataset.safetensors"
 CLASSIFIER, CLASSIFIER_VALUES = "results/classifier/classifier.safetensors", "results/classifier/metrics.json"

@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import backtrail
-from backtrail.artifacts import atomic_write
+from backtrail.artifacts import atomic_write, load_yaml
 from backtrail.errors import UserError
+from backtrail.layout import PARAMS_FILE, PIPELINE_FILE
+from backtrail.parameters.base import read
 
 ROOT = Path(backtrail.__file__).parents[2]
-PIPELINE_FILE, PARAMS_FILE, CODE_FILE = "dvc.yaml", "params.yaml", "code.yaml"
 CODE_LINE = re.compile(r"^  - code: .*$", re.MULTILINE)
 PROJECT_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 TERM = re.compile(r"\$\{\s*([^}]*?)\s*\}")
 
 
@@ -46,10 +44,10 @@ def declared_stages(folder: str | Path = ".", params: Mapping[str, Any] | None =
     Raises UserError if the pipeline names a parameter that is not there.
     """
     folder = Path(folder)
-    values = _read(folder / PARAMS_FILE) if params is None else params
+    values = read(folder / PARAMS_FILE) if params is None else params
     own = folder / PIPELINE_FILE
     text = own.read_text(encoding="utf-8") if own.is_file() else pipeline_text(folder, values)
-    content = yaml.load(text, YAML_LOADER)
+    content = load_yaml(text)
     context = {**values, **{key: value for part in content.get("vars", []) for key, value in part.items()}}
     for name, definition in content["stages"].items():
         for item in _items(definition.get("matrix"), context):
@@ -64,13 +62,6 @@ def declared(name: str, folder: str | Path = ".") -> Declared:
         like = [other for other in known if other.split("@")[0] == base] or list(known)
         raise UserError(f"{PIPELINE_FILE} declares no stage {name!r}; it has {', '.join(like[:8])}{' ...' if len(like) > 8 else ''}")
     return known[name]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER) or {}
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing here: run the command in a suite's folder (where {PARAMS_FILE} lies)") from None
 
 
 def _items(matrix: dict[str, Any] | None, context: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -171,7 +162,7 @@ def lay_down(folder: Path, writes: bool = True) -> list[str]:
     if folder.resolve() == ROOT:
         wanted = {PIPELINE_FILE: with_source_list((ROOT / PIPELINE_FILE).read_text(encoding="utf-8"))}
     else:
-        wanted = {PIPELINE_FILE: pipeline_text(folder, _read(folder / PARAMS_FILE))}
+        wanted = {PIPELINE_FILE: pipeline_text(folder, read(folder / PARAMS_FILE))}
         wanted |= {name: (ROOT / name).read_text(encoding="utf-8") for name in PROJECT_FILES}
     written = []
     for name, text in wanted.items():

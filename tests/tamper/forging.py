@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from backtrail.artifacts import YAML_LOADER
 from backtrail.ledger.hashes import Hashes
-from backtrail.ledger.ledger import YAML_LOADER
 
 
 def flip(path: Path, at: int = -40) -> None:

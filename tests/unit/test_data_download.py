@@ -231,9 +231,9 @@ def test_a_file_by_hand_that_nothing_is_known_of_may_change(server, tmp_path):
 
 def test_what_a_killed_run_left_does_not_stand_in_the_folder(server, tmp_path):
     code = (
-        "import os, sys; from backtrail.data import keep; from backtrail.data.fetch import fetch\n"
+        "import os, sys; from backtrail.data import verification; from backtrail.data.fetch import fetch\n"
         "from backtrail.data.registry import File, Source\n"
-        "keep.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "verification.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         "file = File(name='thing.bin', addresses=(sys.argv[1],), sha256=sys.argv[2])\n"
         "fetch(Source(name='t', purpose='p', licence='l', date='d', homepage='h', files=(file,)), sys.argv[3])"
     )

@@ -12,11 +12,11 @@ import torch
 from backtrail.data import dataset, sources
 from backtrail.data.dataset import batch, load_dataset, to_float, to_uint8
 from backtrail.data.fashion_mnist import fashion_mnist, read_idx
-from backtrail.data.keep import Refused, already_kept, keep
 from backtrail.data.pack import Images, Rows, pack, pool
 from backtrail.data.prepare import LOADERS
 from backtrail.data.registry import File
 from backtrail.data.sources import SOURCES
+from backtrail.data.verification import Refused, already_kept, keep
 from backtrail.errors import UserError
 from backtrail.parameters.base import validate
 from backtrail.parameters.data import Data, DataSet

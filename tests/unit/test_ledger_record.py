@@ -10,7 +10,7 @@ import yaml
 
 from backtrail.artifacts import file_digest
 from backtrail.errors import UserError
-from backtrail.ledger.record import LOCAL_PATH, WITHHELD, folder_digest, publishable, recorded
+from backtrail.ledger.record import LOCAL_PATH, WITHHELD, digests, folder_digest, publishable, recorded
 from backtrail.ledger.schema import SCHEMA_FILE, faults, schema_text
 from backtrail.parameters.suite import read_suite
 
@@ -21,7 +21,7 @@ SECRET, PASSWORD = "hf_Xq83kfLs02mfDk", "correct-horse-battery"
 
 def write(folder: Path, parameters: dict, notes: dict | None = None) -> dict:
     (folder / "in.txt").write_text("in")
-    with recorded("stage", "fetch", parameters, ["in.txt"], ["out"], [3]) as record:
+    with recorded("stage", "fetch", parameters, digests(["in.txt"]), ["out"], [3]) as record:
         (folder / "out").mkdir()
         (folder / "out/a.txt").write_text("a")
         record.notes |= notes or {}
@@ -143,8 +143,6 @@ def test_what_is_public_is_left_alone() -> None:
 
 
 def test_a_folder_is_the_same_with_and_without_the_engine_s_ignore_file(inside: Path) -> None:
-    from backtrail.ledger.record import digests
-
     (inside / "folder").mkdir()
     (inside / "folder/a.txt").write_text("a")
     before = digests(["folder"])

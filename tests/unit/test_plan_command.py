@@ -8,8 +8,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from backtrail.cli.compute_cost import count, forward_gflop, inception_gflop, network
 from backtrail.cli.plan import A100_HALF_TFLOPS, command, files, rate_of, summary, work
-from backtrail.cli.work import count, forward_gflop, inception_gflop, network
 from backtrail.parameters.suite import read_suite
 
 ROOT = Path(__file__).parents[2]

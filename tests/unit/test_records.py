@@ -29,7 +29,7 @@ def test_a_record_holds_inputs_as_they_were_and_outputs_as_they_are(tmp_path: Pa
     monkeypatch.setenv("SECRET_TOKEN", "hunter2hunter2")
     Path("in.txt").write_text("before", encoding="utf-8")
     before = digests(["in.txt"])
-    with recorded("stage@x-0", "fetch", {"a": 1}, ["in.txt"], ["out"], [0]) as record:
+    with recorded("stage@x-0", "fetch", {"a": 1}, digests(["in.txt"]), ["out"], [0]) as record:
         Path("in.txt").write_text("after", encoding="utf-8")
         Path("out").mkdir()
         Path("out/one").write_text("1", encoding="utf-8")
@@ -44,7 +44,7 @@ def test_a_record_holds_inputs_as_they_were_and_outputs_as_they_are(tmp_path: Pa
 
 def test_a_stage_that_fails_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ZeroDivisionError), recorded("s", "fetch", {}, [], []):
+    with pytest.raises(ZeroDivisionError), recorded("s", "fetch", {}, {}, []):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 

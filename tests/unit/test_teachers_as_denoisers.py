@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from edm_pickles import foreign_ema, randomised, write_checkpoint
 
-from backtrail.data.outside import fetch_outside, fetched_files
+from backtrail.data.fetched_folder import fetch_outside, fetched_files
 from backtrail.data.sources import SOURCES, source_of_teacher
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError

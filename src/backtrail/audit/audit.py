@@ -10,11 +10,11 @@ from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import EXIT_CODES, EXTERNAL, RECOMPUTED, UNBACKED, VERIFIED, Finding, worst
 from backtrail.audit.quotes import quoted_numbers, wrong_quotes
 from backtrail.audit.records import other_environment
+from backtrail.layout import LOCK_FILE, PARAMS_FILE
 from backtrail.ledger.hashes import Hashes
-from backtrail.ledger.ledger import LOCK_FILE, Ledger, open_ledger
+from backtrail.ledger.ledger import Ledger, open_ledger
 from backtrail.ledger.numbers import Number, layout_of, numbers
 from backtrail.ledger.repository import changed_since_commit
-from backtrail.parameters.base import PARAMS_FILE
 
 DOCUMENTS = ("reports/",)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from backtrail.errors import UserError
-from backtrail.ledger.ledger import LOCK_FILE, Stage, parse_lock
+from backtrail.layout import LOCK_FILE
+from backtrail.ledger.ledger import Stage, parse_lock
 from backtrail.ledger.repository import cached, file_at
 from backtrail.nested import differences
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from backtrail.errors import UserError
+from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.ledger import Ledger, open_ledger
 from backtrail.ledger.numbers import numbers
-from backtrail.parameters.base import PARAMS_FILE
 
 
 def impact(target: str, folder: str | Path = ".") -> dict[str, Any]:

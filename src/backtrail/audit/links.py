@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from backtrail.audit.evidence import Evidence
 from backtrail.audit.findings import BROKEN, STALE, UNBACKED, Finding
 from backtrail.errors import UserError
+from backtrail.layout import LOCK_FILE, PARAMS_FILE
 from backtrail.ledger.hashes import Digest
-from backtrail.ledger.ledger import LOCK_FILE, Entry, Ledger, Stage, at_key
+from backtrail.ledger.ledger import Entry, Ledger, Stage, at_key
 from backtrail.ledger.repository import file_at
 from backtrail.nested import differences
-from backtrail.parameters.base import PARAMS_FILE
 from backtrail.pipeline import declared_stages
 
 NAMED = 8  # stages that one message names

@@ -19,14 +19,15 @@ import torch
 from backtrail.artifacts import load_json
 from backtrail.audit.findings import BROKEN, CLOSE, Finding
 from backtrail.errors import UserError
-from backtrail.layout import AXES, FIGURES, METRICS, PAGE, TABLES
+from backtrail.layout import AXES, FIGURES, METRICS, PAGE, PARAMS_FILE, TABLES
 from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.ledger.record import processor
 from backtrail.metrics.evaluate import Measure, evaluate_archive
 from backtrail.metrics.measures import load_measure
 from backtrail.nested import differences, is_number
-from backtrail.parameters.base import PARAMS_FILE, validate
+from backtrail.parameters.base import validate
 from backtrail.parameters.metrics import Metrics
+from backtrail.running.determinism import deterministic
 from backtrail.tensors import load_tensors
 
 Result = tuple[list[Finding], set[str], list[str]]  # findings, files that came out the same, notes
@@ -79,7 +80,7 @@ def metrics(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
 def _measured_again(ledger: Ledger, stage: Stage, out: str, measures: dict[str, Measure]) -> Finding | None:
     """What is wrong with a metric file, by its samples and the parameters that the lock names; None if every digit is the same."""
     torch.set_num_threads(int((stage.params.get("runtime") or {}).get("threads", 1)))
-    torch.use_deterministic_algorithms(True)
+    deterministic()
     p = validate(Metrics, stage.params["metrics"], "metrics")
     measures |= {name: load_measure(name, folder=ledger.folder) for name in p.extractors if name not in measures}
     samples = next(path for path in stage.deps if path.startswith("results/samples/"))

@@ -7,8 +7,9 @@ from typing import Any
 from backtrail.artifacts import file_digest
 from backtrail.audit.evidence import Evidence
 from backtrail.audit.findings import BROKEN, STALE, UNBACKED, Finding
-from backtrail.ledger.fingerprints import CODE_FILE, PACKAGE_FOLDER, command_digest, digest_of
-from backtrail.ledger.ledger import LOCK_FILE, Ledger, Stage
+from backtrail.layout import CODE_FILE, LOCK_FILE
+from backtrail.ledger.fingerprints import PACKAGE_FOLDER, command_digest, digest_of
+from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.ledger.record import LOCAL_PATH, WITHHELD
 from backtrail.ledger.repository import holds
 from backtrail.ledger.schema import faults

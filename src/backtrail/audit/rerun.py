@@ -16,12 +16,10 @@ from pathlib import Path
 from backtrail.audit.alike import alike
 from backtrail.audit.findings import BROKEN, CLOSE, Finding
 from backtrail.audit.recompute import Result, chosen, same_machine
-from backtrail.layout import RECORDS
+from backtrail.layout import LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
 from backtrail.ledger.hashes import Hashes
-from backtrail.ledger.ledger import LOCK_FILE, Ledger, Stage, at_key
+from backtrail.ledger.ledger import Ledger, Stage, at_key
 from backtrail.ledger.record import SECRET_NAME
-from backtrail.parameters.base import PARAMS_FILE
-from backtrail.pipeline import PIPELINE_FILE
 
 LOCAL = ("data.local", "teacher.local", "metrics.inception.local")  # parameters that name folders with files got by hand
 WARNING = "the stage level executes the suite's own code, as you, here and now: audit a suite of others in a container"

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from backtrail.artifacts import load_yaml
 from backtrail.audit.audit import judge
 from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import Finding, worst
@@ -168,7 +167,7 @@ def unlike_paper(stage: Stage, record: dict[str, Any]) -> list[dict[str, Any]]:
     records = any(path.startswith(f"{PATHS}/") for path in stage.products)
     if not records and not any(path.startswith(f"{STUDENTS}/") for path in stage.products):
         return []
-    papers = yaml.safe_load(PAPER_FILE.read_text(encoding="utf-8"))
+    papers = load_yaml(PAPER_FILE.read_text(encoding="utf-8"))
     key = next((key for key in record["parameters"] if key.rpartition(".")[2] in papers["methods"]), "")
     parameters, said = record["parameters"].get(key), papers["methods"].get(key.rpartition(".")[2])
     if not isinstance(parameters, dict) or said is None:

@@ -11,8 +11,8 @@ import click
 
 from backtrail.audit.audit import Audit, Recompute, audit, counts
 from backtrail.audit.findings import EXIT_CODES, MEANINGS
+from backtrail.audit.findings_text import findings_in_words
 from backtrail.audit.levels import LEVELS, what_it_proves
-from backtrail.audit.show import findings_in_words
 
 CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code)
 

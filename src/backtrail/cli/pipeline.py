@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from backtrail.layout import PIPELINE_FILE
 from backtrail.parameters.suite import read_suite
-from backtrail.pipeline import PIPELINE_FILE, lay_down
+from backtrail.pipeline import lay_down
 
 
 @click.command()

@@ -6,12 +6,13 @@ import click
 import pandas as pd
 
 from backtrail.artifacts import load_json
-from backtrail.cli.work import Work, count, forward_gflop, inception_gflop, network
+from backtrail.cli.compute_cost import Work, count, forward_gflop, inception_gflop, network
 from backtrail.data.download import host_of
 from backtrail.data.registry import File, Source
 from backtrail.data.sources import SOURCES, source_of, source_of_teacher
 from backtrail.errors import UserError
-from backtrail.ledger.ledger import LOCK_FILE, parse_lock
+from backtrail.layout import LOCK_FILE
+from backtrail.ledger.ledger import parse_lock
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher

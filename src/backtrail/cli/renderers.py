@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 
 from backtrail.audit.recompute import Renderers
-from backtrail.layout import AXES, FIGURES, TABLES
+from backtrail.layout import AXES, FIGURES, PARAMS_FILE, TABLES
 from backtrail.ledger.chains import chains
-from backtrail.parameters.base import PARAMS_FILE, read
-from backtrail.report.axes import render_axis
+from backtrail.parameters.base import read
+from backtrail.report.ablations import render_axis
 from backtrail.report.figures import render_figure
 from backtrail.report.html import render_report
 from backtrail.report.ring_claims import render_ring

@@ -7,8 +7,8 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from backtrail.data.keep import CHUNK_BYTES, Refused
 from backtrail.data.registry import Packaged
+from backtrail.data.verification import CHUNK_BYTES, Refused
 
 SECONDS = 300
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
-from backtrail.data.keep import Refused
+from backtrail.data.verification import Refused
 
 CONNECT_SECONDS = 6.0
 READ_SECONDS = 30.0

@@ -9,8 +9,8 @@ from filelock import FileLock, Timeout
 
 from backtrail.data.debian import from_package
 from backtrail.data.download import Unreachable, download, host_of, token_for
-from backtrail.data.keep import Kept, Refused, already_kept, keep, scratch_of
 from backtrail.data.registry import File, Source
+from backtrail.data.verification import Kept, Refused, already_kept, keep, scratch_of
 from backtrail.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from pathlib import Path
 from backtrail.artifacts import atomic_write
 from backtrail.data.fetch import fetch
 from backtrail.data.folders import open_folder
-from backtrail.data.keep import Kept, scratch_of
 from backtrail.data.layout import layout_of, sift
 from backtrail.data.sources import OWN, source_of
 from backtrail.data.understood import own_images
+from backtrail.data.verification import Kept, scratch_of
 from backtrail.parameters.data import Data
 
 _MORNING = (1980, 1, 1, 0, 0, 0)  # zip's first date: the same folder gives the same archive

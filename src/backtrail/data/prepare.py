@@ -8,9 +8,9 @@ from backtrail.data.archives import open_tar, open_zip
 from backtrail.data.cifar import cifar10
 from backtrail.data.fashion_mnist import fashion_mnist
 from backtrail.data.images import image_set
-from backtrail.data.keep import digest_of
 from backtrail.data.pack import Images, pack
 from backtrail.data.sources import OWN, source_of
+from backtrail.data.verification import digest_of
 from backtrail.errors import UserError
 from backtrail.parameters.data import Data
 

@@ -9,8 +9,9 @@ from backtrail import layout
 from backtrail.artifacts import load_json
 from backtrail.data.registry import Source
 from backtrail.data.sources import source_of
+from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.ledger import Ledger, Stage
-from backtrail.parameters.base import PARAMS_FILE, section
+from backtrail.parameters.base import section
 from backtrail.parameters.data import Data
 from backtrail.parameters.ring import is_ring
 

@@ -12,8 +12,9 @@ from backtrail import __version__
 from backtrail.artifacts import atomic_write, save_json
 from backtrail.errors import UserError
 from backtrail.export.cards import STUDENT, Card, cards, data_source
+from backtrail.layout import LOCK_FILE
 from backtrail.ledger.hashes import Digest, Hashes
-from backtrail.ledger.ledger import LOCK_FILE, Ledger, Stage, open_ledger
+from backtrail.ledger.ledger import Ledger, Stage, open_ledger
 from backtrail.ledger.schema import faults
 
 PROFILES = {

@@ -12,10 +12,10 @@ from typing import Any
 
 from backtrail.artifacts import load_json
 from backtrail.errors import UserError
-from backtrail.layout import CURVES, RECORDS
+from backtrail.layout import CURVES, PARAMS_FILE, RECORDS
 from backtrail.ledger.ledger import Entry, Ledger, Stage
 from backtrail.ledger.numbers import Number, layout_of, of_json, of_rows, read_rows
-from backtrail.parameters.base import PARAMS_FILE, read
+from backtrail.parameters.base import read
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import grimp
-import yaml
 
 import backtrail
+from backtrail.artifacts import load_yaml
 from backtrail.errors import UserError
+from backtrail.layout import CODE_FILE
 
 PACKAGE_FOLDER = Path(backtrail.__file__).parent
-CODE_FILE = "code.yaml"
 # Packages whose `__init__` says a version or lists commands: what a stage computes does not depend on them.
 ENTRY_POINTS = {"backtrail", "backtrail.cli", "backtrail.__main__"}
 
@@ -153,7 +153,7 @@ def _docstrings(source: str) -> Iterator[int]:
 def read_code_file(folder: str | Path = ".") -> dict[str, str]:
     """The digests in a suite's `code.yaml`, by command; none where it has not been written."""
     try:
-        found = yaml.safe_load((Path(folder) / CODE_FILE).read_text(encoding="utf-8"))
+        found = load_yaml((Path(folder) / CODE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -13,14 +13,12 @@ from typing import Any
 
 import yaml
 
+from backtrail.artifacts import load_yaml
 from backtrail.errors import UserError
-from backtrail.layout import record
-from backtrail.ledger.fingerprints import CODE_FILE
-from backtrail.parameters.base import PARAMS_FILE, read
+from backtrail.layout import CODE_FILE, LOCK_FILE, PARAMS_FILE, record
+from backtrail.parameters.base import read
 
-LOCK_FILE = "dvc.lock"
 COMMAND = re.compile(r"python (\S+) ([a-z][a-z0-9-]*)")
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def open_ledger(folder: str | Path = ".") -> Ledger:
 def parse_lock(text: str, name: str = LOCK_FILE) -> dict[str, Stage]:
     """The stages of a lock file. Raises UserError if it is none."""
     try:
-        found = yaml.load(text, YAML_LOADER)["stages"]
+        found = load_yaml(text)["stages"]
         return {key: _stage(key, content) for key, content in found.items()}
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = str(error).splitlines()[0]

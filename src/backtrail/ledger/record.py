@@ -68,13 +68,14 @@ def digests(paths: list[str]) -> dict[str, str]:
 
 @contextmanager
 def recorded(
-    stage: str, command: str, parameters: Mapping[str, Any], inputs: list[str], outputs: list[str], seeds: Sequence[int] = ()
+    stage: str, command: str, parameters: Mapping[str, Any], inputs: Mapping[str, str], outputs: list[str], seeds: Sequence[int] = ()
 ) -> Iterator[Record]:
     """Write results/records/STAGE.json when the body ends without an error.
 
-    stage is DVC's name for it, command what it runs (whose import closure is the code that ran), inputs and outputs its files.
+    stage is DVC's name for it, command what it runs (whose import closure is the code that ran), inputs its files' digests
+    before it ran, outputs its files.
     """
-    record, code, started, before, retries = Record(), code_fingerprints(command), datetime.now(UTC), digests(inputs), _retries()
+    record, code, started, retries = Record(), code_fingerprints(command), datetime.now(UTC), _retries()
     seconds, cpu = time.perf_counter(), time.process_time()
     yield record
     seconds, notes = time.perf_counter() - seconds, dict(record.notes)
@@ -86,7 +87,7 @@ def recorded(
         "engine": _engine(),
         "parameters": dict(parameters),
         "seeds": list(seeds),
-        "inputs": before,
+        "inputs": dict(inputs),
         "outputs": digests(outputs),
         "code": code,
         "commit": _git("rev-parse", "HEAD"),

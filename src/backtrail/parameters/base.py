@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from backtrail.errors import UserError
+from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.reader import read_values, shortened
 
-PARAMS_FILE = "params.yaml"
 MOST_SAID = 4  # of many errors; the others are counted
 RESERVED = frozenset(
     {

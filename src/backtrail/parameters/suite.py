@@ -5,7 +5,8 @@ from typing import Generic, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from backtrail.parameters.base import PARAMS_FILE, ByName, Distinct, Name, read, validate
+from backtrail.layout import PARAMS_FILE
+from backtrail.parameters.base import ByName, Distinct, Name, read, validate
 from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.classifier import ClassifierParameters
 from backtrail.parameters.data import Data

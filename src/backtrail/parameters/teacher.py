@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from backtrail.parameters.base import PARAMS_FILE, Digests, RelativePath, Section, read, section
+from backtrail.layout import PARAMS_FILE
+from backtrail.parameters.base import Digests, RelativePath, Section, read, section
 from backtrail.parameters.net import NetParameters, UNetParameters
 from backtrail.parameters.training import Adam, Average, LogNormal
 

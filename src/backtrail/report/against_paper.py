@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from backtrail.pipeline import YAML_LOADER
+from backtrail.artifacts import load_yaml
 from backtrail.report.collect import Suite, protocols
 from backtrail.report.paper import UNKNOWN, Number, paper_numbers
 from backtrail.report.style import metric_label
@@ -35,7 +34,7 @@ class Comparison:
 
 def comparisons(suite: Suite, table: pd.DataFrame) -> list[Comparison]:
     """Every number of a paper that is known or that this suite has a row for; those of the suite's own data set first."""
-    hours = yaml.load(HOURS_FILE.read_text(encoding="utf-8"), YAML_LOADER)
+    hours = load_yaml(HOURS_FILE.read_text(encoding="utf-8"))
     order = [suite.data_set, *paper_numbers().data_sets]
     found = [compare(suite, table, number, hours) for number in paper_numbers().numbers if number.fid != UNKNOWN]
     return sorted(found, key=lambda one: order.index(one.quoted.data_set))
@@ -68,7 +67,7 @@ def compare(suite: Suite, table: pd.DataFrame, number: Number, hours: dict[str, 
 
 def not_run(suite: Suite, table: pd.DataFrame) -> list[tuple[str, int, str]]:
     """Per data set of the papers: how many of their numbers were not run here, and about how many GPU-hours its suite takes in all."""
-    hours, counts = yaml.load(HOURS_FILE.read_text(encoding="utf-8"), YAML_LOADER), dict[str, int]()
+    hours, counts = load_yaml(HOURS_FILE.read_text(encoding="utf-8")), dict[str, int]()
     for one in comparisons(suite, table):
         if one.verdict == ABSENT:
             counts[one.quoted.data_set] = counts.get(one.quoted.data_set, 0) + 1

@@ -19,7 +19,8 @@ import safetensors
 from backtrail import layout
 from backtrail.artifacts import load_json
 from backtrail.errors import UserError
-from backtrail.parameters.base import PARAMS_FILE, read, section
+from backtrail.layout import PARAMS_FILE
+from backtrail.parameters.base import read, section
 from backtrail.parameters.report import Report
 from backtrail.tables import load_csv
 

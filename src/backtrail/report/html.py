@@ -13,8 +13,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from backtrail.artifacts import atomic_write
+from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.chains import Chains
-from backtrail.parameters.base import PARAMS_FILE
 from backtrail.report import page_tables, side_by_side
 from backtrail.report.against_paper import not_run
 from backtrail.report.chain_view import Book, facts_in_words

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.numbers import Number
-from backtrail.parameters.base import PARAMS_FILE, read
+from backtrail.parameters.base import read
 from backtrail.report.against_paper import ABSENT, DIFFERS, INCOMPARABLE, REPRODUCED, WITHIN, comparisons
 from backtrail.report.chain_view import Book
 from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field
 
+from backtrail.artifacts import load_yaml
 from backtrail.errors import UserError
 from backtrail.parameters.base import Section, validate
-from backtrail.pipeline import YAML_LOADER
 
 FILE = Path(__file__).with_name("paper_numbers.yaml")
 UNKNOWN = "unknown"
@@ -59,7 +58,7 @@ class PaperNumbers(Section):
 
 def paper_numbers(path: Path = FILE) -> PaperNumbers:
     """Read and check the file: every number has a known source and data set, and none stands twice. Raises UserError otherwise."""
-    numbers = validate(PaperNumbers, yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER), "paper_numbers", path)
+    numbers = validate(PaperNumbers, load_yaml(path.read_text(encoding="utf-8")), "paper_numbers", path)
     seen = set()
     for number in numbers.numbers:
         key = (number.method, number.nfe, number.data_set)

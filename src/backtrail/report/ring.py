@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from backtrail.artifacts import load_json
-from backtrail.parameters.base import PARAMS_FILE, read, section
+from backtrail.layout import PARAMS_FILE
+from backtrail.parameters.base import read, section
 from backtrail.parameters.ring import RingEvaluation, RingLaw
 from backtrail.report.collect import MEASURES
 from backtrail.report.over_training import mark_switches, over_seeds

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from backtrail.parameters.base import PARAMS_FILE, read
+from backtrail.layout import PARAMS_FILE
+from backtrail.parameters.base import read
 from backtrail.report.collect import Suite, quality, require
 from backtrail.report.style import LOOKS, label, metric_label
 from backtrail.report.tables import load_results

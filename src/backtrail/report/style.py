@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFormatter, NullLocator
 
 from backtrail.artifacts import atomic_write
-from backtrail.report.origins import short_id
+from backtrail.report.short_ids import short_id
 
 HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage")
 FORMATS = ("png", "svg", "pdf")

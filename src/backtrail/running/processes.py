@@ -13,7 +13,7 @@ from torch import distributed
 import backtrail
 from backtrail.errors import UserError
 from backtrail.pipeline import Declared
-from backtrail.training.group import Group
+from backtrail.training.data_parallel import Group
 from backtrail.training.loop import Interrupted
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # passed on to the processes, which save their state and stop

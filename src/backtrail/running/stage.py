@@ -74,6 +74,11 @@ class Stage:
         """What the stage reads."""
         return list(self.declared.deps)
 
+    @cached_property
+    def input_digests(self) -> dict[str, str]:
+        """sha256 of what it reads, taken once, before it starts."""
+        return digests(self.inputs)
+
     @property
     def outputs(self) -> list[str]:
         """What it makes, without its record."""
@@ -89,7 +94,7 @@ class Stage:
     def scratch_folder(self) -> Path:
         """Where it keeps its resume state: .scratch/STAGE-KEY, the key being a digest of parameters, inputs and code."""
         code = {self.declared.command: command_digest(self.declared.command)}
-        return SCRATCH / f"{self.name}-{recipe_key(self.name, self.parameters, digests(self.inputs), code)}"
+        return SCRATCH / f"{self.name}-{recipe_key(self.name, self.parameters, self.input_digests, code)}"
 
 
 def stage(function: Callable[[Stage], None]) -> click.Command:
@@ -127,7 +132,7 @@ def recorded_stage(found: Declared) -> Iterator[Stage]:
     """Check all of params.yaml and the code, run the body, leave a record, say how long it took."""
     handed, started = Stage(found), time.perf_counter()
     check_code_file(found.command)
-    with recorded(handed.name, found.command, handed.parameters, handed.inputs, handed.outputs, seeds(found)) as record:
+    with recorded(handed.name, found.command, handed.parameters, handed.input_digests, handed.outputs, seeds(found)) as record:
         handed.record = record
         yield handed
         # The engine notes the code that code.yaml names at the end: it has to be the code that ran.

@@ -18,7 +18,7 @@ from backtrail.running.determinism import bfloat16_is_slow, deterministic
 from backtrail.running.memory import keep_freed_memory
 from backtrail.running.processes import count_processes, join, launch
 from backtrail.running.stage import Stage, as_command, command_name, declaration, recorded_stage
-from backtrail.training.group import ALONE, Group
+from backtrail.training.data_parallel import ALONE, Group
 from backtrail.training.scratch import Scratch
 
 logger = logging.getLogger(__name__)

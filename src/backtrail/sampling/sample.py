@@ -45,6 +45,11 @@ class Sampler:
             return branches
         return ((self.num_steps - 1) * EVALUATIONS_PER_STEP[self.solver] - self.afs) * branches
 
+    @property
+    def name_of_student(self) -> str:
+        """The name under which a student's images stand: its own, with the weight of guidance where there is some."""
+        return "student" if self.guidance == 1 else f"student-w{self.guidance:g}"
+
     def times(self) -> Tensor:
         """The grid as float64 [num_steps]. Raises UserError if no network evaluation would be left."""
         if self.num_steps is None or self.nfe < 1:

@@ -59,8 +59,3 @@ def student_sampling(path: str | Path) -> StudentSampling:
     if not isinstance(facts, dict) or (kind := facts.get("kind")) not in KINDS:
         raise UserError(f"{path} does not say how its student is sampled: run the stage that makes it again")
     return validate(KINDS[kind], facts, "sampling", path)
-
-
-def source_name(sampler: Sampler) -> str:
-    """The name under which a student's images stand: its own, with the weight of guidance where there is some."""
-    return "student" if sampler.guidance == 1 else f"student-w{sampler.guidance:g}"

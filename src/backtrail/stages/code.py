@@ -4,7 +4,8 @@ import click
 import yaml
 
 from backtrail.artifacts import atomic_write
-from backtrail.ledger.fingerprints import CODE_FILE, command_digest, commands
+from backtrail.layout import CODE_FILE
+from backtrail.ledger.fingerprints import command_digest, commands
 from backtrail.running.stage import check_suite
 
 HEAD = "# Written by the stage `code`: a digest of the code of each command, without comments. Every stage depends on its own.\n"

@@ -1,7 +1,7 @@
 """`backtrail fetch-inception`: the files that FID needs, verified by digest."""
 
 from backtrail import layout
-from backtrail.data.outside import fetch_outside
+from backtrail.data.fetched_folder import fetch_outside
 from backtrail.data.sources import SOURCES
 from backtrail.parameters.metrics import Metrics
 from backtrail.running.stage import Stage, stage

@@ -1,7 +1,7 @@
 """`backtrail fetch-teacher`: the released teacher's files, verified by digest."""
 
 from backtrail import layout
-from backtrail.data.outside import fetch_outside
+from backtrail.data.fetched_folder import fetch_outside
 from backtrail.data.sources import source_of_teacher
 from backtrail.parameters.teacher import ImportedTeacher, teacher_section
 from backtrail.running.stage import Stage, stage

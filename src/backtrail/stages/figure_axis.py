@@ -1,6 +1,6 @@
 """`backtrail figure-axis`: one axis of the suite's ablations."""
 
-from backtrail.report.axes import render_axis
+from backtrail.report.ablations import render_axis
 from backtrail.running.stage import Stage, stage
 
 

@@ -6,7 +6,7 @@ from backtrail.nets.build import load_denoiser
 from backtrail.parameters.students import Sampling
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.sampling.sample import STATES_SHOWN, sample, sample_states
-from backtrail.sampling.student import source_name, student_sampling
+from backtrail.sampling.student import student_sampling
 from backtrail.stages.teacher_samples import n_drawn
 from backtrail.tensors import save_tensors
 
@@ -21,7 +21,7 @@ def command(stage: TorchStage) -> None:
     student, facts = stage.place(load_denoiser(file)), student_sampling(file)
     images, states, times = {}, {}, {}
     for way in facts.samplers(sampling.num_steps, sampling.guidance):
-        key = f"{source_name(way)}/nfe{way.nfe}"
+        key = f"{way.name_of_student}/nfe{way.nfe}"
         drawn = sample(student, way, range(n_images), student.image_shape, student.n_classes, device=stage.device)
         images[key], states[key], times[key] = to_uint8(drawn), sample_states(student, way, STATES_SHOWN), way.levels()
     metadata = {"method": stage.method, "seed": stage.seed, "first_seed": 0, "trained_nfe": sorted(facts.trained_nfe)}

@@ -8,11 +8,11 @@ from backtrail import layout
 from backtrail.methods.disback import family
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.path import load_path
+from backtrail.metrics.curve_point import curve_point
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.running.torch_stage import TorchStage, distributed_stage
-from backtrail.stages.measures import curve_point
 from backtrail.tables import save_csv
 from backtrail.training.loop import Execution
 

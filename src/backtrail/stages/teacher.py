@@ -6,7 +6,7 @@ import pandas as pd
 
 from backtrail import layout
 from backtrail.data.dataset import Dataset, load_dataset
-from backtrail.data.outside import fetched_files
+from backtrail.data.fetched_folder import fetched_files
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.teacher import ImportedTeacher, Teacher, teacher_section
 from backtrail.running.torch_stage import TorchStage, distributed_stage

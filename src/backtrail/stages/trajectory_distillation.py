@@ -7,11 +7,11 @@ from backtrail.data.dataset import Labelled, load_dataset
 from backtrail.methods.sfd import family
 from backtrail.methods.sfd.distillation import distil
 from backtrail.methods.sfd.trajectories import load_pool
+from backtrail.metrics.curve_point import curve_point
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.trajectory_distillation import SecondStage, TrajectoryDistillation
 from backtrail.running.torch_stage import TorchStage, distributed_stage
-from backtrail.stages.measures import curve_point
 from backtrail.tables import save_csv
 from backtrail.training.loop import Execution
 

@@ -10,7 +10,7 @@ from backtrail.denoiser import Condition, NetDenoiser
 from backtrail.nets.build import build
 from backtrail.parameters.teacher import Teacher
 from backtrail.randomness import Draw
-from backtrail.training.group import ALONE, Group
+from backtrail.training.data_parallel import ALONE, Group
 from backtrail.training.loop import Losses
 from backtrail.training.noise import per_value, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from backtrail.errors import UserError
-from backtrail.training.group import ALONE, Group
+from backtrail.training.data_parallel import ALONE, Group
 from backtrail.training.progress import progress
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from backtrail.denoiser import NetDenoiser
 from backtrail.parameters.training import Adam, Average
-from backtrail.training.group import ALONE, Group
+from backtrail.training.data_parallel import ALONE, Group
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backtrail.denoiser import NetDenoiser, per_image
-from backtrail.methods.disback.one_step import draw_labels, generate, given, initial_student, student_input
+from backtrail.methods.disback.one_step import draw_labels, generate, initial_student, labels_condition, student_input
 from backtrail.methods.disback.path import DegradationPath
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam
@@ -186,7 +186,7 @@ def _descend_fake(state: ScoreRun, p: ScoreDistillation, samples: Samples, draw:
     """Denoising score matching of the fake score on the student's samples (DisBack, Eq. 5); returns the part's share, per value."""
     fake, own = state.modules["fake"].train(p.dropout), draw.rows(samples.part)
     with own.of("dropout").masks():
-        loss = samples.part.share * score_matching_loss(fake, samples.x0.detach(), p.noise_fake, own, given(samples.labels))
+        loss = samples.part.share * score_matching_loss(fake, samples.x0.detach(), p.noise_fake, own, labels_condition(samples.labels))
         loss.backward()
     return per_value(loss, samples.x0)
 
@@ -200,7 +200,7 @@ def _estimates(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, sampl
     x0 = samples.x0.detach()
     noisy, sigma = diffuse(x0, p.noise_student, draw.rows(samples.part))
     # Without dropout, so that equal scores differ by nothing; the released code replays one mask for both nets.
-    of_fake, of_target = (net(noisy, sigma, given(samples.labels)) for net in (state.modules["fake"].eval(), target))
+    of_fake, of_target = (net(noisy, sigma, labels_condition(samples.labels)) for net in (state.modules["fake"].eval(), target))
     return score_gradient(of_fake, of_target, x0, sigma, p.weighting), samples.part.share * _distance(of_target, x0)
 
 
@@ -220,7 +220,7 @@ def _shared_steps(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, ba
     fake, totals = state.modules["fake"].train(p.dropout), _zeros(target)
     for part in state.group.parts(len(batch.z)):
         samples = batch.samples(state.modules["student"], p, part)
-        x0, labels = samples.x0.detach(), given(samples.labels)
+        x0, labels = samples.x0.detach(), labels_condition(samples.labels)
         noisy, sigma = diffuse(x0, p.noise_student, batch.draw("student").rows(part))
         with batch.draw("fake-dropout").rows(part).masks():
             of_fake = fake(noisy, sigma, labels)

@@ -23,10 +23,10 @@ def draw_labels(student: NetDenoiser, n: int, draw: Draw) -> Tensor | None:
 
 def generate(student: Denoiser, z: Tensor, sigma_init: float, labels: Tensor | None = None) -> Tensor:
     """G(z) = D(z, sigma_init): the student's sample x0 for the input z (Diff-Instruct's generator on an EDM denoiser)."""
-    return student(z, torch.tensor(sigma_init, dtype=z.dtype, device=z.device), given(labels))
+    return student(z, torch.tensor(sigma_init, dtype=z.dtype, device=z.device), labels_condition(labels))
 
 
-def given(labels: Tensor | None) -> Condition | None:
+def labels_condition(labels: Tensor | None) -> Condition | None:
     """The condition of a denoiser that is told labels, or nothing."""
     return Condition(labels=labels) if labels is not None else None
 

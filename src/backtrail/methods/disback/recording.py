@@ -15,7 +15,7 @@ from torch import Tensor
 
 from backtrail.data.dataset import Labelled
 from backtrail.denoiser import Condition, NetDenoiser
-from backtrail.methods.disback.one_step import draw_labels, generate, given, initial_student, student_input
+from backtrail.methods.disback.one_step import draw_labels, generate, initial_student, labels_condition, student_input
 from backtrail.methods.disback.path import DegradationPath, Origin
 from backtrail.parameters.score_distillation import Recording, ScoreDistillation
 from backtrail.randomness import Draw
@@ -67,9 +67,9 @@ class PathLoss:
         with torch.no_grad():
             x0 = generate(student, student_input(student, n, p.sigma_init, draw.of("z")), p.sigma_init, labels)
         images = data.images[:n].to(student.device)
-        of_data = given(data.labels[:n].to(student.device)) if labels is not None and data.labels is not None else None
+        of_data = labels_condition(data.labels[:n].to(student.device)) if labels is not None and data.labels is not None else None
         self.sets: dict[str, tuple[Tensor, Tensor, Tensor, Condition | None]] = {
-            "loss_student": (x0, *diffuse(x0, p.noise_fake, draw), given(labels)),
+            "loss_student": (x0, *diffuse(x0, p.noise_fake, draw), labels_condition(labels)),
             "loss_data": (images, *diffuse(images, p.noise_fake, draw), of_data),
         }
 
@@ -129,7 +129,7 @@ def fitting_loss(model: NetDenoiser, student: NetDenoiser, p: ScoreDistillation,
     labels = draw_labels(student, p.batch, draw.of("label"))
     with torch.no_grad():
         x0 = generate(student, student_input(student, p.batch, p.sigma_init, draw.of("z")), p.sigma_init, labels)
-    return score_matching_loss(model, x0, p.noise_fake, draw, given(labels))
+    return score_matching_loss(model, x0, p.noise_fake, draw, labels_condition(labels))
 
 
 def _with_weights(like: NetDenoiser, values: dict[str, Tensor]) -> NetDenoiser:

@@ -26,7 +26,7 @@ from backtrail.parameters.teacher import Teacher
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.randomness import Masks, dropout, dropout_masks
 from backtrail.teachers.train import teacher_state, teacher_update
-from backtrail.training.group import ALONE, Group
+from backtrail.training.data_parallel import ALONE, Group
 from backtrail.training.loop import Execution
 from backtrail.training.state import weights
 from unit.oracles import tiny_denoiser
