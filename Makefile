@@ -5,6 +5,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 # Engines find `python` and `dvc` here; torch's threads are a parameter of the suite.
 export PATH := $(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
+# Each stage is a process of its own: with nothing compiled, half of what DVC and torch take to start is Python's compiler.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro ablations bench test test-all lint format deps lock clean
@@ -19,7 +21,7 @@ $(VENV)/.complete: requirements.lock requirements-uv.lock pyproject.toml
 	  { echo "backtrail needs Python 3.11, 3.12 or 3.13; `$(PYTHON) --version` was found: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
-	VIRTUAL_ENV="$(CURDIR)/$(VENV)" "$(BIN)/uv" pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" "$(BIN)/uv" pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	VIRTUAL_ENV="$(CURDIR)/$(VENV)" "$(BIN)/uv" pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -1,5 +1,8 @@
 """Edits of code on a real pipeline (the ring, made small, in a suite below suites/): what runs again, in both engines, and what not."""
 
+import csv
+import io
+import json
 import os
 import re
 import shutil
@@ -160,6 +163,23 @@ def test_a_stage_with_an_old_code_file_refuses_and_every_other_way_ends_well(che
     assert "Ran experiment(s)" in done
     record = yaml.safe_load((checkout.suite / "results/records/ring-teacher.json").read_text(encoding="utf-8"))
     assert record["parameters"]["evaluation"]["n_floor"] == 3
+
+
+@pytest.mark.slow
+def test_experiments_change_the_one_method_that_they_name(checkout: Checkout) -> None:
+    """`dvc exp run -S` and `--queue`, `dvc params diff` and `dvc exp show`, as people type them: 5e-3 is a number and no text."""
+    key = "score_distillation.diff-instruct.student.lr"
+    record = checkout.suite / "results/records/ring-run@diff-instruct-0.json"
+    done = checkout.dvc("exp", "run", "--name", "faster", "-S", f"{key}=5e-3")
+    assert set(re.findall(r"Running stage '(\S+)'", done)) == {"ring-run@diff-instruct-0", "ring-figure"} and "Ran experiment(s)" in done
+    assert json.loads(record.read_text(encoding="utf-8"))["parameters"]["score_distillation.diff-instruct"]["student"]["lr"] == 5e-3
+    ((file, changes),) = json.loads(checkout.dvc("params", "diff", "--json")).items()
+    was = small_ring()["score_distillation"]["diff-instruct"]["student"]["lr"]
+    assert file == "params.yaml" and changes == {key: {"old": was, "new": 5e-3, "diff": 5e-3 - was}}
+    checkout.dvc("exp", "run", "--queue", "--name", "slower", "-S", f"{key}=5e-5")
+    checkout.dvc("exp", "run", "--run-all")
+    shown = {row["Experiment"]: row[key] for row in csv.DictReader(io.StringIO(checkout.dvc("exp", "show", "--csv"))) if row["Experiment"]}
+    assert {name: float(shown[name]) for name in ("faster", "slower")} == {"faster": 5e-3, "slower": 5e-5}
 
 
 def test_hostile_names_reach_no_shell(checkout: Checkout) -> None:
