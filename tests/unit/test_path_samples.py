@@ -13,6 +13,7 @@ from backtrail.methods.disback.path import DegradationPath, save_path
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.sampling import Schedule
 from backtrail.sampling.sample import Sampler, sample
+from backtrail.sampling.student import OneStep
 from backtrail.stages.path_samples import command
 from backtrail.tensors import load_tensors
 from unit.refusals import as_yaml
@@ -30,7 +31,8 @@ def test_rows_are_the_nodes_then_the_snapshots(tmp_path, monkeypatch):
     rows = [{"step": step, "loss_student": loss, "loss_data": 1.0} for step, loss in ((0, 0.5), (24, 0.25))]
     save_path("results/paths/disback/seed0", DegradationPath(nodes, pd.DataFrame(rows)), {})
     for update, student in snapshots.items():
-        save_denoiser(f"results/students/disback/seed0/snapshots/student-{update:09d}.safetensors", student, node=0)
+        file = f"results/students/disback/seed0/snapshots/student-{update:09d}.safetensors"
+        save_denoiser(file, student, node=0, sampling=OneStep(sigma_init=3.5).model_dump(mode="json"))
     result = CliRunner().invoke(command, ["--stage", "path-samples@disback-0"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     images, metadata = load_tensors("results/path-samples/disback.safetensors")
@@ -42,5 +44,5 @@ def test_rows_are_the_nodes_then_the_snapshots(tmp_path, monkeypatch):
     ]
     assert metadata["sampler"] == "heun/nfe6"  # the longest of the reference's lengths
     heun = Sampler("heun", 4, schedule=Schedule(t_min=0.002))
-    for key, model, sampler in (("node-001", nodes[1], heun), ("student-000000100", snapshots[100], Sampler(sigma_init=2.5))):
+    for key, model, sampler in (("node-001", nodes[1], heun), ("student-000000100", snapshots[100], Sampler(sigma_init=3.5))):
         assert torch.equal(images[key], to_uint8(sample(model, sampler, range(2), model.image_shape)))

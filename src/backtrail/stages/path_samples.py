@@ -11,9 +11,9 @@ from backtrail.methods.disback.path import load_path
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.report import Report
 from backtrail.parameters.sampling import TeacherSamples
-from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.sampling.sample import Sampler, sample
+from backtrail.sampling.student import student_sampling
 from backtrail.tensors import load_tensors, save_tensors
 from backtrail.training.progress import progress
 
@@ -29,7 +29,7 @@ def command(stage: TorchStage) -> None:
     s = p.samplers[p.reference]
     options = {"guidance": s.guidance, "threshold": s.threshold, "within": path.teacher.noise_range}
     as_diffusion = Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, **options)
-    as_student = Sampler(sigma_init=stage.section(ScoreDistillation, f"score_distillation.{stage.method}").sigma_init)
+    (as_student,) = student_sampling(files[0]).samplers(None, [1.0])
     images, rows = {}, []
     with progress(len(path.nodes) + len(files), unit="model") as tick:
         for index, node in enumerate(path.nodes):

@@ -27,11 +27,11 @@ def command(stage: TorchStage) -> None:
     if not stage.writes:
         return
     student, fake, cost = state.modules["student"], state.modules["fake"], state.rows[-1]["cost"]
-    facts = {"cost": cost, "sampling": sampling.model_dump(mode="json")}
-    save_denoiser(layout.student(*stage.of_method), student, state.averages["student"], **facts)
+    told = {"sampling": sampling.model_dump(mode="json")}
+    save_denoiser(layout.student(*stage.of_method), student, state.averages["student"], cost=cost, **told)
     node_at, folder = {f"{row['update']:09d}": row["node"] for row in state.rows}, Path(layout.snapshots(*stage.of_method))
     for snapshot, weights in state.snapshots.items():
         like = student if snapshot.startswith("student") else fake
-        save_denoiser(folder / f"{snapshot}.safetensors", like, weights, node=node_at[snapshot.split("-")[1]])
+        save_denoiser(folder / f"{snapshot}.safetensors", like, weights, node=node_at[snapshot.split("-")[1]], **told)
     save_csv(layout.curve(*stage.of_method), pd.DataFrame(state.rows))
     stage.record.notes |= {"repaired": state.repaired} if state.repaired else {}
