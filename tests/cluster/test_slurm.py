@@ -12,7 +12,7 @@ import pytest
 from cluster.conftest import ClusterProject
 from cluster.slurm import Slurm, wait_for
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
 TRAINED = {"train@told": "told", "train@requeued": "requeued", "train@preempted": "preempted", "sliced": "sliced"}
 
 
@@ -41,14 +41,14 @@ def played(toy: ClusterProject, slurm: Slurm) -> Iterator[Played]:
         return runs.exists() and f"{stage} step 1\n" in runs.read_text(encoding="utf-8")
 
     with toy.run() as snakemake:
-        wait_for(lambda: is_training("sliced"), 240, "sliced")
+        wait_for(lambda: is_training("sliced"), 600, "sliced")
         slurm.run("scontrol", "update", f"JobId={slurm.jobs('sliced')[-1]['JobId']}", "TimeLimit=1")
-        wait_for(lambda: is_training("train@told"), 240, "train@told")
+        wait_for(lambda: is_training("train@told"), 600, "train@told")
         slurm.run("scancel", "--signal=USR1", slurm.jobs("train@told")[-1]["JobId"])
         wait_for(lambda: slurm.jobs("train@told")[0]["JobState"] == "FAILED", 60, "train@told to save its state")
-        wait_for(lambda: is_training("train@requeued"), 240, "train@requeued")
+        wait_for(lambda: is_training("train@requeued"), 600, "train@requeued")
         slurm.run("scontrol", "requeue", slurm.jobs("train@requeued")[-1]["JobId"])
-        wait_for(lambda: is_training("train@preempted") and slurm.state("launch") == "COMPLETED", 240, "train@preempted")
+        wait_for(lambda: is_training("train@preempted") and slurm.state("launch") == "COMPLETED", 600, "train@preempted")
         slurm.run("sbatch", "--partition=urgent", "--gpus=5", "--mem=50", "--output=/dev/null", "--comment=rule_urgent", "--wrap=sleep 1")
         code = snakemake.wait(timeout=500)
     print(slurm.timeline())

@@ -10,7 +10,7 @@ from cluster.slurm import Slurm
 from pipeline.conftest import tiny, write_images
 from unit.refusals import as_yaml
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(2400)]
 KEPT = {"score_distillation": ["disback"], "trajectory_distillation": ["sfd-v"]}
 
 

@@ -148,6 +148,7 @@ def test_extractors_are_measured_on_the_same_features(tmp_path: Path) -> None:
     assert "| clean-fid | " in done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_tables(tmp_path: Path) -> None:
     words = ["--params", "params.yaml", "--device", "cpu", "--nets", "tiny", "--methods", "sfd", "sfd, cached", "teacher"]
     words += ["--seconds", "0", "--checkpoint-millions", "0.3", "--out", str(tmp_path)]

@@ -38,6 +38,7 @@ def test_a_stage_killed_at_random_moments_ends_with_the_same_bytes(stage: str, t
     check(kill([stage], 10, tmp_path / "tallies.json")[stage], 10)
 
 
+@pytest.mark.slow
 def test_the_teacher_killed_a_few_times_ends_with_the_same_bytes(tmp_path: Path) -> None:
     check(kill(["teacher"], 3, tmp_path / "tallies.json")["teacher"], 3)
 
