@@ -12,7 +12,7 @@ MODULES = {
     "models.ldm": "it is a latent diffusion model (in SFD's or its authors' code), expected a network of pixels: " + INSTEAD,
 }
 # Classes of EDM2's code (arXiv 2312.02696), by the names that its checkpoints keep as text.
-EDM2 = {"StabilityVAEEncoder", "StandardRGBEncoder", "EDM2Loss", "MPConv"}
+EDM2 = {"Precond", "StabilityVAEEncoder", "StandardRGBEncoder", "EDM2Loss", "MPConv"}
 EDM2_SENTENCE = f"it is a checkpoint of EDM2 (arXiv 2312.02696), whose magnitude-preserving networks are not built here: {INSTEAD}"
 
 
