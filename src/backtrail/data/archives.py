@@ -4,13 +4,16 @@ The directory of a zip is read here and not with `zipfile`, which keeps about 60
 three arrays hold the same in about 50.
 """
 
+import bz2
+import gzip
 import lzma
 import stat
 import struct
 import tarfile
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,9 +25,11 @@ from backtrail.errors import UserError
 MEMBERS = 20_000_000  # members in an archive
 MEMBER_BYTES = 1 << 26  # one image, 64 MiB
 LABELS_BYTES = 1 << 30  # the label file, 1 GiB
+LABEL_BYTES = 2_000  # one image's part of it: a name of 255 bytes, each of them written as six, and a number
 RATIO = 20  # declared content over the size of the archive; images hardly compress, so more is a bomb
 LIE_BYTES = 1 << 39  # a size that nothing here has; twenty million of them can still be added up
 TAR_BYTES = 1 << 31  # content of a compressed tar, which is held in memory, 2 GiB
+SLACK_BYTES = 1 << 24  # that a small compressed tar may unpack to whatever its ratio, 16 MiB
 NAME_BYTES = 255
 HEAD_BYTES = 12
 GAP_BYTES = 64  # between two members: a data descriptor has 24 bytes; the smallest image with its header has more than this
@@ -151,16 +156,18 @@ def _end_record(file: BinaryIO, path: Path) -> tuple[int, int, int]:
 
 def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
     """Sizes and offset with the 64-bit values of the zip64 field where the 32-bit ones are full."""
-    while len(extra) >= 4:
-        tag, length = struct.unpack_from("<2H", extra)
+    place = 0
+    while place + 4 <= len(extra):
+        tag, length = struct.unpack_from("<2H", extra, place)
+        place += 4
         if tag == 1:
-            values = list(struct.unpack_from(f"<{min(length, len(extra) - 4) // 8}Q", extra, 4))
+            values = list(struct.unpack_from(f"<{min(length, len(extra) - place) // 8}Q", extra, place))
             fields = [size, packed, offset]
             for k, field in enumerate(fields):
                 if field == _FULL32 and values:
                     fields[k] = values.pop(0)
             return fields[0], fields[1], fields[2]
-        extra = extra[4 + length :]
+        place += length
     return size, packed, offset
 
 
@@ -188,11 +195,16 @@ def check_name(path: Path, name: bytes) -> None:
         raise UserError(f"{path}: the name {_shown(name)} points outside of the archive: refused")
 
 
+def labels_limit(n_members: int) -> int:
+    """Bytes of a label file for that many members; what is longer names others, and would be objects of many times its size."""
+    return min(LABELS_BYTES, (1 << 21) + LABEL_BYTES * n_members)
+
+
 def _check_sizes(path: Path, names: np.ndarray, table: np.ndarray) -> None:
     if not len(table):
         return
     sizes = table[:, 2]
-    limits = np.where(names == LABEL_FILE.encode(), LABELS_BYTES, MEMBER_BYTES)
+    limits = np.where(names == LABEL_FILE.encode(), labels_limit(len(names)), MEMBER_BYTES)
     if (over := np.flatnonzero(sizes > limits)).size:
         raise UserError(f"{path}: {_shown(names[over[0]])} declares {sizes[over[0]]} bytes, allowed are {limits[over[0]]}: refused")
     total, length = int(sizes.sum(dtype=np.uint64)), path.stat().st_size
@@ -230,7 +242,7 @@ def open_tar(path: str | Path) -> Members:
     blobs: dict[bytes, bytes] = {}
     total = 0
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with _unpacked(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
             for member in tar:
                 name = member.name.removeprefix("./").encode("utf-8", "surrogateescape")
                 if name not in (b"", b"."):
@@ -246,14 +258,46 @@ def open_tar(path: str | Path) -> Members:
                     )
                 if name in blobs:
                     raise UserError(f"{path}: {_shown(name)} is there twice: refused")
-                stream = tar.extractfile(member)
-                blobs[name] = stream.read() if stream else b""
+                content = tar.extractfile(member)
+                blobs[name] = content.read() if content else b""
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage `fetch`") from None
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is not a whole tar archive ({error}): get it again") from None
     names = np.array(sorted(blobs), dtype=np.bytes_)
     return Members(path, names, lambda k: blobs[bytes(names[k])])
+
+
+class _Capped:
+    """A stream that ends in a UserError after `left` bytes.
+
+    `tarfile` itself keeps what it finds beside members (long names, extended headers, maps of sparse files) however long it is.
+    """
+
+    def __init__(self, stream: BinaryIO, left: int, path: Path):
+        self.stream, self.left, self.path = stream, left, path
+
+    def read(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise UserError(f"{self.path} unpacks to more than {RATIO} times its size, which images never do: refused")
+        return data
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[_Capped]:
+    """The bytes of a tar, as they are or unpacked."""
+    with open(path, "rb") as file:
+        head = file.read(6)
+        size_bytes = file.seek(0, 2)
+        file.seek(0)
+        for magic, unpack in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)):
+            if head.startswith(magic):
+                with unpack(file) as stream:
+                    yield _Capped(stream, RATIO * size_bytes + SLACK_BYTES, path)
+                return
+        yield _Capped(file, size_bytes, path)
 
 
 def _shown(name: bytes) -> str:
