@@ -1,4 +1,4 @@
-"""Small pickles that ask for much; run as a script, it imports each in a process of its own and prints what came of it as JSON.
+"""Small pickles that ask for much; run as a script, it imports each of a folder in a process of its own and prints what came of it.
 
 Usage: python pickle_bombs.py FOLDER
 """
@@ -89,10 +89,8 @@ def main(folder: Path) -> None:
     from backtrail.teachers.edm import import_edm
 
     torch.set_num_threads(1)
-    before = _memory("VmRSS")
-    for name, content in bombs().items():
-        path = folder / f"{name}.pkl"
-        path.write_bytes(content)
+    for path in sorted(folder.glob("*.pkl")):
+        name = path.stem
         if child := os.fork():
             _, status = os.waitpid(child, 0)
             if status:
@@ -100,7 +98,7 @@ def main(folder: Path) -> None:
             continue
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
-        start = time.process_time()
+        before, start = _memory("VmRSS"), time.process_time()
         try:
             import_edm(path)
             sentence = "accepted"

@@ -4,22 +4,20 @@ The directory of a zip is read here and not with `zipfile`, which keeps about 60
 three arrays hold the same in about 50.
 """
 
-import bz2
-import gzip
 import lzma
 import stat
 import struct
 import tarfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from backtrail.data.unpacked import unpacked
 from backtrail.errors import UserError
 
 MEMBERS = 20_000_000  # members in an archive
@@ -29,7 +27,6 @@ LABEL_BYTES = 2_000  # one image's part of it: a name of 255 bytes, each of them
 RATIO = 20  # declared content over the size of the archive; images hardly compress, so more is a bomb
 LIE_BYTES = 1 << 39  # a size that nothing here has; twenty million of them can still be added up
 TAR_BYTES = 1 << 31  # content of a compressed tar, which is held in memory, 2 GiB
-SLACK_BYTES = 1 << 24  # that a small compressed tar may unpack to whatever its ratio, 16 MiB
 NAME_BYTES = 255
 HEAD_BYTES = 12
 GAP_BYTES = 64  # between two members: a data descriptor has 24 bytes; the smallest image with its header has more than this
@@ -242,7 +239,7 @@ def open_tar(path: str | Path) -> Members:
     blobs: dict[bytes, bytes] = {}
     total = 0
     try:
-        with _unpacked(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
+        with unpacked(path, RATIO) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
             for member in tar:
                 name = member.name.removeprefix("./").encode("utf-8", "surrogateescape")
                 if name not in (b"", b"."):
@@ -266,38 +263,6 @@ def open_tar(path: str | Path) -> Members:
         raise UserError(f"{path} is not a whole tar archive ({error}): get it again") from None
     names = np.array(sorted(blobs), dtype=np.bytes_)
     return Members(path, names, lambda k: blobs[bytes(names[k])])
-
-
-class _Capped:
-    """A stream that ends in a UserError after `left` bytes.
-
-    `tarfile` itself keeps what it finds beside members (long names, extended headers, maps of sparse files) however long it is.
-    """
-
-    def __init__(self, stream: BinaryIO, left: int, path: Path):
-        self.stream, self.left, self.path = stream, left, path
-
-    def read(self, size: int) -> bytes:
-        data = self.stream.read(size)
-        self.left -= len(data)
-        if self.left < 0:
-            raise UserError(f"{self.path} unpacks to more than {RATIO} times its size, which images never do: refused")
-        return data
-
-
-@contextmanager
-def _unpacked(path: Path) -> Iterator[_Capped]:
-    """The bytes of a tar, as they are or unpacked."""
-    with open(path, "rb") as file:
-        head = file.read(6)
-        size_bytes = file.seek(0, 2)
-        file.seek(0)
-        for magic, unpack in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)):
-            if head.startswith(magic):
-                with unpack(file) as stream:
-                    yield _Capped(stream, RATIO * size_bytes + SLACK_BYTES, path)
-                return
-        yield _Capped(file, size_bytes, path)
 
 
 def _shown(name: bytes) -> str:
