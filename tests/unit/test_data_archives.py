@@ -92,6 +92,16 @@ def test_zip64_is_read(tmp_path):
     assert len(ours.names) == 66_001 and ours.read(ours.index("a.bin")) == b"hello" and ours.index("b.bin") is None
 
 
+def test_zip64_fields_are_found_behind_others():
+    """In linear time: an entry can have 16,000 empty fields."""
+    other, wide = struct.pack("<2H", 2, 0), struct.pack("<2H3Q", 1, 24, 2**33, 2**34, 2**35)
+    full = 2**32 - 1
+    for before in (0, 1, 16_000):
+        assert archives._wide(other * before + wide, full, full, full) == (2**33, 2**34, 2**35)
+        assert archives._wide(other * before + wide, full, 5, full) == (2**33, 5, 2**34)
+        assert archives._wide(other * before, full, 5, full) == (full, 5, full)
+
+
 def test_edm_zip_with_labels(tmp_path):
     array = pictures(30)
     names = [f"{k // 10:05d}/img{k:08d}.png" for k in range(30)]
