@@ -50,7 +50,7 @@ def check_unet(folder: Path) -> None:
 def check_levels(levels: Tensor, path: Path) -> None:
     """Raises UserError unless the noise levels [T] grow from above zero to a finite one: betas all between 0 and 1 give such levels."""
     if len(levels) < 2 or not (levels[0] > 0 and (levels.diff() > 0).all() and levels.isfinite().all()):
-        raise UserError(f"{path} has betas that are missing, or not all between 0 and 1, so that the noise does not grow from step to step")
+        raise UserError(f"{path} has betas that are not all between 0 and 1, or fewer than two: the noise does not grow from step to step")
 
 
 def _described(configuration: Any, path: Path) -> nn.Module:
