@@ -127,7 +127,7 @@ def test_weights_in_half_precision_are_taken(folder):
 @pytest.mark.parametrize("size", ["8", "x" * 100_000, 0, -8, 10**9, 8.0, True, [8], [8, 8, 8], [8, "8"], None, {}])
 def test_sizes_of_images_that_are_none(folder, size):
     edit(folder / "unet/config.json", sample_size=size)
-    assert "has sample_size = " in refusal(import_diffusers, folder)
+    assert "sample_size" in refusal(import_diffusers, folder)
 
 
 @pytest.mark.parametrize(
