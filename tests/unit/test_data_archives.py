@@ -2,10 +2,12 @@
 
 import io
 import json
+import lzma
 import pickle
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 
@@ -18,6 +20,7 @@ from backtrail.data.archives import open_tar, open_zip
 from backtrail.data.cifar import cifar10
 from backtrail.data.dataset import load_dataset
 from backtrail.data.decode import decode
+from backtrail.data.folders import open_folder
 from backtrail.data.images import image_set
 from backtrail.data.originals import fetch_data
 from backtrail.data.pack import pack
@@ -87,6 +90,16 @@ def test_zip64_is_read(tmp_path):
             archive.writestr(zipfile.ZipInfo(f"{k:05d}"), b"")
     ours = open_zip(path)
     assert len(ours.names) == 66_001 and ours.read(ours.index("a.bin")) == b"hello" and ours.index("b.bin") is None
+
+
+def test_zip64_fields_are_found_behind_others():
+    """In linear time: an entry can have 16,000 empty fields."""
+    other, wide = struct.pack("<2H", 2, 0), struct.pack("<2H3Q", 1, 24, 2**33, 2**34, 2**35)
+    full = 2**32 - 1
+    for before in (0, 1, 16_000):
+        assert archives._wide(other * before + wide, full, full, full) == (2**33, 2**34, 2**35)
+        assert archives._wide(other * before + wide, full, 5, full) == (2**33, 5, 2**34)
+        assert archives._wide(other * before, full, 5, full) == (full, 5, full)
 
 
 def test_edm_zip_with_labels(tmp_path):
@@ -367,6 +380,46 @@ def test_label_files_that_do_not_match(tmp_path, labels, words):
     path = make_zip(tmp_path / "a.zip", [("a.png", PICTURE), ("b.png", PICTURE), ("dataset.json", labels)])
     with pytest.raises(UserError, match=words):
         image_set(open_zip(path))
+
+
+def test_a_label_file_longer_than_labels_of_its_images(tmp_path):
+    """One value of 3 MB, which would become objects of many times its size; archives can pack a gigabyte of it into a megabyte."""
+    path = make_zip(
+        tmp_path / "a.zip",
+        [("a.png", np.random.default_rng(0).bytes(300_000)), ("dataset.json", '{"labels": [["a.png", [' + "0," * 1_500_000 + "0]]]}")],
+    )
+    with pytest.raises(UserError, match=r"'dataset\.json' declares 3000028 bytes, allowed are 2101152"):
+        open_zip(path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.png").write_bytes(PICTURE)
+    (tmp_path / "folder/dataset.json").write_text('{"labels": [["a.png", 0]' + " " * 3_000_000 + "]}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"dataset\.json has 3000026 bytes, labels of 2 files have at most 2101152"):
+        image_set(open_folder(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2", "w"])
+def test_every_packing_of_a_tar_is_read(tmp_path, mode):
+    members = open_tar(make_tar(tmp_path / "a.tar", [("a.png", PICTURE), ("b/c.png", b"x" * 3000)], mode))
+    assert {name: members.read(k) for k, name in enumerate(members.names.tolist())} == {b"a.png": PICTURE, b"b/c.png": b"x" * 3000}
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_that_unpacks_to_gigabytes(tmp_path, kind):
+    """`tarfile` would hold all of it: here 200 MB out of 30 kB. The member after it is never reached."""
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, 200 << 20
+    with lzma.open(tmp_path / "a.tar.xz", "wb", preset=0) as file:
+        file.write(info.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(200):
+            file.write(bytes(1 << 20))
+        file.write(bytes(1024))
+    assert (tmp_path / "a.tar.xz").stat().st_size < 100_000
+    tracemalloc.start()
+    with pytest.raises(UserError, match="unpacks to more than 20 times its size"):
+        open_tar(tmp_path / "a.tar.xz")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 80 << 20
 
 
 def test_an_image_in_no_class(tmp_path):

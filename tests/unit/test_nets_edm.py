@@ -364,7 +364,7 @@ def test_nets_of_another_width_compute_in_float32(dtype, error):
     configuration = EDMTeacher(preconditioning=EDM(), net=NETS["ddpmpp"])
     denoiser, x, sigma = randomised(configuration), torch.randn(2, 3, 16, 16), torch.tensor([0.5, 2.0])
     stored = {name: value.to(dtype) for name, value in denoiser.state_dict().items()}
-    read = fill(construct_empty(configuration), stored, "file", "cure")
+    read = fill(construct_empty(configuration, "file"), stored, "file", "cure")
     assert {weight.dtype for weight in read.parameters()} == {torch.float32}
     found, expected = read(x, sigma), denoiser(x, sigma)
     assert relative(found, expected) <= error and torch.equal(found, expected) == (error == 0)

@@ -71,7 +71,7 @@ def test_a_checkpoint_arrives_bit_for_bit(tmp_path, net, preconditioning):
     assert torch.equal(evaluate(again, labels), evaluate(original, labels))
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_protocol_that_python_3_wrote_is_read(tmp_path, protocol):
     configuration = teacher("ddpmpp")
     original = randomised(configuration)

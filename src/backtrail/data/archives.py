@@ -17,11 +17,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from backtrail.data.unpacked import unpacked
 from backtrail.errors import UserError
 
 MEMBERS = 20_000_000  # members in an archive
 MEMBER_BYTES = 1 << 26  # one image, 64 MiB
 LABELS_BYTES = 1 << 30  # the label file, 1 GiB
+LABEL_BYTES = 2_000  # one image's part of it: a name of 255 bytes, each of them written as six, and a number
 RATIO = 20  # declared content over the size of the archive; images hardly compress, so more is a bomb
 LIE_BYTES = 1 << 39  # a size that nothing here has; twenty million of them can still be added up
 TAR_BYTES = 1 << 31  # content of a compressed tar, which is held in memory, 2 GiB
@@ -151,16 +153,18 @@ def _end_record(file: BinaryIO, path: Path) -> tuple[int, int, int]:
 
 def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
     """Sizes and offset with the 64-bit values of the zip64 field where the 32-bit ones are full."""
-    while len(extra) >= 4:
-        tag, length = struct.unpack_from("<2H", extra)
+    place = 0
+    while place + 4 <= len(extra):
+        tag, length = struct.unpack_from("<2H", extra, place)
+        place += 4
         if tag == 1:
-            values = list(struct.unpack_from(f"<{min(length, len(extra) - 4) // 8}Q", extra, 4))
+            values = list(struct.unpack_from(f"<{min(length, len(extra) - place) // 8}Q", extra, place))
             fields = [size, packed, offset]
             for k, field in enumerate(fields):
                 if field == _FULL32 and values:
                     fields[k] = values.pop(0)
             return fields[0], fields[1], fields[2]
-        extra = extra[4 + length :]
+        place += length
     return size, packed, offset
 
 
@@ -188,11 +192,16 @@ def check_name(path: Path, name: bytes) -> None:
         raise UserError(f"{path}: the name {_shown(name)} points outside of the archive: refused")
 
 
+def labels_limit(n_members: int) -> int:
+    """Bytes of a label file for that many members; what is longer names others, and would be objects of many times its size."""
+    return min(LABELS_BYTES, (1 << 21) + LABEL_BYTES * n_members)
+
+
 def _check_sizes(path: Path, names: np.ndarray, table: np.ndarray) -> None:
     if not len(table):
         return
     sizes = table[:, 2]
-    limits = np.where(names == LABEL_FILE.encode(), LABELS_BYTES, MEMBER_BYTES)
+    limits = np.where(names == LABEL_FILE.encode(), labels_limit(len(names)), MEMBER_BYTES)
     if (over := np.flatnonzero(sizes > limits)).size:
         raise UserError(f"{path}: {_shown(names[over[0]])} declares {sizes[over[0]]} bytes, allowed are {limits[over[0]]}: refused")
     total, length = int(sizes.sum(dtype=np.uint64)), path.stat().st_size
@@ -230,7 +239,7 @@ def open_tar(path: str | Path) -> Members:
     blobs: dict[bytes, bytes] = {}
     total = 0
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with unpacked(path, RATIO) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
             for member in tar:
                 name = member.name.removeprefix("./").encode("utf-8", "surrogateescape")
                 if name not in (b"", b"."):
@@ -246,8 +255,8 @@ def open_tar(path: str | Path) -> Members:
                     )
                 if name in blobs:
                     raise UserError(f"{path}: {_shown(name)} is there twice: refused")
-                stream = tar.extractfile(member)
-                blobs[name] = stream.read() if stream else b""
+                content = tar.extractfile(member)
+                blobs[name] = content.read() if content else b""
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage `fetch`") from None
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from backtrail.data.archives import LABEL_FILE, NAME_BYTES, Members
+from backtrail.data.archives import LABEL_FILE, NAME_BYTES, Members, labels_limit
 from backtrail.errors import UserError
 
 MAX_CLASSES = 100_000  # as many as a network may have
@@ -19,7 +19,10 @@ def labels_from_file(members: Members, rows: np.ndarray, place: int, root: bytes
     Its names are those below `root`. Raises UserError unless it labels images that are there, each one once, and all of `rows`.
     """
     labels = np.full(len(members.names), -1, np.int64)
-    pairs = _pairs(members.read(place), f"{members.path}: {LABEL_FILE}")
+    data, limit = members.read(place), labels_limit(len(members.names))
+    if len(data) > limit:
+        raise UserError(f"{members.path}: {LABEL_FILE} has {len(data)} bytes, labels of {len(members.names)} files have at most {limit}")
+    pairs = _pairs(data, f"{members.path}: {LABEL_FILE}")
     if pairs is None:
         return np.zeros(len(rows), np.int64), 0
     for stated, values in pairs:

@@ -16,6 +16,7 @@ from backtrail.errors import UserError
 from backtrail.nets import discrete_time, edm
 from backtrail.nets.mlp import MLP
 from backtrail.nets.step_condition import add_step_condition, fold_step_condition
+from backtrail.nets.unallocated import unallocated
 from backtrail.nets.unet import UNet
 from backtrail.nets.weights import fill
 from backtrail.parameters.base import Section, validate
@@ -56,9 +57,9 @@ def construct(configuration: Section, seed: int = 0) -> NetDenoiser:
     return denoiser
 
 
-def construct_empty(configuration: Section) -> NetDenoiser:
-    """The same without memory for weights, to be given them by `weights.fill`."""
-    with torch.device("meta"):
+def construct_empty(configuration: Section, path: str | Path) -> NetDenoiser:
+    """The same without memory for weights, to be given them by `weights.fill`; `path` is the file that described it."""
+    with unallocated(str(path)):
         return construct(configuration)
 
 
@@ -88,7 +89,7 @@ def load_denoiser(path: str | Path) -> NetDenoiser:
     configuration = validate(FORMATS[kind][0], described, "denoiser", path)
     # Copies, because what is mapped from a file need not lie on the boundaries that fast kernels like.
     own = {name: value.clone() for name, value in weights.items()}
-    return fill(construct_empty(configuration), own, path, "run the stage that makes it again")
+    return fill(construct_empty(configuration, path), own, path, "run the stage that makes it again")
 
 
 def with_step_condition(denoiser: NetDenoiser, seed: int = 0, random_start: bool = False) -> NetDenoiser:

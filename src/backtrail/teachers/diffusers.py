@@ -9,6 +9,7 @@ from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets.discrete_time import DiffusersTeacher, DiscreteTimeDenoiser, noise_levels
 from backtrail.parameters.base import validate
+from backtrail.teachers.described import check_levels, check_unet
 
 
 def import_diffusers(folder: str | Path) -> NetDenoiser:
@@ -24,10 +25,13 @@ def import_diffusers(folder: str | Path) -> NetDenoiser:
     if schedule.get("rescale_betas_zero_snr"):
         raise UserError(f"{scheduler / 'scheduler_config.json'} ends at infinite noise (rescale_betas_zero_snr), which no sigma expresses")
     known = {key: schedule[key] for key in DiffusersTeacher.model_fields if key in schedule}
+    check_unet(unet)
     net = _load_unet(unet)
     plain = {key: value for key, value in dict(net.config).items() if not key.startswith("_")}
     configuration = validate(DiffusersTeacher, {**known, "unet": plain}, "scheduler", scheduler / "scheduler_config.json")
-    denoiser = DiscreteTimeDenoiser(net.float(), noise_levels(configuration), configuration.prediction_type)
+    levels = noise_levels(configuration)
+    check_levels(levels, scheduler / "scheduler_config.json")
+    denoiser = DiscreteTimeDenoiser(net.float(), levels, configuration.prediction_type)
     denoiser.configuration = configuration
     return denoiser.eval().requires_grad_(False)
 

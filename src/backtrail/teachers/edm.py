@@ -1,11 +1,8 @@
 """EDM's published checkpoints (arXiv 2206.00364): the pickle is taken apart as data and becomes our own nets, with the same weights."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
@@ -15,10 +12,12 @@ from backtrail.nets.edm import EDM, IDDPM, VE, VP, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
 from backtrail.nets.weights import fill
 from backtrail.parameters.base import Section
+from backtrail.teachers.modules import children, named_tensors
 from backtrail.teachers.pickled_tensors import read_pickle
+from backtrail.teachers.recognised import of_texts
 from backtrail.teachers.unpickle import Record
 
-MAX_MODULES = 20_000  # of a network; the largest published one has under 1,000
+MAX_ARGUMENTS = 100  # of a network; SongUNet has 16
 
 
 PRECONDITIONINGS: dict[str, type[Section]] = {"EDMPrecond": EDM, "VPPrecond": VP, "VEPrecond": VE, "iDDPMPrecond": IDDPM}
@@ -32,14 +31,15 @@ def import_edm(path: str | Path) -> NetDenoiser:
     """
     content = read_pickle(path)
     outer = content.get("ema") if type(content) is dict else None
-    inner = _modules(outer).get("model")
+    inner = children(outer).get("model")
     if not (type(outer) is type(inner) is Record and outer.class_name in PRECONDITIONINGS and inner.class_name in NETS):
-        raise UserError(f"{path} is a pickle but no EDM checkpoint: expected a network `ema` of one of {', '.join(PRECONDITIONINGS)}")
+        expected = of_texts([getattr(outer, "class_name", None)]) or f"expected a network `ema` of one of {', '.join(PRECONDITIONINGS)}"
+        raise UserError(f"{path} is a pickle but no EDM checkpoint: {expected}")
     configuration = _configuration(outer, inner, path)
-    weights = {_our_name(name): value for name, value in _tensors(outer, path)}
+    weights = {_our_name(name): value for name, value in named_tensors(outer, path)}
     if len({value.untyped_storage().data_ptr() for value in weights.values()}) != len(weights):
         raise UserError(f"{path} holds two weights in one place of memory, which no EDM network has: use the published file")
-    return fill(construct_empty(configuration), weights, path, "use the published file")
+    return fill(construct_empty(configuration, path), weights, path, "use the published file")
 
 
 def _configuration(outer: Record, inner: Record, path: str | Path) -> EDMTeacher:
@@ -47,6 +47,10 @@ def _configuration(outer: Record, inner: Record, path: str | Path) -> EDMTeacher
     arguments = inner.state.get("_init_kwargs")
     # label_dropout acts in the teacher's own training alone.
     arguments = {key: value for key, value in arguments.items() if key != "label_dropout"} if type(arguments) is dict else {}
+    if len(arguments) > MAX_ARGUMENTS:  # each unknown one would become an error of its own
+        raise UserError(
+            f"{path} describes a network by {len(arguments)} arguments, expected at most {MAX_ARGUMENTS}: use the published file"
+        )
     preconditioning, net = PRECONDITIONINGS[outer.class_name], NETS[inner.class_name]
     constants = {name: outer.state[name] for name in preconditioning.model_fields if name in outer.state}
     try:
@@ -55,29 +59,6 @@ def _configuration(outer: Record, inner: Record, path: str | Path) -> EDMTeacher
         found = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("arguments",), "msg": "are not named"}
         where = repr(".".join(map(str, found["loc"]))[:100])
         raise UserError(f"{path} describes a network that cannot be built: {where}: {found['msg']}; use the published file") from None
-
-
-def _modules(record: Any) -> dict[str, Any]:
-    """The named children of a module's record; a container keeps them in the same place as any module."""
-    modules = record.state.get("_modules") if type(record) is Record else None
-    return modules if type(modules) is dict else {}
-
-
-def _tensors(root: Record, path: str | Path) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and persistent buffers by dotted name, in the order of the file."""
-    pending, n_modules = [("", root)], 0
-    while pending:
-        prefix, record = pending.pop()
-        n_modules += 1
-        if n_modules > MAX_MODULES:
-            raise UserError(f"{path} holds more than {MAX_MODULES} modules, which no EDM network has: use the published file")
-        for group in ("_parameters", "_buffers"):
-            tensors = record.state.get(group)
-            for name, value in tensors.items() if type(tensors) is dict else ():
-                if isinstance(value, Tensor):
-                    yield f"{prefix}{name}", value
-        children = [(f"{prefix}{name}.", child) for name, child in _modules(record).items() if type(child) is Record]
-        pending.extend(reversed(children))
 
 
 def _our_name(name: str) -> str:

@@ -1,5 +1,6 @@
 """What a checkpoint's pickle may name: tensors, numpy numbers, ordered dicts, and modules, which become records of their attributes."""
 
+import io
 import math
 import struct
 from collections.abc import Callable
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from backtrail.errors import UserError
-from backtrail.teachers.reader import Blob, Reader, Refused
-from backtrail.teachers.unpickle import DType, Machine, Name, Record, scalar
+from backtrail.teachers.budget import Budget
+from backtrail.teachers.reader import BLOB_BYTES, Blob, Reader, Refused
+from backtrail.teachers.recognised import Recognised, of_texts
+from backtrail.teachers.unpickle import RECORD_WORK, SET_WORK, DType, Machine, Name, Record, scalar
 
 # The three pickles at the head of a storage in torch's format from before zip files.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -29,6 +32,7 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+TENSOR_WORK = 10  # a tensor is an object of about 1 kB, a storage one more
 NUMPY_LAYOUTS = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "u1": "<B", "b1": "<?"}
 
 
@@ -36,46 +40,62 @@ def read_pickle(path: str | Path) -> Any:
     """The content of a foreign pickle as plain data: numbers, text, lists, dicts, tensors (CPU) and `Record`s.
 
     Nothing in the file is executed, and source code in it is not even parsed. Raises UserError if the file is absent or holds anything
-    else, is cut short, or claims more than it has.
+    else, is cut short, claims more than it has, or asks for more work than a checkpoint takes (`Budget`).
     """
+    machine: Machine | None = None
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
             if file.read(2) == b"PK":
                 raise Refused("it is a zip file, expected the plain pickle that EDM publishes")
-            return Machine(Reader(Blob(file, 0, size)), _names(size)).run()
+            budget = Budget(size)
+            machine = Machine(Reader(Blob(file, 0, size)), _names(budget), budget)
+            return machine.run()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: fetch it, or put it there by hand") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): expected a file with the checkpoint's pickle") from None
     except Refused as refusal:
+        known = refusal if isinstance(refusal, Recognised) else of_texts(machine.memo.values() if machine else ())
+        if known is not None:
+            raise UserError(f"{path} cannot be imported, and nothing in it was executed: {known}") from None
         cure = "get it again from its publisher and compare its sha256"
         raise UserError(f"{path} cannot be imported, and nothing in it was executed: {refusal}; {cure}") from None
 
 
-def _names(size: int) -> dict[tuple[str, str], Name]:
-    """The table of known names, for a file of `size` bytes; all tensors together may claim no more than that."""
-    budget = {"bytes": size}
+def _names(budget: Budget) -> dict[tuple[str, str], Name]:
+    """The table of known names; what their functions make is charged to `budget`."""
 
     def tensor(storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, metadata: Any = None) -> Tensor:
-        value = _tensor(storage, offset, shape, stride)
-        budget["bytes"] -= value.numel() * value.element_size()
-        if budget["bytes"] < 0:
-            raise Refused(f"its tensors claim more than the {size} bytes of the file")
-        return value
+        budget.spend(TENSOR_WORK)
+        return _tensor(storage, offset, shape, stride, budget)
 
-    table = {
-        ("collections", "OrderedDict"): _ordered_dict,
-        ("builtins", "set"): _set,
-        ("__builtin__", "set"): _set,
+    def ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
+        budget.spend(len(pairs))
+        return {scalar(key): value for key, value in pairs}
+
+    def distinct(members: Any = ()) -> set[Any]:
+        budget.spend(len(members) + SET_WORK)
+        return {scalar(member) for member in members}
+
+    def persistent(meta: Any) -> Record:
+        budget.spend(RECORD_WORK)
+        return _persistent(meta)
+
+    table: dict[tuple[str, str], Callable[..., Any]] = {
+        ("collections", "OrderedDict"): ordered_dict,
+        ("builtins", "set"): distinct,
+        ("__builtin__", "set"): distinct,
+        ("__builtin__", "bytes"): _no_bytes,
+        ("_codecs", "encode"): lambda text, encoding: _latin1(text, encoding, budget),
         ("numpy", "dtype"): _dtype,
         ("numpy.core.multiarray", "scalar"): _numpy_scalar,
         ("numpy._core.multiarray", "scalar"): _numpy_scalar,
-        ("torch.storage", "_load_from_bytes"): _storage,
+        ("torch.storage", "_load_from_bytes"): lambda data: _storage(data, budget),
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
         ("torch._utils", "_rebuild_parameter"): _parameter,
-        ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
+        ("torch_utils.persistence", "_reconstruct_persistent_obj"): persistent,
     }
     names = {key: Name(".".join(key), call=function) for key, function in table.items()}
     for container in ("ModuleDict", "ModuleList", "Sequential"):
@@ -88,12 +108,18 @@ def _record_of(class_name: str) -> Callable[[], Record]:
     return lambda: Record(class_name)
 
 
-def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
-    return {scalar(key): value for key, value in pairs}
+def _no_bytes() -> bytes:
+    """An empty byte string, as protocol 2 writes it."""
+    return b""
 
 
-def _set(members: Any = ()) -> set[Any]:
-    return {scalar(member) for member in members}
+def _latin1(text: Any, encoding: Any, budget: Budget) -> bytes | Blob:
+    """A byte string as protocol 2 writes it: a text whose characters are the bytes."""
+    if type(text) is not str or encoding != "latin1":
+        raise Refused("it holds bytes that are not written as a text in latin1")
+    budget.claim("texts", len(text))
+    data = text.encode("latin1")
+    return data if len(data) <= BLOB_BYTES else Blob(io.BytesIO(data), 0, len(data))
 
 
 def _dtype(code: Any, *_: Any) -> DType:
@@ -124,20 +150,23 @@ def _persistent(meta: Any) -> Record:
     return Record(name, state)
 
 
-def _storage(data: Any) -> Tensor:
+def _storage(data: Any, budget: Budget) -> Tensor:
     """A storage that was saved on its own: five pickles, none of which may name more than a storage's type, then the numbers."""
     if type(data) is bytes:
         raise Refused("it holds a storage of few bytes, without room for its header")
     if type(data) is not Blob:
         raise Refused(f"it holds a storage made of a {type(data).__name__}")
+    # The whole of it, each time: a file can have one byte string loaded as often as it likes.
+    budget.claim("storages", data.size)
+    budget.spend(TENSOR_WORK)
     outer = data.file.tell()
     reader = Reader(data)
-    plain = [Machine(reader, {}).run() for _ in range(3)]
+    plain = [Machine(reader, {}, budget).run() for _ in range(3)]
     if plain[:2] != [LEGACY_MAGIC, LEGACY_VERSION] or type(plain[2]) is not dict or plain[2].get("little_endian") is not True:
         raise Refused("it holds a storage that is not in torch's little-endian format")
     names = {("torch", title): Name(title) for title in DTYPES}
-    found = Machine(reader, names, persistent=_storage_header).run()
-    if type(found) is not _Header or Machine(reader, {}).run() != [found.key] or reader.number("<q") != found.n:
+    found = Machine(reader, names, budget, persistent=_storage_header).run()
+    if type(found) is not _Header or Machine(reader, {}, budget).run() != [found.key] or reader.number("<q") != found.n:
         raise Refused("it holds a storage whose header does not agree with itself")
     values = _read_numbers(reader, found)
     data.file.seek(outer)
@@ -171,15 +200,25 @@ def _read_numbers(reader: Reader, header: _Header) -> Tensor:
     return values.view(header.dtype)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> Tensor:
-    """A contiguous part of a storage. Other strides are refused: with them a small file can claim a tensor of any size."""
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, budget: Budget) -> Tensor:
+    """A part of a storage whose numbers follow each other in the order of the axes, or of the axes as `stride` sorts them (channels last).
+
+    Other strides are refused: with them a small file can claim a tensor of any size. The result is contiguous.
+    """
     if type(storage) is not Tensor or type(offset) is not int or type(shape) is not tuple or type(stride) is not tuple:
         raise Refused("it holds a tensor without storage, offset, shape or strides")
-    if any(type(n) is not int or n < 0 for n in (*shape, *stride, offset)) or len(shape) != len(stride) or len(shape) > 8:
+    if len(shape) != len(stride) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in (*shape, *stride, offset)):
         raise Refused("it holds a tensor whose shape or strides are no sizes")
     n = math.prod(shape)
-    if n and any(size > 1 and step != math.prod(shape[axis + 1 :]) for axis, (size, step) in enumerate(zip(shape, stride, strict=True))):
-        raise Refused("it holds a tensor that is not contiguous")
+    # Axes of one element may have any stride; they come last, where they change nothing.
+    order = sorted(range(len(shape)), key=lambda axis: (shape[axis] == 1, -stride[axis]))
+    sizes = [shape[axis] for axis in order]
+    if n and any(shape[axis] > 1 and stride[axis] != math.prod(sizes[k + 1 :]) for k, axis in enumerate(order)):
+        raise Refused("it holds a tensor that is not contiguous, in whatever order of its axes")
     if offset + n > storage.numel():
         raise Refused(f"it claims the numbers {offset} to {offset + n} of a storage of {storage.numel()}")
-    return storage[offset : offset + n].reshape(shape)
+    budget.claim("tensors", n * storage.element_size())
+    values, dense = storage[offset : offset + n], [axis for axis in order if shape[axis] > 1]
+    if dense == sorted(dense):
+        return values.reshape(shape)
+    return values.reshape(sizes).permute([order.index(axis) for axis in range(len(shape))]).clone(memory_format=torch.contiguous_format)

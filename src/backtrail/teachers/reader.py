@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-MAX_TEXT_BYTES = 1 << 24  # one string; EDM embeds 40 kB of source
+MAX_TEXT_BYTES = 1 << 27  # one string; EDM embeds 40 kB of source, protocol 2 writes the largest weight (42 MB) as a text of 64 MB
 BLOB_BYTES = 32  # longer byte strings stay in the file; a storage's header alone takes about 250, a number at most 8
 
 

@@ -2,8 +2,9 @@
 
 Python's own unpickler imports whatever a file names and calls it. This one knows the binary opcodes of protocols 2 to 5 that build numbers,
 strings, lists, dicts, sets and tuples, and looks each name that the file uses up in a closed table of our own functions, which build
-tensors and records. A name outside the table, an opcode outside the list, a claim larger than the file, or nesting beyond a limit ends the
-reading. Long byte strings stay in the file as `Blob`s until someone reads them, so a checkpoint is never in memory as a whole.
+tensors and records. A name outside the table, an opcode outside the list, a claim larger than the file, nesting beyond a limit, or more
+work than the `Budget` of the whole import ends the reading. Long byte strings stay in the file as `Blob`s until someone reads them, so a
+checkpoint is never in memory as a whole.
 """
 
 import pickle
@@ -12,10 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from backtrail.teachers.budget import Budget
 from backtrail.teachers.reader import Reader, Refused
+from backtrail.teachers.recognised import of_name
 
-MAX_OPERATIONS = 2_000_000  # the largest published EDM checkpoint needs under 90,000; bounds the objects that one-byte opcodes can make
 MAX_DEPTH = 100  # nesting of containers; EDM needs 12
+MAX_KEY = 1 << 60  # integers as keys: beyond 2^61 as many as one likes have one hash, and each is compared with all others
+SET_WORK, RECORD_WORK = 3, 5  # an empty set has 216 bytes, a record about 400
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,21 @@ class Machine:
     """The pickle machine: `run` reads one pickle from `reader` and returns its value, built of data only.
 
     names       what the file may name: (module, name) -> Name
+    budget      what the import may still use; nested machines share it
     persistent  what a persistent id (torch's way to point at a storage) means; None: refused
     """
 
-    def __init__(self, reader: Reader, names: Mapping[tuple[str, str], Name], persistent: Callable[[Any], Any] | None = None):
-        self.reader, self.names, self.persistent = reader, names, persistent
+    def __init__(
+        self, reader: Reader, names: Mapping[tuple[str, str], Name], budget: Budget, persistent: Callable[[Any], Any] | None = None
+    ):
+        self.reader, self.names, self.budget, self.persistent = reader, names, budget, persistent
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        for _ in range(MAX_OPERATIONS):
+        while True:
+            self.budget.spend(1)
             code = self.reader.read(1)
             if code == pickle.STOP:
                 value = self.pop()
@@ -66,7 +74,6 @@ class Machine:
             if operation is None:
                 raise Refused(f"it uses opcode {code!r} at byte {self.reader.position - 1}, which no checkpoint needs")
             operation(self)
-        raise Refused(f"it has more than {MAX_OPERATIONS} operations")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -104,13 +111,14 @@ class Machine:
             raise Refused("it names something by other than text")
         known = self.names.get((module, name))
         if known is None:
-            raise Refused(f"it names {f'{module}.{name}'[:100]!r}, which is not part of a checkpoint")
+            raise of_name(module, name)
         self.push(known)
 
     def reduce(self) -> None:
         arguments, known = self.pop(), self.pop()
         if type(known) is not Name or known.call is None or type(arguments) is not tuple:
             raise Refused(f"it calls {title(known)}, which is not a constructor of a checkpoint")
+        self.budget.spend(len(arguments))  # a function may take any number, and the tuple be used again and again
         try:
             self.push(known.call(*arguments))
         except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, struct.error, RuntimeError) as error:
@@ -120,6 +128,7 @@ class Machine:
         arguments, known = self.pop(), self.pop()
         if type(known) is not Name or known.new is None or arguments != ():
             raise Refused(f"it makes a new {title(known)}, which is not a class of a checkpoint")
+        self.budget.spend(RECORD_WORK)
         self.push(known.new())
 
     def build(self) -> None:
@@ -128,6 +137,7 @@ class Machine:
         if type(target) is DType:
             target.check_state(state)
         elif type(target) is Record and type(state) is dict and not target.state:
+            self.budget.spend(len(state))
             target.state.update(state)
         else:
             raise Refused(f"it gives a state to a {type(target).__name__}, which takes none")
@@ -165,6 +175,8 @@ def scalar(value: Any) -> Any:
     """`value` if it may be a dict's key or a set's member: only flat types, since hashing deep ones is recursive in C."""
     if value is not None and type(value) not in (str, int, float, bool, bytes):
         raise Refused(f"it uses a {type(value).__name__} as a key")
+    if type(value) is int and abs(value) > MAX_KEY:
+        raise Refused(f"it uses an integer of {value.bit_length()} bits as a key")
     return value
 
 
@@ -225,6 +237,11 @@ def _extend(m: Machine) -> None:
     m.top(list).extend(values)
 
 
+def _empty_set(m: Machine) -> None:
+    m.budget.spend(SET_WORK)
+    m.push(set())
+
+
 def _add_members(m: Machine) -> None:
     values = m.above_mark()
     m.top(set).update(map(scalar, values))
@@ -249,7 +266,7 @@ OPERATIONS: dict[bytes, Callable[[Machine], None]] = {
     pickle.BINBYTES8: lambda m: m.push(m.reader.data(m.reader.number("<Q"))),
     pickle.EMPTY_LIST: lambda m: m.push([]),
     pickle.EMPTY_DICT: lambda m: m.push({}),
-    pickle.EMPTY_SET: lambda m: m.push(set()),
+    pickle.EMPTY_SET: _empty_set,
     pickle.EMPTY_TUPLE: _constant(()),
     pickle.TUPLE1: _tuple(1),
     pickle.TUPLE2: _tuple(2),
