@@ -13,6 +13,7 @@ from backtrail.data.sources import SOURCES, source_of, source_of_teacher
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE
 from backtrail.ledger.ledger import parse_lock
+from backtrail.parameters.metrics import needs_inception
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher
@@ -61,7 +62,8 @@ def files(suite: Suite) -> pd.DataFrame:
     rows = _rows("fetch", source_of(suite.data), "data/raw", suite.data.local)
     if isinstance(suite.teacher, ImportedTeacher):
         rows += _rows("fetch-teacher", source_of_teacher(suite.teacher.source), "data/teacher", suite.teacher.local)
-    if inception := suite.metrics.inception:
+    if needs_inception(suite.metrics.extractors):
+        inception = suite.metrics.inception
         for name in filter(None, ("inception-2015-12-05", inception.reference)):
             rows += _rows("fetch-inception", SOURCES[name], "data/inception", inception.local)
     return pd.DataFrame(rows)
