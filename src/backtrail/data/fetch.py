@@ -29,7 +29,7 @@ def fetch(source: Source, folder: str | Path, local: str | Path | None = None, p
     scratch = scratch_of(folder)
     lock = _locked(scratch / "lock")
     try:
-        return _fetch(source, folder, scratch, Path(local).expanduser() if local else None, pins)
+        return _fetch(source, folder, scratch, Path(local) if local else None, pins)
     except OSError as error:
         raise UserError(f"{source.name}: {error.filename or folder}: {error.strerror}: free some space or permit access") from None
     finally:
