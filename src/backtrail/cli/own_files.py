@@ -32,12 +32,8 @@ def check_own_files(suite: Suite) -> list[str]:
 
 def _check_places(suite: Suite) -> None:
     """Raises UserError where a folder or file that stages depend on is not there."""
-    places = {
-        "data.local": suite.data.local,
-        "teacher.local": suite.teacher.local,
-        "metrics.inception.local": suite.metrics.inception.local,
-    }
-    for key, place in places.items():
+    sections = {"data": suite.data, "teacher": suite.teacher, "metrics.inception": suite.metrics.inception}
+    for key, place in ((f"{name}.local", section.local) for name, section in sections.items()):
         is_still_to_come = place == "data/local" and not Path(PIPELINE_FILE).is_file()  # it is laid down together with the pipeline
         if not Path(place).exists() and not is_still_to_come:
             raise UserError(f"{key} = {place!r}: nothing is there: make the folder (it may be empty), or name the one that has your files")
@@ -99,10 +95,8 @@ def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | No
     from backtrail.teachers.imported import check_teacher
 
     place = Path(p.local)
-    if p.source == "own-diffusers":
-        teacher = import_diffusers(place)
-    else:
-        teacher = import_edm(place if place.is_file() else place / "teacher.pkl")
+    checkpoint = place / "teacher.pkl" if place.is_dir() else place
+    teacher = import_diffusers(place) if p.source == "own-diffusers" else import_edm(checkpoint)
     side = suite.data.resolution
     channels, n_classes = (images.shape[0], len(images.classes)) if images is not None else (teacher.image_shape[0], teacher.n_classes)
     check_teacher(teacher, (channels, side, side), n_classes)
