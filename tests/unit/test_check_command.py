@@ -136,7 +136,7 @@ def test_what_a_teacher_cannot_do_is_refused_by_the_names_of_those_that_ask(insi
     write_teacher(inside / "net")
     p = plain(parameters(teacher=OWN))
     p["trajectory_distillation"]["sfd-v"]["step_condition"] = "zero"
-    with pytest.raises(UserError, match="sfd-v: teacher.source = 'own-diffusers' takes no step condition"):
+    with pytest.raises(UserError, match=r"sfd-v: teacher\.source = 'own-diffusers' takes no step condition"):
         checked(p)
     for source in ("own-diffusers", "teacher-edm-cifar10-32x32-uncond-vp"):
         p = plain(parameters(teacher=OWN | {"source": source}))
