@@ -9,9 +9,11 @@ from pathlib import Path
 import grimp
 import pytest
 import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.main import CParser
 
 from backtrail.cli import COMMANDS, STAGES
-from backtrail.layout import RECORDS
+from backtrail.layout import CODE_FILE, LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER, commands
 from backtrail.parameters.suite import read_suite
 from backtrail.pipeline import Declared, declared_stages, lay_down, pipeline_text, with_source_list
@@ -179,3 +181,11 @@ def test_fingerprinting_and_figures_load_no_torch() -> None:
     for command in ("code", "fetch", "figures"):
         code = f"import sys, backtrail.stages.{command}; print('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n", command
+
+
+def test_dvc_reads_its_lock_by_the_c_parser_and_reads_what_the_pure_one_reads() -> None:
+    """`ruamel.yaml[oldlibyaml]` is required for this alone: DVC reads dvc.lock at each job, the pure parser four times as slowly."""
+    assert YAML(typ="safe").Parser is CParser is not None
+    for file in (ROOT / name for name in (LOCK_FILE, PIPELINE_FILE, PARAMS_FILE, CODE_FILE)):
+        text = file.read_text(encoding="utf-8")
+        assert repr(YAML(typ="safe").load(text)) == repr(YAML(typ="safe", pure=True).load(text)), file  # 1 is not 1.0, nor a text

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from backtrail import layout
-from backtrail.methods.disback.one_step import draw_labels, generate, given, student_input
+from backtrail.methods.disback.one_step import draw_labels, generate, labels_condition, student_input
 from backtrail.methods.disback.path import load_path
 from backtrail.methods.disback.recording import fit_to_student
 from backtrail.metrics.mismatch import mismatch
@@ -38,7 +38,7 @@ def command(stage: TorchStage) -> None:
             start = stage.place(load_denoiser(file.with_name(file.name.replace("student-", "fake-"))))
             reference = fit_to_student(start, student, p, stage.seed, m.fit_steps)
             samples = generate(student, z, p.sigma_init, labels)
-            table = mismatch(path.nodes[node], reference, samples, m.sigmas, m.batch_size, given(labels))
+            table = mismatch(path.nodes[node], reference, samples, m.sigmas, m.batch_size, labels_condition(labels))
             place = {"update": update, "total_updates": update + path.recorded_steps, "node": node}
             tables.append(pd.DataFrame(place, index=table.index).join(table))
             tick(done)
