@@ -21,6 +21,7 @@ from backtrail.parameters.base import read
 ROOT = Path(backtrail.__file__).parents[2]
 CODE_LINE = re.compile(r"^  - code: .*$", re.MULTILINE)
 PROJECT_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
+BY_HAND = "data/local/README.md"  # in a folder that is there from the start, since stages depend on it
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
 TERM = re.compile(r"\$\{\s*([^}]*?)\s*\}")
 
@@ -162,8 +163,10 @@ def lay_down(folder: Path, writes: bool = True) -> list[str]:
     if folder.resolve() == ROOT:
         wanted = {PIPELINE_FILE: with_source_list((ROOT / PIPELINE_FILE).read_text(encoding="utf-8"))}
     else:
-        wanted = {PIPELINE_FILE: pipeline_text(folder, read(folder / PARAMS_FILE))}
-        wanted |= {name: (ROOT / name).read_text(encoding="utf-8") for name in PROJECT_FILES}
+        values = read(folder / PARAMS_FILE)
+        wanted = {PIPELINE_FILE: pipeline_text(folder, values)}
+        copied = PROJECT_FILES if "ring" in values else (*PROJECT_FILES, BY_HAND)
+        wanted |= {name: (ROOT / name).read_text(encoding="utf-8") for name in copied}
     written = []
     for name, text in wanted.items():
         path = folder / name

@@ -59,9 +59,8 @@ def small(values: dict[str, Any]) -> dict[str, Any]:
     if p["data"]["name"].endswith("64"):
         p["data"] |= {"held_out": 20}
     p["classifier"] = {"n_steps": 10, "batch_size": 8, "width": 8}
-    if "source" in p["teacher"]:
-        p["teacher"] |= {"local": "originals"}
-    else:
+    p["teacher"] |= {"local": "originals"}
+    if "source" not in p["teacher"]:
         p["teacher"] |= {"steps": 4, "batch": 4, "net": p["teacher"]["net"] | {"channels": [8, 16], "blocks": 1}}
     for name, sampler in p["teacher_samples"]["samplers"].items():
         sampler["num_steps"] = [3] if name == "heun" else [4]
@@ -77,8 +76,7 @@ def small(values: dict[str, Any]) -> dict[str, Any]:
     p["metrics"] |= {"n_samples": 4, "n_curve": 8, "n_reference": 16, "n_pairwise": 4, "n_floor": 4, "k_precision": 2, "k_density": 2}
     p["students"] = {name: {} for name in p["students"]}
     p["mismatch"] = {"n_samples": 2, "fit_steps": 1, "sigmas": [0.2, 2.5]}
-    if p["metrics"]["inception"]:
-        p["metrics"]["inception"] |= {"local": "originals"}
+    p["metrics"]["inception"] |= {"local": "originals"}
     p["report"] |= {"sample_columns": 2, "sample_solvers": ["heun/nfe4", "dpmpp-3m/nfe3"]}
     return p
 

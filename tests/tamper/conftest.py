@@ -57,6 +57,7 @@ def build(folder: Path) -> Path:
     for name in (".dvcignore", ".gitignore", "LICENSE", "CITATION.cff", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     write_images(folder / "images")
+    shutil.copytree(ROOT / "data/local", folder / "data/local")
     p = small(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     (folder / "params.yaml").write_text(as_yaml(p), encoding="utf-8")
     (folder / "dvc.yaml").write_text(with_source_list(CODE_LINE.sub("  - code: src/backtrail", pipeline_text(folder, p))))

@@ -146,6 +146,11 @@ def not_here(folder: Path) -> None:
     (folder / "results/teacher/teacher.safetensors").unlink()
 
 
+def added_by_hand(folder: Path) -> None:
+    """One more file among the images that the user got by hand."""
+    (folder / "images/notes.txt").write_text("hello", encoding="utf-8")
+
+
 def flipped(path: str, at: int = -40) -> Callable[[Path], None]:
     return lambda folder: flip(folder / path, at)
 
@@ -229,6 +234,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str, str, str, str]] = {
         "results.csv:sfd-v",
     ),
     "parameter": (changed_parameter, STALE, "stage:tables", "params.yaml ->", "results.csv:disback", "metrics/disback"),
+    "file got by hand": (added_by_hand, STALE, "stage:fetch", "images -> fetch", EVERYTHING, NOTHING),
     "stray file": (stray_file, UNBACKED, "results/metrics/better/seed0.json", "? ->", NOTHING, NOTHING),
     "not here": (
         not_here, UNBACKED, "results/teacher/teacher.safetensors", "teacher ->", "results.csv:disback", "reference/classifier.json",

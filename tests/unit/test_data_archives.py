@@ -168,7 +168,7 @@ def test_own_folder_becomes_a_data_set(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is a link to a folder"):
         fetch_data(data, tmp_path / "raw")
     with pytest.raises(UserError, match="expected the folder of your images"):
-        fetch_data(Data(name="image-folder", resolution=8), tmp_path / "raw")
+        fetch_data(Data(name="image-folder", resolution=8, local="nowhere"), tmp_path / "raw")
 
 
 def records(n, seed):
@@ -224,7 +224,7 @@ def test_cifar_python_archive_is_not_unpickled(tmp_path):
 def test_a_zip_made_by_hand_is_held_against_what_is_known(tmp_path):
     make_zip(tmp_path / "ffhq-64x64.zip", [(f"{k}.png", encoded(image)) for k, image in enumerate(pictures(3, side=64))])
     with pytest.raises(UserError, match=r"holds 3 images of shape \(3, 64, 64\) in 0 classes, expected 70000 images of 64x64 RGB"):
-        LOADERS["ffhq64"](tmp_path, Data(name="ffhq64", resolution=64))
+        LOADERS["ffhq64"](tmp_path, Data(name="ffhq64", resolution=64, local="mine"))
 
 
 # ---- hostile and damaged ones: `nothing_written` holds for all of them

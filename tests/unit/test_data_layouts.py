@@ -178,7 +178,7 @@ def test_the_summary_has_a_line_for_each_thing(tmp_path):
     ]
     with pytest.raises(UserError, match="held_out = 3"):
         summary(folder, 3)
-    assert understood(Data(name="fashion-mnist", resolution=32)) is None
+    assert understood(Data(name="fashion-mnist", resolution=32, local="mine")) is None
 
 
 def test_a_folder_that_no_archive_can_keep_is_refused(tmp_path):

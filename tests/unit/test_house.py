@@ -108,6 +108,14 @@ def test_no_text_of_the_parameters_stands_in_a_command(folder: Path) -> None:
         assert re.fullmatch(r"python [./]*src/backtrail [a-z-]+", stage.cmd), stage.cmd
 
 
+@pytest.mark.parametrize("folder", [folder for folder in SUITES if folder.name != "ring"], ids=lambda folder: folder.name)
+def test_what_was_got_by_hand_is_a_dependency_of_the_stage_that_takes_it(folder: Path) -> None:
+    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    values["data"]["local"], values["teacher"]["local"], values["metrics"]["inception"]["local"] = "../a", "b.pkl", "c"
+    found = {stage.name: stage.deps for stage in declared_stages(folder, values)}
+    assert [found[name] for name in ("fetch", "fetch-teacher", "fetch-inception")] == [("../a",), ("b.pkl",), ("c",)]
+
+
 def test_no_stage_of_the_built_in_suite_is_an_empty_matrix() -> None:
     declared = {stage.name.split("@")[0] for stage in declared_stages(ROOT)}
     assert declared == set(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])

@@ -26,7 +26,7 @@ P = Metrics(n_samples=500, n_curve=300, n_reference=2000, n_pairwise=500)
 def dataset(request):
     """Fashion-MNIST at 16x16, fetched once into pytest's cache by the project's own code; skipped where no source can be reached."""
     folder = Path(request.config.cache.mkdir("fashion-mnist"))
-    data = Data(name="fashion-mnist", resolution=16, local=os.environ.get(BY_HAND))
+    data = Data(name="fashion-mnist", resolution=16, local=os.environ.get(BY_HAND, "by-hand"))
     try:
         fetch_data(data, folder / "raw")
     except UserError as error:

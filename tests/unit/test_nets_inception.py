@@ -19,7 +19,7 @@ from backtrail.metrics.frechet import factor, frechet_distance, moments
 from backtrail.metrics.measures import INCEPTION
 from backtrail.metrics.reference import load_reference, read_moments, save_reference
 from backtrail.nets.inception import read_inception, resize
-from backtrail.parameters.metrics import InceptionFiles, Metrics
+from backtrail.parameters.metrics import Metrics
 from unit.random_inception import write_random_weights
 
 
@@ -129,9 +129,7 @@ def published(path, mean, covariance):
 
 def test_published_statistics_stand_for_the_data(tmp_path, ours):
     """The reference is the npz's to the last digit; FID is named so, and the protocol says what is not known of it."""
-    p = Metrics(
-        extractors=["inception"], metrics=["fd", "kid"], n_samples=5, n_pairwise=4, batch_size=2, inception=InceptionFiles(), k_precision=2
-    )
+    p = Metrics(extractors=["inception"], metrics=["fd", "kid"], n_samples=5, n_pairwise=4, batch_size=2, k_precision=2)
     x = images(5, 16, seed=3)
     random = np.random.default_rng(0).standard_normal((2048, 40)) * 0.1
     mean = np.linspace(0, 1, 2048)

@@ -5,17 +5,22 @@ import os
 import pickle
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
+from backtrail.data.diffusers_folder import find_diffusers
+from backtrail.data.fetched_folder import fetch_outside, fetched_files
+from backtrail.data.sources import source_of_teacher
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.nets.discrete_time import DiffusersTeacher, DiscreteTimeDenoiser, build, noise_levels
-from backtrail.teachers.diffusers import import_diffusers
+from backtrail.teachers.diffusers import DDPM_FAMILY, import_diffusers
+from backtrail.teachers.imported import import_teacher
 
 torch.set_num_threads(1)
 
@@ -153,14 +158,12 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     save(tmp_path / "c", prediction_type="epsilon")
     edit(tmp_path / "c/scheduler/scheduler_config.json", prediction_type="flow")
     assert "'flow'" in refusal(tmp_path / "c")
-    save(tmp_path / "d", rescale_betas_zero_snr=True)
-    assert "infinite noise" in refusal(tmp_path / "d")
     save(tmp_path / "e")
     os.truncate(tmp_path / "e/unet/diffusion_pytorch_model.safetensors", 5000)
     assert "cannot be read by diffusers" in refusal(tmp_path / "e")
     save(tmp_path / "f")
     (tmp_path / "f/unet/diffusion_pytorch_model.safetensors").unlink()
-    assert "cannot be read by diffusers" in refusal(tmp_path / "f")
+    assert "holds no weights: expected diffusion_pytorch_model.safetensors, or .bin" in refusal(tmp_path / "f")
 
 
 class Call:
@@ -178,3 +181,146 @@ def test_a_hostile_weight_file_is_refused_and_not_executed(tmp_path, write):
     write({"conv_in.weight": Call(f"touch {tmp_path / 'canary'}")}, tmp_path / "ddpm/unet/diffusion_pytorch_model.bin")
     assert "cannot be read by diffusers" in refusal(tmp_path / "ddpm")
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("kind", DDPM_FAMILY)
+def test_a_scheduler_of_the_ddpm_family_is_read_by_its_betas(tmp_path, kind):
+    scheduler = getattr(diffusers, kind)(beta_schedule="scaled_linear", beta_end=0.015, num_train_timesteps=100)
+    unet().save_pretrained(tmp_path)
+    scheduler.save_pretrained(tmp_path)
+    edit(tmp_path / "scheduler_config.json", use_karras_sigmas=True)  # how it samples, which is no matter of the network
+    denoiser = import_diffusers(tmp_path)
+    signal = scheduler.alphas_cumprod.double()
+    assert torch.equal(denoiser.sigmas, ((1 - signal) / signal).sqrt().float())
+    assert len(denoiser.sigmas) == 100 and denoiser.prediction == "epsilon"
+
+
+def test_a_value_that_the_file_leaves_out_is_the_default_of_its_own_class(tmp_path):
+    unet().save_pretrained(tmp_path)
+    for kind in ("HeunDiscreteScheduler", "DDPMScheduler"):
+        (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": kind}), encoding="utf-8")
+        default = getattr(diffusers, kind)()
+        signal = default.alphas_cumprod.double()
+        assert torch.equal(import_diffusers(tmp_path).sigmas, ((1 - signal) / signal).sqrt().float())
+
+
+def test_trained_betas_are_taken_as_they_are_and_must_be_betas(tmp_path):
+    betas = np.linspace(0.001, 0.3, 7)
+    save(tmp_path, nested=False, trained_betas=betas.tolist(), num_train_timesteps=7)
+    signal = np.cumprod(1 - betas)
+    assert np.allclose(import_diffusers(tmp_path).sigmas.numpy(), np.sqrt((1 - signal) / signal), rtol=1e-5)
+    for wrong in (0.0, 1.0):
+        edit(tmp_path / "scheduler_config.json", trained_betas=[*betas[:-1].tolist(), wrong])
+        assert "betas that are not all between 0 and 1" in refusal(tmp_path)
+
+
+def test_betas_rescaled_to_end_in_pure_noise_are_read_up_to_the_last_finite_level(tmp_path):
+    save(tmp_path, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    denoiser, scheduler = (
+        import_diffusers(tmp_path),
+        DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", clip_sample=False),
+    )
+    assert scheduler.alphas_cumprod[-1] == 0 and len(denoiser.sigmas) == 999
+    scheduler.set_timesteps(1000)
+    for t in (0, 500, 998):
+        x_t = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(t))
+        expected = scheduler.step(denoiser.net(x_t, t).sample, t, x_t).pred_original_sample
+        ours = denoiser(x_t / scheduler.alphas_cumprod[t].sqrt(), denoiser.sigmas[t])
+        assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+OTHERS = ("ScoreSdeVe", "CMStochasticIterative", "FlowMatchEulerDiscrete", "EDMEuler", "LCM", "TCD")
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_scheduler_of_another_process_is_refused_by_name(tmp_path, kind):
+    unet().save_pretrained(tmp_path)
+    getattr(diffusers, f"{kind}Scheduler")().save_pretrained(tmp_path)
+    assert f"is of {kind}Scheduler: expected a scheduler whose betas say how the network was trained (DDPM, " in refusal(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text("{}", encoding="utf-8")
+    assert "is of None" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("scheduler_config.json", {"use_flow_sigmas": True}, "use_flow_sigmas = True"),
+        ("scheduler_config.json", {"timestep_type": "continuous"}, "timestep_type = 'continuous'"),
+        ("scheduler_config.json", {"beta_schedule": "laplace"}, "beta_schedule = 'laplace'"),
+        ("config.json", {"class_embed_type": "timestep"}, "class_embed_type = 'timestep': expected null"),
+        ("config.json", {"class_embed_type": "identity"}, "class_embed_type = 'identity': expected null"),
+        ("config.json", {"addition_embed_type": "text"}, "has addition_embed_type, which a UNet2DModel does not have"),
+        ("config.json", {"time_embedding_type": "fourier"}, "time_embedding_type = 'fourier': expected positional"),
+        ("config.json", {"in_channels": 6}, "makes 3 channels of 6"),
+        ("config.json", {"sample_size": None}, "names no sample_size"),
+    ],
+)
+def test_what_would_be_read_wrongly_is_refused(tmp_path, file, change, words):
+    save(tmp_path, nested=False)
+    edit(tmp_path / file, **change)
+    assert words in refusal(tmp_path)
+
+
+LAYOUTS = {
+    "flat": {},
+    "bin": {"safe_serialization": False},
+    "fp16": {"variant": "fp16"},
+    "sharded": {"max_shard_size": "20KB"},
+    "sharded-fp16": {"max_shard_size": "10KB", "variant": "fp16"},
+    "sharded-bin": {"max_shard_size": "20KB", "safe_serialization": False},
+}
+
+
+@pytest.mark.parametrize("name", ["pipeline", *LAYOUTS])
+def test_what_the_library_saves_is_fetched_and_gives_the_librarys_own_estimate(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    net, scheduler = unet(), DDPMScheduler(beta_end=0.03, clip_sample=False)
+    if "fp16" in name:
+        net.half()
+    if name == "pipeline":
+        DDPMPipeline(net, scheduler).save_pretrained("mine")
+    else:
+        net.save_pretrained("mine", **LAYOUTS[name])
+        scheduler.save_pretrained("mine")
+    assert len(find_diffusers("mine").weights) > 1 or "sharded" not in name
+    listed = fetch_outside("kept", [source_of_teacher("own-diffusers", "mine")], "mine")["files"]
+    assert fetched_files("kept") == {entry["name"]: entry["sha256"] for entry in listed}
+    denoiser, x_t, t = import_teacher("own-diffusers", "kept"), torch.randn(2, 3, 8, 8), 700
+    scheduler.set_timesteps(1000)
+    with torch.no_grad():
+        expected = scheduler.step(net.float()(x_t, t).sample, t, x_t).pred_original_sample
+    ours = denoiser(x_t / scheduler.alphas_cumprod[t].sqrt(), denoiser.sigmas[t])
+    assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_plain_weights_come_before_variants_and_safetensors_before_pickles(tmp_path):
+    save(tmp_path, nested=False)
+    for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.non_ema.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_diffusers(tmp_path).files == ("config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors")
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    assert find_diffusers(tmp_path).weights == ("diffusion_pytorch_model.bin",)
+    (tmp_path / "diffusion_pytorch_model.bin").unlink()
+    assert "the variants fp16 and non_ema and no plain ones" in refusal(tmp_path)
+
+
+def test_an_index_of_shards_reaches_no_file_beside_its_own_folder(tmp_path):
+    save(tmp_path, nested=False)
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights.rename(tmp_path / "part.safetensors")
+    index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
+    for place in ("../part.safetensors", "/etc/passwd", "a/part.safetensors", "..", ""):
+        index.write_text(json.dumps({"weight_map": {"conv_in.weight": place}}), encoding="utf-8")
+        assert "should name the weights' files, which lie beside it" in refusal(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "other.safetensors"}}), encoding="utf-8")
+    assert "lacks other.safetensors" in refusal(tmp_path)
+
+
+def test_a_pipeline_with_parts_beside_the_u_net_is_refused_by_their_names(tmp_path):
+    save(tmp_path)
+    parts = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps({**parts, "safety_checker": [None, None]}), encoding="utf-8")
+    assert import_diffusers(tmp_path).image_shape == (3, 8, 8)
+    index.write_text(json.dumps({**parts, "vqvae": ["diffusers", "VQModel"]}), encoding="utf-8")
+    assert "model_index.json names vqvae: expected a pipeline of pixels" in refusal(tmp_path)

@@ -1,6 +1,7 @@
 """The links between stages: what each read, against what those above it made, what params.yaml says, and what dvc.yaml declares."""
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from backtrail.audit.evidence import Evidence
 from backtrail.audit.findings import BROKEN, STALE, UNBACKED, Finding
@@ -40,7 +41,7 @@ def _outside(of: Evidence, stage: Stage, entry: Entry) -> Iterator[Finding]:
     elif digest.md5 != entry.md5:
         message = f"{stage.name} read other bytes of {path} (md5 {entry.md5}) than those here ({digest.md5})"
         yield Finding(STALE, f"stage:{stage.name}", link, message, f"dvc repro {stage.name}")
-    elif not parts and path != PARAMS_FILE:
+    elif not parts and path != PARAMS_FILE and path not in of.ledger.by_hand:
         yield Finding(UNBACKED, path, f"? -> {path}", f"{stage.name} read {path}, which no stage in {LOCK_FILE} made", "dvc repro")
 
 
@@ -89,10 +90,15 @@ def _cut(ledger: Ledger) -> str:
     return ""
 
 
+def _is_by_hand(ledger: Ledger, name: str) -> bool:
+    """Whether a file is, or lies below, what parameters name for what the user got by hand."""
+    return any(str(above) in ledger.by_hand for above in (PurePosixPath(name), *PurePosixPath(name).parents))
+
+
 def strays(of: Evidence) -> Iterator[Finding]:
     """Files where only stages write, and that no stage made."""
     tops = {path.split("/")[0] for path in of.ledger.makers if "/" in path}
     for name in sorted(name for top in tops for name in of.hashes.files(top)):
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if of.ledger.maker(name) is None and not hidden:
+        if of.ledger.maker(name) is None and not hidden and not _is_by_hand(of.ledger, name):
             yield Finding(UNBACKED, name, f"? -> {name}", f"{name}: no stage made it")

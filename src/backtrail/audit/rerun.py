@@ -18,10 +18,9 @@ from backtrail.audit.findings import BROKEN, CLOSE, Finding
 from backtrail.audit.recompute import Result, chosen, same_machine
 from backtrail.layout import LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
 from backtrail.ledger.hashes import Hashes
-from backtrail.ledger.ledger import Ledger, Stage, at_key
+from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.ledger.record import SECRET_NAME
 
-LOCAL = ("data.local", "teacher.local", "metrics.inception.local")  # parameters that name folders with files got by hand
 WARNING = "the stage level executes the suite's own code, as you, here and now: audit a suite of others in a container"
 WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD)")
 
@@ -73,10 +72,9 @@ def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
 
 def _needed(ledger: Ledger, stage: Stage) -> set[str]:
     """What a stage's folder has to hold: inputs, the records of all that they rest on (the page tells of them), parameters, pipeline."""
-    local = [Path(place) for key in LOCAL if isinstance(place := at_key(ledger.params, key), str)]
     inputs = ledger.inputs(stage)
     records = {path for source in inputs for path in ledger.closure(source) if path.startswith(f"{RECORDS}/")}
-    return {PARAMS_FILE, PIPELINE_FILE, *inputs, *records, *(str(place) for place in local if not place.is_absolute())}
+    return {PARAMS_FILE, PIPELINE_FILE, *inputs, *records}
 
 
 def _unlike(ledger: Ledger, stage: Stage, path: str, folder: Path) -> Finding | None:

@@ -1,12 +1,21 @@
-"""`backtrail check`: params.yaml as a whole."""
+"""`backtrail check`: params.yaml as a whole, and the files of your own that it names."""
 
 import click
 
+from backtrail.cli.own_files import check_own_files
+from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import read_suite
 
 
 @click.command()
 def command() -> None:
-    """Check params.yaml: unknown keys, wrong types and impossible values are named, and nothing is run."""
+    """Check params.yaml, and your own images and teacher where it names some; nothing is run.
+
+    Unknown keys, wrong types and impossible values are named, as is what the images or the teacher do not allow. How your images are read
+    (size, classes, splits, what is left out) is printed.
+    """
     suite = read_suite()
+    understood = [] if isinstance(suite, RingSuite) else check_own_files(suite)
+    for line in understood:
+        click.echo(line)
     click.echo(f"params.yaml is valid: suite {suite.suite}, methods {', '.join(suite.methods)}, seeds {', '.join(map(str, suite.seeds))}")

@@ -10,9 +10,11 @@ from backtrail.cli.compute_cost import Work, count, forward_gflop, inception_gfl
 from backtrail.data.download import host_of
 from backtrail.data.registry import File, Source
 from backtrail.data.sources import SOURCES, source_of, source_of_teacher
+from backtrail.data.understood import understood
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE
 from backtrail.ledger.ledger import parse_lock
+from backtrail.parameters.metrics import needs_inception
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher
@@ -36,6 +38,8 @@ def command(tflops: float | None) -> None:
     if isinstance(suite, RingSuite):
         raise UserError(f"suite {suite.suite} fetches nothing and takes minutes: run it with `dvc repro`; `backtrail plan` is for images")
     click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{_table(files(suite))}\n{summary(files(suite))}\n")
+    if Path(suite.data.local).exists() and (images := understood(suite.data)):
+        click.echo("Your images:\n" + "\n".join(images.lines()) + "\n")
     denoiser = network(suite)
     if denoiser is None:
         click.echo("Work: unknown until the teacher has been fetched (the registry does not know its network).")
@@ -60,14 +64,17 @@ def files(suite: Suite) -> pd.DataFrame:
     """A row per outside file: stage, file, bytes (None: unknown) and state."""
     rows = _rows("fetch", source_of(suite.data), "data/raw", suite.data.local)
     if isinstance(suite.teacher, ImportedTeacher):
-        rows += _rows("fetch-teacher", source_of_teacher(suite.teacher.source), "data/teacher", suite.teacher.local)
-    if inception := suite.metrics.inception:
+        p = suite.teacher
+        source = source_of_teacher(p.source, p.local if Path(p.local).is_dir() else None)
+        rows += _rows("fetch-teacher", source, "data/teacher", p.local)
+    if needs_inception(suite.metrics.extractors):
+        inception = suite.metrics.inception
         for name in filter(None, ("inception-2015-12-05", inception.reference)):
             rows += _rows("fetch-inception", SOURCES[name], "data/inception", inception.local)
     return pd.DataFrame(rows)
 
 
-def _rows(stage: str, source: Source, folder: str, local: str | None) -> list[dict[str, object]]:
+def _rows(stage: str, source: Source, folder: str, local: str) -> list[dict[str, object]]:
     rows, cached = [], in_cache(folder)
     for file in source.files:
         here = Path(folder) / file.name
@@ -76,11 +83,12 @@ def _rows(stage: str, source: Source, folder: str, local: str | None) -> list[di
     return rows
 
 
-def _state(file: File, source: Source, here: Path, local: str | None, cached: bool) -> str:
+def _state(file: File, source: Source, here: Path, local: str, cached: bool) -> str:
     if here.is_file():
         return "here"
-    supplied = Path(local).expanduser() if local else None
-    if supplied and any(place.is_file() for place in (supplied, supplied / file.served_name, supplied / file.name)):
+    supplied = Path(local)
+    is_packed = source.name == "image-folder" and supplied.is_dir()  # its images become the file
+    if is_packed or any(place.is_file() for place in (supplied, supplied / file.served_name, supplied / file.name)):
         return f"supplied in {local}"
     if cached:
         return CACHED

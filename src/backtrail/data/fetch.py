@@ -29,7 +29,7 @@ def fetch(source: Source, folder: str | Path, local: str | Path | None = None, p
     scratch = scratch_of(folder)
     lock = _locked(scratch / "lock")
     try:
-        return _fetch(source, folder, scratch, Path(local).expanduser() if local else None, pins)
+        return _fetch(source, folder, scratch, Path(local) if local else None, pins)
     except OSError as error:
         raise UserError(f"{source.name}: {error.filename or folder}: {error.strerror}: free some space or permit access") from None
     finally:
@@ -57,7 +57,10 @@ def _fetch(source: Source, folder: Path, scratch: Path, local: Path | None, pins
                 log.warning("%s: %s", source.name, reason)
     missing = [file for file in source.files if file.name not in kept]
     if missing:
-        raise UserError(_all_failed(source, missing, failures or ["nothing (no address is known, and `local` is null)"]))
+        # said only here: an empty folder for files got by hand is the usual case
+        absent = [file.served_name for file in missing if local is not None and _place(file, local) is None]
+        failures = [f"{local} has no {', '.join(absent)}", *failures] if absent else failures
+        raise UserError(_all_failed(source, missing, failures or ["nothing (no address is known, and `local` names no folder)"]))
     for file in kept.values():
         if file.verified == "first use":
             log.warning("%s: nothing is known to hold %s against; found sha256 %s", source.name, file.name, file.sha256)
@@ -67,20 +70,20 @@ def _fetch(source: Source, folder: Path, scratch: Path, local: Path | None, pins
 def _from_local(missing: list[File], folder: Path, local: Path | None, pins: Mapping[str, str]) -> tuple[dict[str, Kept], list[str]]:
     found: dict[str, Kept] = {}
     reasons: list[str] = []
-    absent: list[str] = []
-    if local is None:
-        return found, reasons
-    for file in missing:
-        places = [local] if local.is_file() else [local / file.served_name, local / file.name]
-        place = next((place for place in places if place.is_file()), None)
-        if place is None:
-            absent.append(file.served_name)
+    for file in missing if local is not None else ():
+        if (place := _place(file, local)) is None:
             continue
         try:
             found[file.name] = keep(place, file, pins.get(file.name), folder, "supplied by hand")
         except Refused as refusal:
             reasons.append(f"in {local} {refusal}")
-    return found, [f"{local} has no {', '.join(absent)}", *reasons] if absent else reasons
+    return found, reasons
+
+
+def _place(file: File, local: Path) -> Path | None:
+    """Where the file lies in `local`, which is a folder or the one file itself; None if it does not."""
+    places = [local] if local.is_file() else [local / file.served_name, local / file.name]
+    return next((place for place in places if place.is_file()), None)
 
 
 def _from_addresses(

@@ -4,6 +4,7 @@ A digest stands here only if it was published by the source or verified on the b
 first fetch records what it found, and `sha256` in the parameters pins it.
 """
 
+from backtrail.data.diffusers_folder import find_diffusers
 from backtrail.data.registry import File, Packaged, Source
 from backtrail.parameters.data import Data
 
@@ -236,12 +237,17 @@ def source_of(data: Data) -> Source:
     )
 
 
-def source_of_teacher(name: str) -> Source:
-    """Where an imported teacher comes from: an entry of the registry, or the user's own checkpoint."""
+def source_of_teacher(name: str, local: str | None = None) -> Source:
+    """Where an imported teacher comes from: an entry of the registry, or the user's own checkpoint.
+
+    With `local`, the files of a teacher of the diffusers library are those that lie there; UserError if they are none.
+    """
     if name in SOURCES:
         return SOURCES[name]
     edm = name == "own-edm"
     files = ("teacher.pkl",) if edm else ("config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors")
+    if not edm and local is not None:
+        files = find_diffusers(local).files
     return Source(
         name=name,
         purpose="your own teacher",
@@ -249,5 +255,5 @@ def source_of_teacher(name: str) -> Source:
         licence="yours to know",
         date="unknown",
         homepage="your own files",
-        by_hand="name the .pkl file" if edm else f"name a folder with {', '.join(files)}",
+        by_hand="name the .pkl file" if edm else "name the folder that `save_pretrained` wrote",
     )

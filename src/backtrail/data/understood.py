@@ -41,14 +41,14 @@ class Understood:
 
 def own_images(data: Data) -> Members:
     """The user's own images where they lie. Raises UserError if `data.local` is no folder or no archive, as `data.name` has it."""
-    place = None if data.local is None else Path(data.local).expanduser()
+    place = Path(data.local)
     if data.name == "image-folder":
-        if place is None or not place.is_dir():
+        if not place.is_dir():
             raise UserError(f"data.local = {data.local!r}: expected the folder of your images")
         return open_folder(place)
-    if place is not None and place.is_dir():
+    if place.is_dir():
         place = place / "images.zip"
-    if place is None or not place.is_file():
+    if not place.is_file():
         raise UserError(f"data.local = {data.local!r}: expected the zip of your images")
     return open_zip(place)
 

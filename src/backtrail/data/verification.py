@@ -72,7 +72,7 @@ def keep(served: Path, file: File, pin: str | None, folder: Path, origin: str) -
     if expected is None and file.served_md5 is not None and (found := digest_of(served, "md5")) != file.served_md5:
         raise Refused(f"{served.name} has md5 {found}, expected {file.served_md5}")
     hasher, size_bytes = hashlib.sha256(), 0
-    temporary = scratch_of(folder) / f"{file.name}.tmp"
+    temporary = scratch_of(folder) / f"{file.name.replace('/', '-')}.tmp"
     try:
         with open(temporary, "wb") as target:
             for piece in _content(served, file):
@@ -87,6 +87,7 @@ def keep(served: Path, file: File, pin: str | None, folder: Path, origin: str) -
             raise Refused(f"{served.name} holds {size_bytes} bytes, expected {file.size_bytes}")
         if expected is not None and hasher.hexdigest() != expected:
             raise Refused(f"{file.name} has sha256 {hasher.hexdigest()}, expected {expected}")
+        (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, folder / file.name)
     finally:
         temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from backtrail.errors import UserError
 from backtrail.layout import CODE_FILE, LOCK_FILE, PARAMS_FILE, record
 from backtrail.parameters.base import read
 
+BY_HAND = ("data.local", "teacher.local", "metrics.inception.local")  # parameters that name what the user got by hand
 COMMAND = re.compile(r"python (\S+) ([a-z][a-z0-9-]*)")
 
 
@@ -97,6 +98,11 @@ class Ledger:
         """The stage that made a file: it, or a folder above it, is an output."""
         parts = path.split("/")
         return next((self.makers[above] for n in range(len(parts), 0, -1) if (above := "/".join(parts[:n])) in self.makers), None)
+
+    @functools.cached_property
+    def by_hand(self) -> set[str]:
+        """The folders and files for what the user got by hand: inputs that no stage makes."""
+        return {path for key in BY_HAND if isinstance(path := at_key(self.params, key), str)}
 
     def below(self, path: str) -> list[str]:
         """The outputs at or below a path, or the output that it lies in."""

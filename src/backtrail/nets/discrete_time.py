@@ -22,6 +22,7 @@ class DiffusersTeacher(Section):
     beta_start: float = Field(0.0001, gt=0, lt=1, description="first beta")
     beta_end: float = Field(0.02, gt=0, lt=1, description="last beta")
     trained_betas: tuple[float, ...] | None = Field(None, strict=False, description="all betas, instead of a schedule")
+    rescale_betas_zero_snr: bool = Field(False, description="betas changed so that nothing but noise is left in the last step")
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = Field("epsilon", description="what the network estimates")
 
 
@@ -76,12 +77,15 @@ class DiscreteTimeDenoiser(NetDenoiser):
 
 
 def noise_levels(configuration: DiffusersTeacher) -> Tensor:
-    """sigma_t = sqrt((1 - a_t) / a_t) of the library's own schedule, float32 [T], on the CPU."""
+    """sigma_t = sqrt((1 - a_t) / a_t) of the library's own schedule, float32 [T], on the CPU.
+
+    With betas rescaled to end at no signal (arXiv 2305.08891, Algorithm 1) the last step, which is at infinite sigma, is left out.
+    """
     from diffusers import DDPMScheduler
 
     with torch.device("cpu"):
         scheduler = DDPMScheduler.from_config(configuration.model_dump(exclude={"format", "unet"}))
-        signal = scheduler.alphas_cumprod.double()
+        signal = scheduler.alphas_cumprod.double()[: -1 if configuration.rescale_betas_zero_snr else None]
         return ((1 - signal) / signal).sqrt().float()
 
 

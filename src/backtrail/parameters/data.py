@@ -16,9 +16,9 @@ class Data(Section):
 
     name: DataSet = Field(description="data set; `image-folder` and `image-zip` are your own images, named by `local`")
     resolution: int = Field(ge=4, le=1024, description="height and width of the images after mean pooling, pixels; divides the native size")
-    local: RelativePath | None = Field(
-        default=None,
-        description="folder (or the one file) with files supplied by hand, tried before any address and verified as strictly; null = none",
+    local: RelativePath = Field(
+        description="folder (or the one file) with files supplied by hand, tried before any address and verified as strictly; "
+        "what lies there is a dependency of the stage `fetch`"
     )
     held_out: int = Field(
         default=0, ge=0, le=10**9, description="images put aside as test images where the data set has no test split of its own, count"

@@ -11,6 +11,11 @@ PublishedReference = Literal["reference-cifar10-32x32", "reference-ffhq-64x64", 
 MetricName = Literal["fd", "kid", "precision", "recall", "density", "coverage"]
 
 
+def needs_inception(extractors: list[ExtractorName]) -> bool:
+    """Whether one of the extractors is made of Inception's files."""
+    return any(name.startswith("inception") for name in extractors)
+
+
 class Mismatch(Section):
     """The mismatch degree (`metrics/mismatch.py`)."""
 
@@ -28,8 +33,9 @@ class InceptionFiles(Section):
     reference: PublishedReference | None = Field(
         None, description="EDM's published mean and covariance of the data set; null computes them from `n_reference` training images."
     )
-    local: RelativePath | None = Field(
-        None, description="Folder with files supplied by hand, tried before any address and verified as strictly; null: none."
+    local: RelativePath = Field(
+        description="Folder with files supplied by hand, tried before any address and verified as strictly; "
+        "what lies there is a dependency of the stage `fetch-inception`."
     )
     sha256: Digests = Field({}, description="Digests of files whose digest the registry does not know, by file name; pins the first fetch.")
 
@@ -58,12 +64,14 @@ class Metrics(Section):
     batch_size: int = Field(64, ge=1, description="Images per call of an extractor, count; another value changes the last digits.")
     k_precision: int = Field(3, ge=1, description="Neighbour that sets the radius in precision and recall.")
     k_density: int = Field(5, ge=1, description="Neighbour that sets the radius in density and coverage.")
-    inception: InceptionFiles | None = Field(None, description="Files of the extractor `inception`; null where it is not used.")
+    inception: InceptionFiles = Field(
+        InceptionFiles(local="data/local"), description="Files of Inception's extractors; nothing is fetched where none of them is used."
+    )
 
     @model_validator(mode="after")
     def _files(self) -> "Metrics":
-        if any(name.startswith("inception") for name in self.extractors) != (self.inception is not None):
-            raise ValueError("the extractors of Inception and their files (metrics.inception) go together: give both or neither")
+        if self.inception.reference is not None and not needs_inception(self.extractors):
+            raise ValueError("metrics.inception.reference is Inception's: name an extractor of it in metrics.extractors, or leave it out")
         return self
 
     @property

@@ -16,10 +16,10 @@ from backtrail.parameters.ring import RingSuite, is_ring
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.students import Sampling
-from backtrail.parameters.teacher import ImportedTeacher, Teacher, is_imported
+from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher, is_imported
 from backtrail.parameters.trajectory_distillation import SecondStage, TrajectoryDistillation
 
-T = TypeVar("T", Teacher, ImportedTeacher)
+T = TypeVar("T", TrainedTeacher, ImportedTeacher)
 TEACHER = "teacher"  # the start that is no student
 
 
@@ -109,7 +109,7 @@ class Suite(BaseSuite, Generic[T]):
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
-        if isinstance(self.teacher, Teacher) and self.teacher.net.resolution != self.data.resolution:
+        if isinstance(self.teacher, TrainedTeacher) and self.teacher.net.resolution != self.data.resolution:
             raise ValueError(f"teacher.net.resolution = {self.teacher.net.resolution} must be data.resolution = {self.data.resolution}")
         return self
 
@@ -117,6 +117,13 @@ class Suite(BaseSuite, Generic[T]):
     def _curves(self) -> Self:
         if "classifier" not in self.metrics.extractors:
             raise ValueError("metrics.extractors must hold classifier: the curves are measured in its features")
+        return self
+
+    @model_validator(mode="after")
+    def _inception(self) -> Self:
+        """Said in every suite, since dvc.yaml takes the path from here."""
+        if "inception" not in self.metrics.model_fields_set:
+            raise ValueError("metrics.inception is missing: write {local: data/local}, the folder where files got by hand would lie")
         return self
 
     @model_validator(mode="after")
@@ -148,7 +155,7 @@ class Suite(BaseSuite, Generic[T]):
         """Guidance needs a teacher that knows classes and their absence."""
         asked = [name for name, s in self.teacher_samples.samplers.items() if s.guidance != 1]
         asked += [name for name, s in self.students.items() if s.guidance != [1.0]]
-        if asked and isinstance(self.teacher, Teacher) and not (self.teacher.net.n_classes and self.teacher.label_dropout):
+        if asked and isinstance(self.teacher, TrainedTeacher) and not (self.teacher.net.n_classes and self.teacher.label_dropout):
             raise ValueError(
                 f"guidance of {', '.join(asked)} needs a conditional teacher: set teacher.net.n_classes and teacher.label_dropout"
             )
@@ -160,4 +167,4 @@ def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite:
     values = read(path)
     if is_ring(values):
         return validate(RingSuite, values, "", path)
-    return validate(Suite[ImportedTeacher] if is_imported(values) else Suite[Teacher], values, "", path)
+    return validate(Suite[ImportedTeacher] if is_imported(values) else Suite[TrainedTeacher], values, "", path)

@@ -30,6 +30,12 @@ class Teacher(Section):
     seed: int = Field(0, ge=0, description="Seed of weights, batches and noise.")
 
 
+class TrainedTeacher(Teacher):
+    """A teacher that is trained here, in a suite of images: the stage `fetch-teacher` is there too, and has nothing to fetch."""
+
+    local: RelativePath = Field(description="folder in which an imported teacher would be looked for; `fetch-teacher` depends on it")
+
+
 class ImportedTeacher(Section):
     """A released checkpoint, converted without running anything that is in it."""
 
@@ -37,8 +43,9 @@ class ImportedTeacher(Section):
         description="entry of the registry of sources; `own-edm` is your own checkpoint in EDM's format, `own-diffusers` your own U-Net "
         "in that of the diffusers library, both named by `local`"
     )
-    local: RelativePath | None = Field(
-        None, description="folder (or the one file) with files supplied by hand, tried before any address and verified as strictly"
+    local: RelativePath = Field(
+        description="folder (or the one file) with files supplied by hand, tried before any address and verified as strictly; "
+        "what lies there is a dependency of the stage `fetch-teacher`"
     )
     sha256: Digests = Field({}, description="digests of files whose digest the registry does not know, by file name; pins the first fetch")
 
@@ -49,6 +56,6 @@ def is_imported(values: dict[str, Any]) -> bool:
     return isinstance(teacher, dict) and "source" in teacher
 
 
-def teacher_section(path: str | Path = PARAMS_FILE) -> Teacher | ImportedTeacher:
+def teacher_section(path: str | Path = PARAMS_FILE) -> TrainedTeacher | ImportedTeacher:
     """The section `teacher`, of either kind. Raises UserError if one of its values is not allowed."""
-    return section(ImportedTeacher, "teacher", path) if is_imported(read(path)) else section(Teacher, "teacher", path)
+    return section(ImportedTeacher, "teacher", path) if is_imported(read(path)) else section(TrainedTeacher, "teacher", path)

@@ -12,6 +12,6 @@ def command(stage: Stage) -> None:
     """Bring an imported teacher's files into data/teacher, each verified; a teacher that is trained here has none."""
     p = teacher_section()
     if isinstance(p, ImportedTeacher):
-        stage.record.notes |= fetch_outside(layout.FETCHED_TEACHER, [source_of_teacher(p.source)], p.local, p.sha256)
+        stage.record.notes |= fetch_outside(layout.FETCHED_TEACHER, [source_of_teacher(p.source, p.local)], p.local, p.sha256)
     else:
         fetch_outside(layout.FETCHED_TEACHER, [])

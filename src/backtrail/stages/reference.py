@@ -24,6 +24,6 @@ def command(stage: TorchStage) -> None:
 
 def published_statistics(name: str, p: Metrics) -> Path | None:
     """The fetched file with EDM's statistics, if the extractor is FID's and the parameters name one."""
-    if name != "inception" or p.inception is None or p.inception.reference is None:
+    if name != "inception" or p.inception.reference is None:
         return None
     return Path(layout.INCEPTION) / f"{p.inception.reference.removeprefix('reference-')}.npz"

@@ -1,0 +1,103 @@
+"""What `check` and `plan` say of a suite's own files before anything runs: how they are read, and what would fail only hours later."""
+
+from pathlib import Path
+
+from backtrail.data.understood import Understood, understood
+from backtrail.errors import UserError
+from backtrail.layout import PIPELINE_FILE
+from backtrail.parameters.suite import Suite
+from backtrail.parameters.teacher import ImportedTeacher, Teacher
+
+NO_TEST_SPLIT = ("ffhq64", "afhqv2-64", "imagenet64")  # data sets whose test images are those that are held out
+UNCONDITIONAL = "uncond"  # in the name of a published teacher
+DIFFUSERS = ("own-diffusers", "teacher-ddpm-cifar10-32")
+OWN_TEACHERS = ("own-edm", "own-diffusers")
+
+
+def check_own_files(suite: Suite) -> list[str]:
+    """Hold the parameters against the files that are there; returns what was understood of the user's images, a line for each thing.
+
+    Only what is the user's own is opened: the names and the first image of a folder or zip, and a teacher, which takes torch and seconds.
+    Raises UserError for what a stage would refuse later.
+    """
+    _check_places(suite)
+    images = understood(suite.data)
+    _check_test_images(suite, images)
+    if images is not None:
+        _check_shape(suite, images)
+    if isinstance(suite.teacher, ImportedTeacher):
+        _check_imported(suite, suite.teacher, images)
+    return images.lines() if images is not None else []
+
+
+def _check_places(suite: Suite) -> None:
+    """Raises UserError where a folder or file that stages depend on is not there."""
+    sections = {"data": suite.data, "teacher": suite.teacher, "metrics.inception": suite.metrics.inception}
+    for key, place in ((f"{name}.local", section.local) for name, section in sections.items()):
+        is_still_to_come = place == "data/local" and not Path(PIPELINE_FILE).is_file()  # it is laid down together with the pipeline
+        if not Path(place).exists() and not is_still_to_come:
+            raise UserError(f"{key} = {place!r}: nothing is there: make the folder (it may be empty), or name the one that has your files")
+
+
+def _check_test_images(suite: Suite, images: Understood | None) -> None:
+    """Raises UserError where metrics ask for more test images than there will be, as far as names and parameters tell."""
+    if images is not None:
+        ((split, n_test),) = [(name, n) for name, n in images.splits.items() if name != "train"]
+        is_held_out = split != "test"
+    elif suite.data.name in NO_TEST_SPLIT:
+        n_test, is_held_out = suite.data.held_out, True
+    else:
+        return
+    m = suite.metrics
+    if n_test < (n := max(m.n_floor or m.n_samples, m.n_curve)):
+        asking = "metrics.n_floor" if m.n_floor else "metrics.n_samples"
+        found = f"data.held_out = {n_test} of them are put aside" if is_held_out else f"{n_test} are there"
+        cure = "set data.held_out to at least that, or these to at most" if is_held_out else "set these to at most"
+        raise UserError(f"{asking} and metrics.n_curve ask for {n} test images, and {found}: {cure} what there is")
+
+
+def _check_shape(suite: Suite, images: Understood) -> None:
+    """Raises UserError where the first image does not fit data.resolution, or the network that is to be trained on it."""
+    channels, height, width = images.shape
+    resolution = suite.data.resolution
+    if height != width or height % resolution:
+        raise UserError(f"data.resolution = {resolution}: does not divide the images' {height}x{width} pixels into equal squares")
+    if isinstance(suite.teacher, Teacher):
+        net = suite.teacher.net
+        if net.image_channels != channels:
+            raise UserError(f"teacher.net.image_channels = {net.image_channels}: the images have {channels}: write {channels}")
+        if net.n_classes not in (0, len(images.classes)):
+            raise UserError(f"teacher.net.n_classes = {net.n_classes}: the images have {len(images.classes)} classes: write that, or 0")
+
+
+def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None) -> None:
+    """Raises UserError where a teacher cannot do what students and samplers ask of it, or is not for these images."""
+    told = [name for name, method in suite.few_step.items() if method.step_condition != "none"]
+    if told and p.source in DIFFUSERS:
+        raise UserError(
+            f"{', '.join(told)}: teacher.source = {p.source!r} takes no step condition: set step_condition to none, one num_steps"
+        )
+    guided = [name for name, s in suite.teacher_samples.samplers.items() if s.guidance != 1]
+    guided += [name for name, s in suite.students.items() if s.guidance != [1.0]]
+    if guided and (p.source in DIFFUSERS or UNCONDITIONAL in p.source):
+        raise UserError(f"guidance of {', '.join(guided)} needs a teacher of classes and of none, which {p.source} is not: set it to 1")
+    place = Path(p.local)
+    if p.source in OWN_TEACHERS and (place.is_file() or (place / "teacher.pkl").is_file() or p.source == "own-diffusers"):
+        n_classes = _check_own_teacher(suite, p, images)
+        if guided and not n_classes:
+            raise UserError(f"guidance of {', '.join(guided)} needs a teacher of classes, and {p.local} has none: set it to 1")
+
+
+def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | None) -> int:
+    """Read the teacher as its stage would, and hold it against the images. Returns its number of classes."""
+    from backtrail.teachers.diffusers import import_diffusers  # here: torch takes seconds, and other suites do without
+    from backtrail.teachers.edm import import_edm
+    from backtrail.teachers.imported import check_teacher
+
+    place = Path(p.local)
+    checkpoint = place / "teacher.pkl" if place.is_dir() else place
+    teacher = import_diffusers(place) if p.source == "own-diffusers" else import_edm(checkpoint)
+    side = suite.data.resolution
+    channels, n_classes = (images.shape[0], len(images.classes)) if images is not None else (teacher.image_shape[0], teacher.n_classes)
+    check_teacher(teacher, (channels, side, side), n_classes)
+    return teacher.n_classes

@@ -1,0 +1,145 @@
+"""`backtrail check` on a suite's own files: what is understood is printed, what a stage would refuse later is refused here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from PIL import Image
+
+from backtrail.cli.own_files import check_own_files
+from backtrail.errors import UserError
+from backtrail.parameters.suite import read_suite
+
+ROOT = Path(__file__).parents[2]
+N_TEST = 30
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with 100 grey images of 16x16 in two classes."""
+    rng = np.random.default_rng(0)
+    for k in range(100):
+        place = tmp_path / "mine" / ("cat" if k % 4 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(place / f"{k}.png")
+    (tmp_path / "mine/notes.txt").write_text("hello", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def parameters(**changes: object) -> dict:
+    """The built-in suite for those images; a dotted key sets one value."""
+    p = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    p["data"] = {"name": "image-folder", "resolution": 16, "local": "mine", "held_out": N_TEST}
+    p["teacher"]["net"]["n_classes"] = 2
+    p["metrics"] |= {"n_samples": N_TEST, "n_curve": 20}
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        part = p
+        for name in sections:
+            part = part[name]
+        part[last] = value
+    return p
+
+
+def plain(p: dict) -> dict:
+    """Neither guidance nor a step condition."""
+    p["teacher_samples"]["samplers"].pop("heun-guided")
+    for method in p["trajectory_distillation"].values():
+        method |= {"step_condition": "none", "num_steps": [4]}
+    p["students"] = {name: {} for name in p["students"]}
+    p["report"] = {key: value for key, value in p["report"].items() if key not in ("axes", "sampler_axes")}
+    return p
+
+
+def checked(p: dict) -> list[str]:
+    Path("params.yaml").write_text(yaml.safe_dump(p), encoding="utf-8")
+    return check_own_files(read_suite())
+
+
+def test_what_was_understood_is_printed_without_torch(inside: Path) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(parameters()), encoding="utf-8")
+    code = "import sys; from backtrail.cli.check import command; command([], standalone_mode=False); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[:4] == [
+        "mine: 100 images, the first is 16x16 grey",
+        "classes 2: cat 75, dog 25",
+        "splits train 70, test (held out) 30",
+        "left out 1 that are no image that is read (.txt 1)",
+    ]
+    assert "params.yaml is valid" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data__held_out": 0}, "ask for 30 test images, and data.held_out = 0 of them are put aside: set data.held_out"),
+        ({"metrics__n_samples": 1000}, "metrics.n_samples and metrics.n_curve ask for 1000 test images"),
+        ({"metrics__n_floor": 31}, "metrics.n_floor and metrics.n_curve ask for 31 test images"),
+        ({"metrics__n_curve": 32}, "ask for 32 test images"),
+        ({"data__held_out": 100}, "at least one must be left to train on"),
+        ({"data__local": "nowhere"}, "data.local = 'nowhere': nothing is there"),
+        ({"teacher__local": "nowhere"}, "teacher.local = 'nowhere': nothing is there"),
+        ({"metrics__inception": {"local": "nowhere"}}, "metrics.inception.local = 'nowhere': nothing is there"),
+        ({"data__local": "mine/notes.txt"}, "expected the folder of your images"),
+        ({"data__name": "image-zip"}, "expected the zip of your images"),
+        ({"teacher__net__n_classes": 10}, "teacher.net.n_classes = 10: the images have 2 classes"),
+        ({"teacher__net__image_channels": 3}, "teacher.net.image_channels = 3: the images have 1"),
+        ({"data__resolution": 32, "teacher__net__resolution": 32}, "does not divide the images' 16x16 pixels"),
+    ],
+)
+def test_what_a_stage_would_refuse_later_is_refused(inside: Path, changes: dict, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        checked(parameters(**changes))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_data_set_without_test_images_needs_enough_that_are_held_out(inside: Path) -> None:
+    p = parameters()
+    for name, held_out in (("ffhq64", N_TEST), ("fashion-mnist", 0)):
+        p["data"] |= {"name": name, "held_out": held_out}
+        assert checked(p) == []
+    p["data"] |= {"name": "ffhq64", "held_out": N_TEST - 1}
+    with pytest.raises(UserError, match="ask for 30 test images"):
+        checked(p)
+
+
+def write_teacher(folder: Path, scheduler: object = None, **changes: object) -> None:
+    kinds = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+    shape = {"sample_size": 16, "in_channels": 1, "out_channels": 1, "block_out_channels": [8, 16], "norm_num_groups": 4, **kinds}
+    UNet2DModel(**{**shape, "layers_per_block": 1, **changes}).save_pretrained(folder)
+    (scheduler or DDPMScheduler()).save_pretrained(folder)
+
+
+OWN = {"source": "own-diffusers", "local": "net"}
+
+
+def test_an_own_teacher_is_read_as_its_stage_would(inside: Path) -> None:
+    p = plain(parameters(teacher=OWN))
+    write_teacher(inside / "net")
+    assert checked(p)[0].startswith("mine: 100 images")
+    for changes, words in (
+        ({"scheduler": FlowMatchEulerDiscreteScheduler()}, "is of FlowMatchEulerDiscreteScheduler"),
+        ({"sample_size": 32}, "the teacher is for images of shape"),
+        ({"num_class_embeds": 5}, "the teacher knows 5 classes, the data set has 2"),
+    ):
+        write_teacher(inside / "net", **changes)
+        with pytest.raises(UserError, match=words):
+            checked(p)
+
+
+def test_what_a_teacher_cannot_do_is_refused_by_the_names_of_those_that_ask(inside: Path) -> None:
+    write_teacher(inside / "net")
+    p = plain(parameters(teacher=OWN))
+    p["trajectory_distillation"]["sfd-v"]["step_condition"] = "zero"
+    with pytest.raises(UserError, match=r"sfd-v: teacher\.source = 'own-diffusers' takes no step condition"):
+        checked(p)
+    for source in ("own-diffusers", "teacher-edm-cifar10-32x32-uncond-vp"):
+        p = plain(parameters(teacher=OWN | {"source": source}))
+        p["students"]["sfd"] = {"guidance": [2.0]}
+        with pytest.raises(UserError, match="guidance of sfd needs a teacher of classes"):
+            checked(p)
