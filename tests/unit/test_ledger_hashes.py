@@ -40,13 +40,13 @@ def test_a_folder_has_dvc_s_digest_without_what_dvc_is_told_to_ignore(tmp_path: 
     from dvc_data.hashfile.db import HashFileDB
     from dvc_objects.fs import LocalFileSystem
 
-    names = ("b.txt", "a/c.txt", "a.txt", "a-b/d.txt", "ä.txt")
+    names = ("b.txt", "a/c.txt", "a.txt", "a-b/d.txt", "ä.txt", "tests/e.txt")
     for name in names:
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_text(name)
     fs = LocalFileSystem()
     _, _, tree = build(HashFileDB(fs, str(tmp_path / "db")), str(tmp_path / "folder"), fs, "md5", dry_run=True)
-    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n*.pyc\nlogs/\n")
+    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n*.pyc\nlogs/\n/tests/\n")
     for name in (".gitignore", "x.pyc", "a/logs/y.txt", "__pycache__/z.txt"):
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_text("left out")

@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backtrail.denoiser import NetDenoiser
+from backtrail.layout import PARAMS_FILE
 from backtrail.methods.disback import family as disback
 from backtrail.methods.sfd import family as sfd
 from backtrail.nets.build import BuiltIn, construct_empty
@@ -88,9 +89,9 @@ def _names(suite: Suite, stage: str, method: str) -> list[str]:
 def network(suite: Suite) -> NetDenoiser | None:
     """The suite's network without weights; None for an imported one whose shape is known only when it has been fetched."""
     if isinstance(suite.teacher, Teacher):
-        return construct_empty(BuiltIn(sigma_data=0.5, net=suite.teacher.net))
+        return construct_empty(BuiltIn(sigma_data=0.5, net=suite.teacher.net), PARAMS_FILE)
     published = PUBLISHED.get(suite.teacher.source.removeprefix("teacher-"))
-    return construct_empty(published) if published else None
+    return construct_empty(published, "the published network") if published else None
 
 
 def forward_gflop(denoiser: NetDenoiser) -> float:

@@ -71,7 +71,7 @@ class Hashes:
         if place.is_file():
             return [path]
         found = (f.relative_to(place).as_posix() for f in place.rglob("*") if f.is_file()) if place.is_dir() else ()
-        return sorted(f"{path}/{name}" for name in found if not self._is_ignored(name))
+        return sorted(f"{path}/{name}" for name in found if not self._is_ignored(path, name))
 
     def of(self, path: str) -> Digest | None:
         """Digest of a file or a folder; None if nothing is there."""
@@ -96,12 +96,19 @@ class Hashes:
     def bytes_read(self) -> int:
         return sum(of.size_bytes for of in self._known.values())
 
-    def _is_ignored(self, name: str) -> bool:
+    def _is_ignored(self, path: str, name: str) -> bool:
+        """Whether the file `name` below `path` is left out; a rule that begins with a slash is about the top of the project."""
         *folders, file = name.split("/")
-        return any(
-            any(fnmatch.fnmatch(folder, rule.strip("/")) for folder in folders) if rule.endswith("/") else fnmatch.fnmatch(file, rule)
-            for rule in self._ignored
-        )
+        for rule in self._ignored:
+            if rule.startswith("/"):
+                found = f"{path}/{name}".startswith(rule[1:])
+            elif rule.endswith("/"):
+                found = any(fnmatch.fnmatch(folder, rule[:-1]) for folder in folders)
+            else:
+                found = fnmatch.fnmatch(file, rule)
+            if found:
+                return True
+        return False
 
 
 def _ignore_lines(folder: Path) -> list[str]:

@@ -34,7 +34,7 @@ def import_diffusers(folder: str | Path) -> NetDenoiser:
     """
     found = find_diffusers(folder)
     schedule = _schedule(found.schedule)
-    _check_unet(found.config)
+    _check_kind(found.config)
     check_unet(found.config.parent)
     net = _load_unet(found)
     plain = {key: value for key, value in dict(net.config).items() if not key.startswith("_") and key not in AVERAGE}
@@ -65,7 +65,7 @@ def _schedule(path: Path) -> dict[str, Any]:
     return {key: values.get(key, defaults[key].default) for key in wanted}
 
 
-def _check_unet(path: Path) -> None:
+def _check_kind(path: Path) -> None:
     """Raises UserError unless this is the library's U-Net of pixels, of (x, t) or of (x, t, one label)."""
     from diffusers import UNet2DModel
 
