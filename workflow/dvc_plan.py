@@ -89,19 +89,22 @@ def make_plan() -> dict[str, Any]:
 
 
 def prepare_suite() -> None:
-    """Check all of params.yaml before a rule is made of it, and lay the pipeline down where the folder holds a suite of backtrail."""
+    """Before a rule is made of our own suite: check its params.yaml and that folders it names are there; lay its pipeline down."""
     package = Path(__file__).parents[1] / "src"
     if not (package / "backtrail").is_dir() or not Path("params.yaml").is_file():
         return
     sys.path.insert(0, str(package))
+    from backtrail.cli.own_files import check_places
     from backtrail.errors import UserError
-    from backtrail.parameters.suite import read_suite
+    from backtrail.parameters.suite import Suite, read_suite
     from backtrail.pipeline import is_laid_down, lay_down
 
     try:
-        read_suite()
+        suite = read_suite()
         if is_laid_down(Path.cwd()):
             lay_down(Path.cwd())
+        if isinstance(suite, Suite):
+            check_places(suite)
     except UserError as error:
         raise WorkflowError(str(error)) from None
     finally:

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from PIL import Image
+from snakemake.exceptions import WorkflowError
 
+import dvc_plan
 from backtrail.cli.own_files import check_own_files
 from backtrail.errors import UserError
 from backtrail.parameters.suite import read_suite
@@ -143,3 +145,12 @@ def test_what_a_teacher_cannot_do_is_refused_by_the_names_of_those_that_ask(insi
         p["students"]["sfd"] = {"guidance": [2.0]}
         with pytest.raises(UserError, match="guidance of sfd needs a teacher of classes"):
             checked(p)
+
+
+def test_the_snakefile_refuses_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself it would plan the run, and its first job would fail."""
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("  local: data/local", "  local: nowhere/here", 1), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkflowError, match=r"data.local = 'nowhere/here': nothing is there: make the folder"):
+        dvc_plan.prepare_suite()

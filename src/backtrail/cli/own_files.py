@@ -20,7 +20,7 @@ def check_own_files(suite: Suite) -> list[str]:
     Only what is the user's own is opened: the names and the first image of a folder or zip, and a teacher, which takes torch and seconds.
     Raises UserError for what a stage would refuse later.
     """
-    _check_places(suite)
+    check_places(suite)
     images = understood(suite.data)
     _check_test_images(suite, images)
     if images is not None:
@@ -30,7 +30,7 @@ def check_own_files(suite: Suite) -> list[str]:
     return images.lines() if images is not None else []
 
 
-def _check_places(suite: Suite) -> None:
+def check_places(suite: Suite) -> None:
     """Raises UserError where a folder or file that stages depend on is not there."""
     sections = {"data": suite.data, "teacher": suite.teacher, "metrics.inception": suite.metrics.inception}
     for key, place in ((f"{name}.local", section.local) for name, section in sections.items()):
