@@ -123,16 +123,13 @@ def _budget(device: str, size: str) -> Budget:
 
 
 def _understood(images: Path) -> Understood:
-    """How the images are read. Raises UserError where they cannot be, are not square, or are too few to measure anything."""
+    """How the images are read. Raises UserError where they cannot be, or are too few to measure anything."""
     if not images.exists():
         raise UserError(f"--images {images}: nothing is there: name the folder or the zip of your images")
     # Without the rules of params.yaml, which refuse an absolute path: messages name the place as it was given.
     data = Data.model_construct(name="image-folder" if images.is_dir() else "image-zip", local=str(images), held_out=0)
     found = understood(data)
     assert found is not None  # it is None for the registry's data sets alone
-    _, height, width = found.shape
-    if height != width:
-        raise UserError(f"{images}: the first image has {height}x{width} pixels, expected squares: crop or scale the images")
     if found.n_images < FEWEST_IMAGES:
         raise UserError(f"{images}: {found.n_images} images were found, expected at least {FEWEST_IMAGES}: add images")
     if 0 < (n_test := found.splits.get("test", 0)) < FEWEST_TEST_IMAGES:
