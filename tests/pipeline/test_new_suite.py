@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from test_new_command import write_diffusers, write_images
+from own_inputs import write_diffusers, write_images
 
 from backtrail.artifacts import load_json
 from backtrail.cli import new

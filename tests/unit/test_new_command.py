@@ -1,7 +1,6 @@
 """`backtrail new`: what it writes fits images and teacher, passes `check` at once, and runs; what does not fit is one sentence."""
 
 import sys
-import zipfile
 from contextlib import chdir
 from pathlib import Path
 
@@ -10,23 +9,22 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from edm_pickles import foreign_ema, randomised, write_checkpoint
+from own_inputs import write_diffusers, write_edm, write_images, write_zip
 
 from backtrail.cli import check, new
 from backtrail.cli.measured_cost import cost_lines, duration, gflop_of
 from backtrail.errors import UserError
 from backtrail.nets.build import build
-from backtrail.nets.edm import EDM, VE, EDMTeacher
-from backtrail.nets.songunet import SongUNetConfiguration
+from backtrail.nets.edm import VE
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.sampling import Schedule
 from backtrail.parameters.suite import Suite, read_suite
 
-N_IMAGES, SIDE = 500, 32
+SIDE = 32
 
 
 @pytest.fixture
@@ -36,37 +34,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "repository/workflow/Snakefile").touch()
     monkeypatch.chdir(tmp_path / "repository")
     return tmp_path
-
-
-def write_images(folder: Path, n: int = N_IMAGES, n_classes: int = 0, side: int = SIDE, colour: bool = False) -> Path:
-    rng = np.random.default_rng(0)
-    for k in range(n):
-        path = folder / (f"class{k % n_classes}" if n_classes else "") / f"{k:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (side, side, 3) if colour else (side, side), dtype=np.uint8)).save(path)
-    return folder
-
-
-def write_zip(path: Path, source: Path) -> Path:
-    """The images of a folder, every fifth in test/, the others in train/."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for k, image in enumerate(sorted(source.rglob("*.png"))):
-            archive.write(image, f"{'train' if k % 5 else 'test'}/{image.relative_to(source)}")
-    return path
-
-
-def write_edm(path: Path, preconditioning: object = None, **changes: object) -> Path:
-    shape = {"in_channels": 3, "out_channels": 3, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": ()}
-    net = SongUNetConfiguration(**{**shape, "img_resolution": 16, **changes})
-    configuration = EDMTeacher(preconditioning=preconditioning or EDM(), net=net)
-    return write_checkpoint(path, foreign_ema(randomised(configuration), configuration))
-
-
-def write_diffusers(folder: Path, scheduler: object = None, **changes: object) -> Path:
-    kinds = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
-    shape = {"sample_size": 16, "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16), "norm_num_groups": 4, **kinds}
-    DDPMPipeline(UNet2DModel(**{**shape, "layers_per_block": 1, **changes}), scheduler or DDPMScheduler()).save_pretrained(folder)
-    return folder
 
 
 def written(*arguments: object) -> tuple[Suite, list[str]]:
