@@ -16,7 +16,7 @@ from backtrail.cli import new
 from backtrail.nets.build import load_denoiser
 from pipeline.conftest import TinySuite, run_every_stage
 
-pytestmark = pytest.mark.xdist_group("new-suite")
+pytestmark = [pytest.mark.xdist_group("new-suite"), pytest.mark.slow]
 
 N_IMAGES, N_TEST = 60, 12
 
@@ -36,7 +36,7 @@ def shortened(values: dict[str, Any]) -> dict[str, Any]:
     return p
 
 
-@pytest.fixture(scope="module", params=["diffusers", pytest.param("grey", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["diffusers", "grey"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
     """A U-Net of diffusers for colour images in three classes; and grey images without classes, whose teacher is trained."""
     here = tmp_path_factory.mktemp(request.param)
@@ -63,8 +63,10 @@ def test_students_are_measured_on_the_images_that_were_held_out(made: TinySuite)
     methods = yaml.safe_load((made.folder / "params.yaml").read_text(encoding="utf-8"))["students"]
     for method in methods:
         metrics = load_json(made.folder / f"results/metrics/{method}/seed0.json")
-        assert {entry["n_images"] for entry in metrics["protocol"]} == {N_TEST}
-        assert all(value["fd_efficientnet_lite0"] > 0 for value in metrics["values"].values())
+        protocol = {entry["metric"]: (entry["n_images"], entry["n_reference"]) for entry in metrics["protocol"]}
+        assert protocol["fd_efficientnet_lite0"] == (N_TEST, N_IMAGES - N_TEST) and protocol["kid_classifier"] == (N_TEST, N_TEST)
+        values = [values for sampled in metrics["values"].values() for values in sampled.values()]
+        assert values and all(value["fd_efficientnet_lite0"] > 0 for value in values)
 
 
 def test_students_differ_from_the_teacher_that_they_start_from(made: TinySuite) -> None:
