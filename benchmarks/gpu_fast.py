@@ -9,8 +9,9 @@ from typing import Any
 
 import bench
 import torch
+from gpu_cases import make_case, prepare
 from gpu_results import Group, Row, Rows, Settings
-from gpu_right import configuration, make_case, prepare
+from gpu_right import configuration
 from timing import Clock
 from updates import CASES, Case
 

@@ -8,31 +8,24 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import bench
+import gpu_memory
+import gpu_metrics
 import torch
+from gpu_cases import make_case, prepare
 from gpu_results import Group, Row, Rows, Settings
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-from updates import CASES, Case, Setup
+from updates import CASES, Case
 
-from backtrail.cli.compute_cost import forward_gflop
-from backtrail.denoiser import NetDenoiser
-from backtrail.nets.build import construct, construct_empty
-from backtrail.nets.dhariwal import DhariwalConfiguration
+from backtrail.nets.build import construct
 from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
-from backtrail.parameters.runtime import Runtime
-from backtrail.running.torch_stage import AUTOCAST, configure
+from backtrail.running.torch_stage import AUTOCAST
 from backtrail.sampling.sample import Sampler
 from backtrail.sampling.solvers import SOLVERS
-from backtrail.teachers.published import PUBLISHED
-from backtrail.training.data_parallel import Group as Processes
 from backtrail.training.loop import Interrupted, run
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState
@@ -41,7 +34,6 @@ from backtrail.training.state import TrainingState
 BOUNDS = {"float32": 1e-3, "tf32": 5e-2, "float16": 5e-2, "bfloat16": 0.3, "torch.compile": 1e-3, "CUDA graphs": 1e-3}
 SHORTENED = ("teacher", "disback", "sfd-v")  # one for each kind of training
 UPDATES, STEPS = 2, 4
-COUNTED = 0.05  # an update's operations against plan's count: it takes every backward pass for two forwards
 
 
 def configuration(s: Settings) -> EDMTeacher:
@@ -50,31 +42,6 @@ def configuration(s: Settings) -> EDMTeacher:
         "img_resolution": 16, "model_channels": 32, "num_blocks": 2, "attn_resolutions": (8,)
     }  # fmt: skip
     return EDMTeacher(preconditioning=EDM(), net=SongUNetConfiguration(in_channels=3, out_channels=3, channel_mult=(1, 2), **shape))
-
-
-def prepare(device: torch.device, precision: str = "float32", compiled: bool = False) -> None:
-    """This process as a stage with that precision has it."""
-    configure(Runtime(threads=torch.get_num_threads(), precision=precision, compile=compiled), device)
-
-
-@contextmanager
-def built_as(chosen: EDMTeacher):
-    """The methods' nets inside the block are this one."""
-
-    def build(_: object, sigma_data: float, seed: int = 0) -> NetDenoiser:
-        return construct(chosen, seed)
-
-    with mock.patch("updates.build", build), mock.patch("backtrail.teachers.train.build", build):
-        yield
-
-
-def make_case(params: Path, method: str, chosen: EDMTeacher, batch: int, device: torch.device) -> Case:
-    """A method's update on a network of EDM's, with dropout in score distillation, as on CIFAR-10."""
-    base, net = bench.setup(params, "tiny", device), chosen.net
-    shape = base.net.model_copy(update={"image_channels": 3, "resolution": net.img_resolution, "n_classes": net.label_dim})
-    score = {name: p.model_copy(update={"dropout": True}) for name, p in base.score.items()}
-    with built_as(chosen):
-        return CASES[method](Setup(base.teacher, score, base.trajectory, shape, batch, device))
 
 
 @torch.no_grad()
@@ -234,43 +201,6 @@ def samplers(s: Settings) -> Rows:
     return {f"{name}: against the CPU": partial(row, way) for name, way in WAYS.items()}
 
 
-def memory(s: Settings) -> Rows:
-    """Full-size updates of score distillation: memory against what the nets need, operations against plan's count."""
-    cifar, imagenet = PUBLISHED["edm-cifar10-32x32-uncond-vp"], PUBLISHED["edm-imagenet-64x64-cond-adm"]
-    if s.tiny:
-        shape = {"img_resolution": 8, "model_channels": 8, "num_blocks": 1, "in_channels": 3, "out_channels": 3, "channel_mult": (1, 2)}
-        cifar = EDMTeacher(preconditioning=EDM(), net=SongUNetConfiguration(**shape))
-        imagenet = EDMTeacher(preconditioning=EDM(), net=DhariwalConfiguration(**shape, label_dim=10))
-
-    def row(chosen: EDMTeacher, batch: int, micro_batch: int | None) -> Row:
-        prepare(s.on, "tf32")
-        case = make_case(s.params, "diff-instruct", chosen, batch, s.on)
-        case.state.group = Processes(micro_batch=micro_batch)
-        case.update(0)
-        peak_mb = bench.peak_mb(s.on)
-        with FlopCounterMode(display=False) as counter:
-            case.update(1)
-        empty = construct_empty(chosen, "the published network")
-        n_weights = sum(weight.numel() for weight in empty.parameters())
-        # The teacher, the student with its average, the fake score, two moments for each of the trained ones, one gradient at a time.
-        counted_mb = 9 * 4 * n_weights / 1e6
-        forwards = case.ideal(0) + (micro_batch is not None)
-        counted = forwards * batch * forward_gflop(empty) / 1e3
-        found = counter.get_total_flops() / 1e12
-        error = abs(found - counted) / counted
-        return {
-            "error": error, "of": "operations", "bound": COUNTED, "within": error <= COUNTED and peak_mb >= counted_mb,
-            "batch": batch, "micro_batch": micro_batch or batch, "peak_mb": peak_mb, "nets_mb": counted_mb,
-            "activations_mb": peak_mb - counted_mb, "counted_tflop": counted, "found_tflop": found,
-        }  # fmt: skip
-
-    batches = {"cifar10": (4, None), "imagenet64": (4, None), "imagenet64, in parts": (4, 2)} if s.tiny else {
-        "cifar10": (128, None), "imagenet64": (32, None), "imagenet64, in parts": (256, 32)
-    }  # fmt: skip
-    return {f"memory, {name}": partial(row, cifar if name == "cifar10" else imagenet, *sizes) for name, sizes in batches.items()}
-
-
-MEMORY = ("memory, cifar10", "memory, imagenet64", "memory, imagenet64, in parts")
 COLUMNS = {
     "error": "largest relative error", "of": "of", "bound": "bound", "within": "within", "stops": "stops",
     "peak_mb": "peak, MB", "nets_mb": "nets and Adam, MB", "activations_mb": "rest, MB",
@@ -279,8 +209,6 @@ COLUMNS = {
 
 def groups() -> list[Group]:
     """The rows of this part, what matters most first; compilers come last, since each net takes them a minute."""
-    from gpu_metrics import KEYS as METRIC_KEYS
-    from gpu_metrics import against_cpu
 
     def of(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(f"{method}: {name} against float32" for method in SHORTENED for name in names)
@@ -293,7 +221,7 @@ def groups() -> list[Group]:
         Group(tuple(f"{name}: against the CPU" for name in WAYS), samplers),
         Group(both, twice),
         Group(of(precisions), partial(shortened, names=precisions)),
-        Group(METRIC_KEYS, against_cpu),
-        *(Group((key,), memory, 90.0) for key in MEMORY),
+        Group(gpu_metrics.KEYS, gpu_metrics.against_cpu),
+        *(Group((key,), gpu_memory.memory, 90.0) for key in gpu_memory.KEYS),
         *(Group(of((name,)), partial(shortened, names=(name,)), 90.0) for name in compilers),
     ]
