@@ -104,10 +104,13 @@ def prepare(work: Path, images: Path, out: Path, tiny: bool, minutes: float) -> 
 
 def repro(work: Path, log: Path, until: float, say: Callable[[str], None]) -> int | None:
     """`dvc repro` until it ends or the time is up; then the stage that runs is told to save. Its exit code, None if it was stopped."""
-    said = 0
+    said = log.read_text(encoding="utf-8").count("\nRunning stage") if log.exists() else 0  # of the calls before
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # stages ask for `python`
     with open(log, "a", encoding="utf-8") as file:
+        file.write("\n")
+        file.flush()
         command = [sys.executable, "-m", "dvc", "repro"]
-        process = subprocess.Popen(command, cwd=work, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(command, cwd=work, stdout=file, stderr=file, start_new_session=True, env={**os.environ, "PATH": path})
         try:
             while process.poll() is None and time.monotonic() < until:
                 time.sleep(0.5)
