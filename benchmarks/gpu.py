@@ -9,6 +9,7 @@ call it again.
 import argparse
 import hashlib
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -123,4 +124,6 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # By default a SIGTERM would end this process at once, and leave what it has started to run on.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())
