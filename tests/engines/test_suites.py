@@ -87,8 +87,8 @@ def checkout(tmp_path):
     shutil.copytree(ROOT / "suites", tmp_path / "suites", ignore=shutil.ignore_patterns(".snakemake", "tmp", "cache", "data", "results"))
     for name in ("src", "workflow"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "data/local/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "slurm", tmp_path / "slurm", follow_symlinks=False)
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)

@@ -210,7 +210,7 @@ def test_registry_is_whole_and_honest():
 
 
 def test_parameters_name_what_is_wrong():
-    good = {"name": "fashion-mnist", "resolution": 16}
+    good = {"name": "fashion-mnist", "resolution": 16, "local": "data/local"}
     assert validate(Data, good, "data").held_out == 0
     for change, words in (
         ({"name": "mnist"}, "data.name = 'mnist'"),

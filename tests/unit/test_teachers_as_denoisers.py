@@ -17,7 +17,7 @@ from backtrail.nets.discrete_time import DiffusersTeacher
 from backtrail.nets.edm import EDM, VP, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
 from backtrail.parameters.base import section
-from backtrail.parameters.teacher import ImportedTeacher, Teacher, TeacherSource, teacher_section
+from backtrail.parameters.teacher import ImportedTeacher, TeacherSource, TrainedTeacher, teacher_section
 from backtrail.sampling.sample import Sampler, sample
 from backtrail.teachers.imported import check_teacher, import_teacher
 from backtrail.teachers.published import PUBLISHED
@@ -163,5 +163,5 @@ def test_the_section_is_of_either_kind(tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text("teacher: {source: own-edm, local: mine.pkl}\n", encoding="utf-8")
     assert teacher_section(file) == ImportedTeacher(source="own-edm", local="mine.pkl")
-    file.write_text("teacher: {steps: 1, batch: 2, optimiser: {lr: 0.1}, average: {half_life: 3.0}}\n", encoding="utf-8")
-    assert teacher_section(file) == section(Teacher, "teacher", file)
+    file.write_text("teacher: {steps: 1, batch: 2, optimiser: {lr: 0.1}, average: {half_life: 3.0}, local: data/local}\n", encoding="utf-8")
+    assert teacher_section(file) == section(TrainedTeacher, "teacher", file)
