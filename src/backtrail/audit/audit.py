@@ -1,13 +1,14 @@
 """The audit of a suite: findings, and from them a verdict for every number."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import EXIT_CODES, EXTERNAL, RECOMPUTED, UNBACKED, VERIFIED, Finding, worst
+from backtrail.audit.left_out import dropped, missing
 from backtrail.audit.quotes import quoted_numbers, wrong_quotes
 from backtrail.audit.records import other_environment
 from backtrail.layout import LOCK_FILE, PARAMS_FILE
@@ -73,11 +74,14 @@ class Audit:
 Recompute = Callable[[Ledger, set[str]], tuple[list[Finding], set[str], list[str]]]
 
 
-def audit(folder: str | Path = ".", recomputations: list[Recompute] | None = None) -> Audit:
-    """Check every byte and link, then recompute what is asked for. Each recomputation gives findings, the files it confirmed, and notes."""
+def audit(folder: str | Path = ".", recomputations: list[Recompute] | None = None, claims: Sequence[str] = ()) -> Audit:
+    """Check every byte and link and what was left out, then recompute what is asked for.
+
+    Each recomputation gives findings, the files it confirmed, and notes. claims: the keys that the package's table of claims has.
+    """
     ledger = open_ledger(folder)
     hashes = Hashes(ledger.folder)
-    findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger)]
+    findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger), *missing(ledger, claims)]
     notes, confirmed = list(_notes(ledger)), set()
     bad = {finding.subject for finding in findings if finding.verdict != VERIFIED}
     for recompute in recomputations or []:
@@ -117,6 +121,7 @@ def _notes(ledger: Ledger) -> Iterator[str]:
         yield "the suite lies in no git repository: nothing says which ledger was published"
     elif changed:
         yield f"not committed: {', '.join(changed[:6])}{f' and {len(changed) - 6} more' if len(changed) > 6 else ''}"
+    yield from dropped(ledger)
     yield from other_environment(ledger)
 
 
