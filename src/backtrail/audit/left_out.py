@@ -90,8 +90,6 @@ def _rows(suite: Suite[Any], rows: list[dict[str, str]]) -> Iterator[Finding]:
         yield _lacks(RESULTS, f"all seeds of {_listed(counts)}: {PARAMS_FILE} declares {len(suite.seeds)} seeds, one for the teacher")
     means = columns(suite.metrics)
     empty = [f"{name} of {_in_words(cell)}" for cell in wanted if cell in shown for name in means if not shown[cell].get(name)]
-        f"{name} of {_in_words(cell)}" for cell in wanted if cell in shown for name in columns(suite.metrics) if not shown[cell].get(name)
-    ]
     if empty:
         yield _lacks(RESULTS, f"{_listed(empty)}: {PARAMS_FILE} declares the metric and extractor")
 
