@@ -13,8 +13,9 @@ from backtrail.audit.audit import Audit, Recompute, audit, counts
 from backtrail.audit.findings import EXIT_CODES, MEANINGS
 from backtrail.audit.findings_text import findings_in_words
 from backtrail.audit.levels import LEVELS, what_it_proves
+from backtrail.audit.plausible import EXIT_CODE
 
-CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code)
+CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code) + f", {EXIT_CODE} implausible"
 
 
 @click.command(epilog=f"Exit code by the worst verdict: 0 if all is well, {CODES}.")
@@ -74,6 +75,10 @@ def _print(done: Audit, levels: tuple[str, ...], everything: bool) -> None:
             click.echo(f"{found[verdict]:8,} {verdict}: {meaning}")
     documents = counts(done.documents)
     click.echo("pages and pictures: " + ", ".join(f"{n} {verdict}" for verdict, n in documents.items()))
+    if done.suspicions:
+        click.echo(f"hard to believe, and no proof ({len(done.suspicions)}):")
+    for one in done.suspicions:
+        click.echo(f"  implausible: {one.message}")
     for note in done.notes:
         click.echo(f"note: {note}")
     click.echo("what this shows:")
