@@ -78,6 +78,14 @@ def _digests(images: np.ndarray) -> np.ndarray:
     return np.where(constant, np.uint64(0), (words ^ (words >> np.uint64(32))).sum(1, dtype=np.uint64) | np.uint64(1))
 
 
+def _share(digests: np.ndarray, known: np.ndarray) -> float:
+    """The share of images, constant ones not counted as such, whose digest is among `known`, which is in ascending order."""
+    if not len(digests) or not len(known):
+        return 0.0
+    place = np.searchsorted(known, digests).clip(max=len(known) - 1)
+    return float(((known[place] == digests) & (digests > 0)).mean())
+
+
 def _images(ledger: Ledger) -> Iterator[Suspicion]:
     """Copies of training images, and images that two archives share."""
     known, allowed = _training(ledger.folder / DATASET)
@@ -87,18 +95,18 @@ def _images(ledger: Ledger) -> Iterator[Suspicion]:
             if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
                 continue
             digests = _digests(images)
-            copied = float((np.isin(digests, known) & (digests > 0)).mean())
+            copied = _share(digests, known)
             if copied > allowed + COPIES:
                 what = f"{copied:.1%} of the images of {key} are training images, pixel by pixel; of held-out images {allowed:.1%} are"
                 yield Suspicion(path, f"{path}: {what}: they were copied, or the model repeats what it was shown")
             for other, (name, theirs) in seen.items():
                 if other == path:
                     continue
-                shared = float((np.isin(digests, theirs) & (digests > 0)).mean())
+                shared = _share(digests, theirs)
                 if shared > COPIES:
                     yield Suspicion(path, f"{path}: {shared:.1%} of the images of {key} are those of {other} ({name}), pixel by pixel")
                     break
-            seen.setdefault(path, (key, digests))
+            seen.setdefault(path, (key, np.unique(digests)))
             seen[path] = (f"{seen[path][0]}, {key}" if seen[path][0] != key else key, np.union1d(seen[path][1], digests))
 
 
@@ -113,8 +121,8 @@ def _training(path: Path) -> tuple[np.ndarray, float]:
                 found[key] = np.concatenate([_digests(images[i : min(i + BLOCK, n_images)]) for i in range(0, n_images, BLOCK)])
     except (OSError, safetensors.SafetensorError, ValueError, TypeError):
         return np.empty(0, np.uint64), 0.0
-    known = found["train_images"][found["train_images"] > 0]
-    return known, float(np.isin(found["test_images"], known).mean()) if len(found["test_images"]) else 0.0
+    known = np.sort(found["train_images"])
+    return known, _share(found["test_images"], known)
 
 
 def _ways(ledger: Ledger) -> Iterator[Suspicion]:
