@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro ablations bench test test-all lint format deps lock clean
+.PHONY: help setup repro ablations bench gpu test test-all lint format deps lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ repro: setup ## run the built-in suite: figures and tables of both papers in rep
 
 bench: setup ## measure the methods' speed and memory here (four minutes); tables in reports/benchmark
 	python benchmarks/bench.py
+
+gpu: setup ## check and measure a GPU that is at hand (a quarter of an hour; go on by calling it again); tables in reports/gpu
+	python benchmarks/gpu.py $(GPU)
 
 ablations: setup ## run suites/ablations: one figure per axis (what each choice does)
 	@cd suites/ablations && python -m backtrail pipeline

@@ -32,7 +32,7 @@ from backtrail.parameters.base import read, section, validate
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.runtime import Runtime
 from backtrail.parameters.score_distillation import ScoreDistillation
-from backtrail.parameters.teacher import Teacher
+from backtrail.parameters.teacher import TrainedTeacher
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.running.torch_stage import TorchStage, configure
 from backtrail.training.scratch import Scratch
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 def setup(params: Path, net: str, device: torch.device) -> Setup:
     """The suite's parameters on one of the nets: the suite's own, a wide one (64 and 128 channels at 32x32), or a tiny one for tests."""
-    teacher = section(Teacher, "teacher", params)
+    teacher = section(TrainedTeacher, "teacher", params)
     values = read(params)
     score = {name: validate(ScoreDistillation, value, name, params) for name, value in values["score_distillation"].items()}
     trajectory = {name: validate(TrajectoryDistillation, value, name, params) for name, value in values["trajectory_distillation"].items()}

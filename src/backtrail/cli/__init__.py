@@ -40,6 +40,7 @@ STAGES = {
     "ring-figure": "draw the ring's figure and judge DisBack's claims on it",
 }
 COMMANDS = {
+    "new": "write the params.yaml of a suite for your own images, and a teacher of your own",
     "why": "where a number comes from: its chain down to the data",
     "audit": "check every number against the bytes it comes from",
     "impact": "which numbers change if a file is wrong",

@@ -1,0 +1,263 @@
+"""`backtrail new`: a suite for images, and a teacher, of your own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import jinja2
+
+from backtrail.artifacts import atomic_write, load_yaml
+from backtrail.cli.own_files import check_own_files
+from backtrail.data.understood import Understood, understood
+from backtrail.errors import UserError
+from backtrail.layout import PARAMS_FILE
+from backtrail.parameters.base import Name, Section, validate
+from backtrail.parameters.data import Data
+from backtrail.parameters.suite import read_suite
+
+if TYPE_CHECKING:
+    from backtrail.denoiser import NetDenoiser
+
+TEMPLATES = Path(__file__).with_name("new_suite")
+SMALLEST_SIDE = 8  # pixels
+FEWEST_IMAGES, FEWEST_TEST_IMAGES = 50, 10  # density and coverage look for a fifth neighbour
+MOST_HELD_OUT = 10_000
+FINE, COARSE, LARGEST = 0.002, 0.006, 80.0  # noise levels of EDM's and SFD's schedules, in units of the data
+SIGMA_INIT = 2.5  # Diff-Instruct's noise level of the student's input
+
+
+class _Named(Section):
+    """The name of a suite, by the rules of params.yaml."""
+
+    suite: Name
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The numbers of one device and size, by name, and those of all others for comments."""
+
+    column: str
+    columns: list[str]
+    table: dict[str, list[Any]]
+
+    def chosen(self) -> dict[str, Any]:
+        """The numbers of this column."""
+        return {key: values[self.columns.index(self.column)] for key, values in self.table.items()}
+
+    def others(self, key: str) -> str:
+        """What the other columns say of a number, as a comment."""
+        return ", ".join(f"{name} {value}" for name, value in zip(self.columns, self.table[key], strict=True) if name != self.column)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--images", required=True, type=click.Path(path_type=Path), help="Folder or zip of your images; folders in it are classes.")
+@click.option("--teacher", type=click.Path(path_type=Path), help="EDM's pickle (a file) or a diffusers pipeline (a folder) to distil.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="What the budget is for; auto: what is here.")
+@click.option("--size", type=click.Choice(["small", "full"]), default="small", help="A first look, or numbers that are worth a table.")
+def command(name: str, images: Path, teacher: Path | None, device: str, size: str) -> None:
+    """Write suites/NAME/params.yaml for your own images, and say how they are read, what a run costs, and how to start it.
+
+    Run it in the repository's folder. Without a teacher, a small one is trained on the images. Images and teacher are not copied: links in
+    the suite's folder lead to them, because parameters hold no absolute path.
+    """
+    folder = _new_folder(name)
+    from backtrail.cli.measured_cost import cost_lines  # here: torch takes seconds, and a wrong name is said at once
+
+    denoiser = _denoiser(teacher)
+    budget = _budget(device, size)
+    found = _understood(images)
+    values = _values(name, found, budget, denoiser, teacher)
+    with _undone_on_error(folder) as made:
+        linked = [_link(images, folder / values["images"], made)]
+        if teacher is not None:
+            linked.append(_link(teacher, folder / values["teacher"], made))
+        _write(folder / ".gitignore", "".join(f"/{path.name}\n" for path in linked if path), made)
+        _write(folder / PARAMS_FILE, _text(values), made)
+        with chdir(folder):
+            suite = read_suite()
+            lines = check_own_files(suite)
+            cost = cost_lines(suite, denoiser, budget.column.split()[0])
+    click.echo("\n".join(lines))
+    for path in filter(None, linked):
+        click.echo(f"{path} is a link to {path.resolve()}")
+    click.echo(f"{folder / PARAMS_FILE}: {values['resolution']}x{values['resolution']}, {', '.join(suite.methods)}, {budget.column}\n")
+    click.echo("\n".join(cost))
+    click.echo(f"\nRun it:\n  snakemake -d {folder} --profile local")
+
+
+def _new_folder(name: str) -> Path:
+    """The suite's folder. Raises UserError for a name that is not allowed or taken, or outside of the repository's folder."""
+    validate(_Named, {"suite": name}, "", "backtrail new")
+    if not Path("workflow/Snakefile").is_file():
+        raise UserError("workflow/Snakefile is not here: run `backtrail new` in the repository's folder, the suite is made below suites/")
+    folder = Path("suites", name)
+    if os.path.lexists(folder / PARAMS_FILE):
+        raise UserError(f"{folder / PARAMS_FILE} is there already: choose another name, or delete the suite's folder")
+    return folder
+
+
+def _denoiser(teacher: Path | None) -> "NetDenoiser | None":
+    """The teacher that is to be imported, read as its stage would; a folder is a diffusers pipeline and a file EDM's pickle."""
+    if teacher is None:
+        return None
+    if not teacher.exists():
+        raise UserError(f"--teacher {teacher}: nothing is there: name EDM's pickle or the folder of a diffusers pipeline")
+    from backtrail.teachers.diffusers import import_diffusers  # here: as above
+    from backtrail.teachers.edm import import_edm
+
+    return import_diffusers(teacher) if teacher.is_dir() else import_edm(teacher)
+
+
+def _budget(device: str, size: str) -> Budget:
+    import torch  # here: as above
+
+    table = load_yaml((TEMPLATES / "budgets.yaml").read_text(encoding="utf-8"))
+    chosen = device if device != "auto" else "gpu" if torch.cuda.is_available() else "cpu"
+    columns = table.pop("columns")
+    return Budget(f"{chosen} {size}", columns, table)
+
+
+def _understood(images: Path) -> Understood:
+    """How the images are read. Raises UserError where they cannot be, or are too few to measure anything."""
+    if not images.exists():
+        raise UserError(f"--images {images}: nothing is there: name the folder or the zip of your images")
+    # Without the rules of params.yaml, which refuse an absolute path: messages name the place as it was given.
+    data = Data.model_construct(name="image-folder" if images.is_dir() else "image-zip", local=str(images), held_out=0)
+    found = understood(data)
+    assert found is not None  # it is None for the registry's data sets alone
+    if found.n_images < FEWEST_IMAGES:
+        raise UserError(f"{images}: {found.n_images} images were found, expected at least {FEWEST_IMAGES}: add images")
+    if 0 < (n_test := found.splits.get("test", 0)) < FEWEST_TEST_IMAGES:
+        raise UserError(f"{images}: {n_test} test images were found, expected at least {FEWEST_TEST_IMAGES}: move more of them into test/")
+    return found
+
+
+def _values(name: str, found: Understood, budget: Budget, denoiser: "NetDenoiser | None", teacher: Path | None) -> dict[str, Any]:
+    """What the template is filled with."""
+    b = budget.chosen()
+    channels, side, _ = found.shape
+    is_zip, has_test_split = found.path.is_file(), "test" in found.splits
+    n_test = found.splits["test"] if has_test_split else min(found.n_images // 5, MOST_HELD_OUT)
+    n_train, n_classes = found.n_images - n_test, len(found.classes)
+    resolution = _resolution(side, b["largest_side"]) if denoiser is None else _side_of(denoiser, found)
+    low, high = (0.0, float("inf")) if denoiser is None else _noise_levels(denoiser)
+    stem, net_channels = _net(resolution, b["net_stem"], b["net_channels"])
+    source = None if teacher is None else "own-diffusers" if teacher.is_dir() else "own-edm"
+    kind = "trained" if source is None else "imported"
+    t_max = min(LARGEST, high)
+    return {
+        "name": name, "title": f"Distilling a diffusion model on {name}", "column": budget.column, "b": b, "other": budget.others,
+        "n_train": n_train, "n_test": n_test, "has_test_split": has_test_split, "n_classes": n_classes, "channels": channels,
+        "shape": f"{side}x{side} {'grey' if channels == 1 else 'RGB'}", "resolution": resolution, "sides": _sides(side, denoiser),
+        "data_name": "image-zip" if is_zip else "image-folder", "images": "images.zip" if is_zip else "images",
+        "what_images": f"the {'zip' if is_zip else 'folder'} of your images, relative to this one",
+        "source": source, "teacher": "teacher.pkl" if source == "own-edm" else "teacher",
+        "what_teacher": {"own-edm": "a checkpoint in EDM's format", "own-diffusers": "a pipeline of diffusers"}.get(source or "", ""),
+        "classifier_batch": min(128, n_train), "teacher_batch": min(b["teacher_batch"], n_train),
+        "stem": stem, "net_channels": net_channels,
+        "teacher_knows_classes": denoiser is not None and denoiser.n_classes > 0,
+        "guided": source is None and n_classes > 1, "few_step": ["trajectory", "sfd", *([] if source == "own-diffusers" else ["sfd-v"])],
+        "t_fine": max(FINE, low), "t_coarse": max(COARSE, low), "t_max": t_max, "sigma_init": min(SIGMA_INIT, t_max),
+        "one_step_lr": b[f"one_step_lr_{kind}"], "few_step_lr": b[f"few_step_lr_{kind}"],
+    }  # fmt: skip
+
+
+def _resolution(side: int, largest: int) -> int:
+    """The largest even divisor of the images' side up to `largest`, or the smallest above it. Raises UserError if there is none."""
+    even = _divisors(side)
+    if not even:
+        raise UserError(
+            f"the images' side of {side} pixels has no even divisor from {SMALLEST_SIDE} on, and a network halves it: scale the images"
+        )
+    return max((n for n in even if n <= largest), default=min(even))
+
+
+def _divisors(side: int) -> list[int]:
+    return [n for n in range(SMALLEST_SIDE, side + 1, 2) if side % n == 0]
+
+
+def _sides(side: int, denoiser: "NetDenoiser | None") -> str:
+    """What the comment beside the resolution says."""
+    if denoiser is not None:
+        return "the teacher's"
+    return f"{side} pixels can become {', '.join(map(str, _divisors(side)))} (teacher.net.resolution follows)"
+
+
+def _side_of(denoiser: "NetDenoiser", found: Understood) -> int:
+    """The teacher's resolution. Raises UserError where the images cannot be pooled to it, or it is for other channels or classes."""
+    from backtrail.teachers.imported import check_teacher
+
+    _, height, width = denoiser.image_shape
+    side = found.shape[1]
+    if height != width or side % height:
+        raise UserError(
+            f"the teacher is for {height}x{width} pixels, the images have {side}x{side}: expected squares of a multiple of its side: "
+            "scale the images"
+        )
+    check_teacher(denoiser, (found.shape[0], height, width), len(found.classes))
+    return height
+
+
+def _noise_levels(denoiser: "NetDenoiser") -> tuple[float, float]:
+    """The smallest and the largest noise level that the teacher knows, rounded inwards to three digits."""
+    low, high = denoiser.noise_range.sigma_min, denoiser.noise_range.sigma_max
+    if (levels := getattr(denoiser, "sigmas", None)) is not None:  # discrete time, whose sampler may be asked beyond its ends
+        low, high = max(low, float(levels.min())), min(high, float(levels.max()))
+    return (float(f"{low * 1.005:.3g}") if low else 0.0, float(f"{high * 0.995:.3g}"))
+
+
+def _net(resolution: int, stem: int, channels: list[int]) -> tuple[int, list[int]]:
+    """Stem and channels of the built-in net, of fewer levels and without a stem where the resolution cannot be halved as often."""
+    for n_levels in range(len(channels), 0, -1):
+        for folded in (stem, 1):
+            if resolution % (folded * 2 ** (n_levels - 1)) == 0:
+                return folded, channels[:n_levels]
+    raise AssertionError(resolution)  # a stem of one and a single level fit everything
+
+
+def _text(values: dict[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return environment.get_template("params.yaml.j2").render(values)
+
+
+@contextmanager
+def _undone_on_error(folder: Path) -> Iterator[list[Path]]:
+    """The suite's folder; what was made of it, and noted in the list, is taken away again if anything goes wrong."""
+    made = [path for path in (folder.parent, folder) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield made
+    except BaseException:
+        for path in reversed(made):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        raise
+
+
+def _link(target: Path, link: Path, made: list[Path]) -> Path | None:
+    """Let `link` lead to `target`; None if it is the target itself. Raises UserError if something else is there."""
+    if os.path.lexists(link):
+        if link.resolve() == target.resolve():
+            return None
+        raise UserError(f"{link} is there already and is not {target}: move it away")
+    link.symlink_to(target.resolve())
+    made.append(link)
+    return link
+
+
+def _write(path: Path, text: str, made: list[Path]) -> None:
+    """A new file; none for an empty text or where one is."""
+    if text and not path.exists():
+        atomic_write(path, lambda file: file.write_text(text, encoding="utf-8"))
+        made.append(path)

@@ -1,0 +1,210 @@
+"""`backtrail new`: what it writes fits images and teacher, passes `check` at once, and runs; what does not fit is one sentence."""
+
+import sys
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from diffusers import DDPMScheduler
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from own_inputs import write_diffusers, write_edm, write_images, write_zip
+
+from backtrail.cli import check, new
+from backtrail.cli.measured_cost import cost_lines, duration, gflop_of
+from backtrail.errors import UserError
+from backtrail.nets.build import build
+from backtrail.nets.edm import VE
+from backtrail.parameters.net import UNetParameters
+from backtrail.parameters.sampling import Schedule
+from backtrail.parameters.suite import Suite, read_suite
+
+SIDE = 32
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that passes for the repository's."""
+    (tmp_path / "repository/workflow").mkdir(parents=True)
+    (tmp_path / "repository/workflow/Snakefile").touch()
+    monkeypatch.chdir(tmp_path / "repository")
+    return tmp_path
+
+
+def written(*arguments: object) -> tuple[Suite, list[str]]:
+    """The suite that `new` wrote, which `check` accepts in its folder, and what `new` printed; the device is the CPU."""
+    done = CliRunner().invoke(new.command, ["--device", "cpu", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    with chdir(Path("suites", str(arguments[0]))):
+        checked = CliRunner().invoke(check.command, catch_exceptions=False)
+        assert "params.yaml is valid" in checked.output
+        # The lines of `check` are those of `new`.
+        assert done.output.splitlines()[: len(checked.output.splitlines()) - 1] == checked.output.splitlines()[:-1]
+        return read_suite(), done.output.splitlines()
+
+
+def schedules(suite: Suite) -> list[Schedule]:
+    """Those of the teacher's samplers and of the few-step students."""
+    return [p.schedule for p in (*suite.teacher_samples.samplers.values(), *suite.few_step.values())]
+
+
+def refused(*arguments: object) -> str:
+    """The sentence, after which nothing is left of the suite."""
+    before = sorted(Path.cwd().rglob("*"))
+    with pytest.raises(UserError) as error:
+        CliRunner().invoke(new.command, [*map(str, arguments)], catch_exceptions=False)
+    assert sorted(Path.cwd().rglob("*")) == before and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_grey_images_without_classes(here: Path) -> None:
+    suite, lines = written("greys", "--images", write_images(here / "grey"))
+    assert lines[:3] == ["images: 500 images, the first is 32x32 grey", "classes none", "splits train 400, test (held out) 100"]
+    assert (suite.suite, suite.data.name, suite.data.resolution, suite.data.local) == ("greys", "image-folder", 16, "images")
+    assert (suite.teacher.net.image_channels, suite.teacher.net.n_classes, suite.teacher.label_dropout) == (1, 0, 0.0)
+    assert (suite.metrics.n_samples, suite.metrics.n_curve, suite.metrics.n_reference) == (100, 100, 400)
+    assert all(sampler.guidance == 1 for sampler in suite.teacher_samples.samplers.values())
+    assert suite.methods == ["diff-instruct", "disback", "trajectory", "sfd", "sfd-v"]
+    assert Path("suites/greys/images").resolve() == here / "grey"
+    assert str(here) not in Path("suites/greys/params.yaml").read_text(encoding="utf-8")
+    assert lines[-1].strip() == "snakemake -d suites/greys --profile local"
+
+
+def test_colour_images_in_classes_get_guidance(here: Path) -> None:
+    suite, lines = written("rgbs", "--images", write_images(here / "rgb", n_classes=3, colour=True))
+    assert lines[1] == "classes 3: class0 167, class1 167, class2 166"
+    assert (suite.teacher.net.image_channels, suite.teacher.net.n_classes, suite.teacher.label_dropout) == (3, 3, 0.1)
+    assert suite.teacher_samples.samplers["heun-guided"].guidance == 1.5 and suite.students["sfd"].guidance == [1.0, 1.5]
+
+
+def test_a_zip_with_a_test_split_holds_nothing_out(here: Path) -> None:
+    images = write_zip(here / "mine.zip", write_images(here / "rgb", n_classes=3, colour=True))
+    suite, lines = written("zips", "--images", images, "--size", "full")
+    assert lines[2] == "splits train 400, test 100"
+    assert (suite.data.name, suite.data.local, suite.data.held_out, suite.data.resolution) == ("image-zip", "images.zip", 0, SIDE)
+    assert suite.seeds == [0, 1, 2] and suite.metrics.n_samples == 100
+
+
+def test_an_edm_pickle_is_distilled_with_a_step_condition(here: Path) -> None:
+    images = write_images(here / "rgb", n_classes=3, colour=True)
+    suite, _ = written("edms", "--images", images, "--teacher", write_edm(here / "net.pkl", label_dim=3))
+    assert (suite.teacher.source, suite.teacher.local, suite.data.resolution) == ("own-edm", "teacher.pkl", 16)
+    assert suite.trajectory_distillation["sfd-v"].step_condition == "zero"
+    assert "heun-guided" not in suite.teacher_samples.samplers  # whether it was trained with label dropout, its file does not tell
+    assert "trained with label dropout" in Path("suites/edms/params.yaml").read_text(encoding="utf-8")
+
+
+def test_noise_levels_are_the_teachers(here: Path) -> None:
+    images = write_images(here / "rgb", colour=True)
+    suite, _ = written("ve", "--images", images, "--teacher", write_edm(here / "ve.pkl", VE(sigma_min=0.05, sigma_max=40.0)))
+    for schedule in schedules(suite):
+        assert 0.05 <= schedule.t_min < 0.051 and 39.5 < schedule.t_max <= 40
+    few = DDPMScheduler(num_train_timesteps=100)  # its largest level is about 1.3
+    suite, _ = written("few", "--images", images, "--teacher", write_diffusers(here / "few", few))
+    levels = ((1 - few.alphas_cumprod) / few.alphas_cumprod).sqrt()
+    for schedule in schedules(suite):
+        assert levels[0] <= schedule.t_min < 1.02 * levels[0] and 0.98 * levels[-1] < schedule.t_max <= levels[-1]
+    assert suite.score_distillation["disback"].sigma_init <= levels[-1]
+
+
+def test_a_pipeline_of_diffusers_is_distilled_without_a_step_condition(here: Path) -> None:
+    images = write_images(here / "rgb", n_classes=3, colour=True)
+    suite, lines = written("pipes", "--images", images, "--teacher", write_diffusers(here / "ddpm"))
+    assert (suite.teacher.source, suite.teacher.local, suite.data.resolution) == ("own-diffusers", "teacher", 16)
+    assert suite.methods == ["diff-instruct", "disback", "trajectory", "sfd"] and any("teacher is a link" in line for line in lines)
+
+
+def test_the_suites_folder_may_hold_the_images_already(here: Path) -> None:
+    images = write_images(Path("suites/mine/images"))
+    written("mine", "--images", images)
+    assert not images.is_symlink() and not Path("suites/mine/.gitignore").exists()
+
+
+@pytest.mark.parametrize("side", [10, 18, 28, 64, 96, 100])
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_a_network_fits_images_of_many_sides(here: Path, side: int, size: str) -> None:
+    suite, _ = written("sides", "--images", write_images(here / "sides", 50, side=side), "--size", size)
+    assert side % suite.data.resolution == 0 and 8 <= suite.data.resolution <= 32
+    assert suite.teacher.net.resolution == suite.data.resolution
+    assert suite.classifier.batch_size == suite.metrics.n_reference == 40 and suite.data.held_out == 10
+
+
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_a_budget_for_a_gpu_is_valid_where_there_is_none(here: Path, size: str) -> None:
+    suite, lines = written("gpus", "--images", write_images(here / "sides", 50, side=64), "--size", size, "--device", "gpu")
+    assert suite.data.resolution == 64 and suite.resources["train"].gpus == 1
+    assert torch.cuda.is_available() or any(line.startswith("Cost on an A100") for line in lines)
+
+
+def test_names_that_are_taken_or_not_allowed(here: Path) -> None:
+    images = write_images(here / "grey", 50)
+    written("twice", "--images", images)
+    assert refused("twice", "--images", images).startswith("suites/twice/params.yaml is there already")
+    for name in ("Big", "../up", "a b", "teacher"):
+        assert name in refused(name, "--images", images)
+    with chdir(here):
+        assert "run `backtrail new` in the repository's folder" in refused("other", "--images", images)
+
+
+def test_images_that_cannot_be_read(here: Path) -> None:
+    assert "nothing is there" in refused("mine", "--images", here / "nowhere")
+    (here / "empty").mkdir()
+    assert "holds no image" in refused("mine", "--images", here / "empty")
+    (here / "text.zip").write_text("no zip", encoding="utf-8")
+    assert "text.zip" in refused("mine", "--images", here / "text.zip")
+    assert "49 images were found, expected at least 50" in refused("mine", "--images", write_images(here / "few", 49))
+    assert "no even divisor" in refused("mine", "--images", write_images(here / "odd", 50, side=31))
+    write_images(here / "split/train", 50)
+    write_images(here / "split/test", 9)
+    assert "9 test images were found" in refused("mine", "--images", here / "split")
+    (here / "few/000.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    assert "000.png" in refused("mine", "--images", here / "few")
+    Image.fromarray(np.zeros((16, 20), np.uint8)).save(here / "odd/000.png")
+    assert "000.png is 16x20, expected a square" in refused("mine", "--images", here / "odd")
+
+
+def test_teachers_that_do_not_fit(here: Path) -> None:
+    images = write_images(here / "rgb", 60, n_classes=3, colour=True)
+    assert "nothing is there" in refused("mine", "--images", images, "--teacher", here / "nowhere")
+    large = write_edm(here / "large.pkl", img_resolution=64)
+    assert "the teacher is for 64x64 pixels, the images have 32x32" in refused("mine", "--images", images, "--teacher", large)
+    grey = write_diffusers(here / "grey", in_channels=1, out_channels=1)
+    assert "the teacher is for images of shape [1, 16, 16]" in refused("mine", "--images", images, "--teacher", grey)
+    classes = write_diffusers(here / "classes", num_class_embeds=5)
+    assert "the teacher knows 5 classes, the data set has 3" in refused("mine", "--images", images, "--teacher", classes)
+    assert "is missing" in refused("mine", "--images", images, "--teacher", images)
+    (here / "text.pkl").write_text("no pickle", encoding="utf-8")
+    assert "text.pkl" in refused("mine", "--images", images, "--teacher", here / "text.pkl")
+
+
+def test_the_operations_are_those_of_plan_and_the_time_follows_the_speed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a made-up machine of 1 TFLOP/s the teacher takes 3 x steps x batch forwards of operations in as many seconds."""
+    suite, _ = written("greys", "--images", write_images(here / "grey", 50))
+    monkeypatch.setattr("backtrail.cli.measured_cost.tflops_of", lambda *_: 1e-3)
+    with chdir("suites/greys"):
+        lines = cost_lines(suite, None, "cpu")
+    minutes = float(next(line for line in lines if line.split()[0] == "teacher").split()[-1])
+    net = build(suite.teacher.net, 0.5)
+    assert minutes == pytest.approx(3 * suite.teacher.steps * suite.teacher.batch * gflop_of(net) / 60, abs=0.05)
+    convolution = build(UNetParameters(channels=[8], attention_levels=[], stem=1, resolution=8), 0.5)
+    twice = build(UNetParameters(channels=[8], attention_levels=[], stem=1, resolution=16), 0.5)
+    assert gflop_of(twice) == pytest.approx(4 * gflop_of(convolution), rel=0.01)
+    assert [duration(m) for m in (0.2, 30.4, 600)] == ["a minute", "30 minutes", "10.0 hours"]
+
+
+def test_comments_name_what_other_sizes_have(here: Path) -> None:
+    """The comment beside a number of `small` is the number that `full` writes, and the other way round."""
+    images = write_images(here / "grey")
+    small, _ = written("small", "--images", images)
+    full, _ = written("full", "--images", images, "--size", "full")
+    text = Path("suites/small/params.yaml").read_text(encoding="utf-8")
+    assert f"  steps: {small.teacher.steps} # cpu full {full.teacher.steps}, gpu small " in text
+    text = Path("suites/full/params.yaml").read_text(encoding="utf-8")
+    assert f"    updates: {full.score_distillation['disback'].updates} # cpu small {small.score_distillation['disback'].updates}," in text
+    values = yaml.safe_load(text)
+    assert set(Suite.model_fields) - {"second_stage"} == set(values)
