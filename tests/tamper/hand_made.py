@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _pipeline() -> dict[str, Any]:
 
 def write_record(folder: Path, stage: str, head: str) -> None:
     deps, outs = STAGES[stage]
-    hashes = Hashes(folder)
+    hashes, now = Hashes(folder), datetime.now(UTC).isoformat(timespec="milliseconds")  # a run is younger than the commit that it names
     record = {
         "schema": SCHEMA, "stage": stage, "command": stage, "engine": "dvc", "parameters": {stage: PARAMS[stage]}, "seeds": [],
         "inputs": {path: hashes.of(path).sha256 for path in deps}, "outputs": {path: hashes.of(path).sha256 for path in outs},
@@ -99,7 +100,7 @@ def write_record(folder: Path, stage: str, head: str) -> None:
         "environment_sha256": hashlib.sha256((folder / "requirements.lock").read_bytes()).hexdigest(),
         "python": "3.11.7", "packages": {"torch": "2.0"}, "determinism": None,
         "host": {"system": "Linux", "machine": "x86_64", "processor": "Babbage's Engine", "cpus": 1}, "device": None, "processes": 1,
-        "started": "2026-01-01T00:00:00.000+00:00", "ended": "2026-01-01T00:00:01.000+00:00", "seconds": 1.0, "cpu_seconds": 1.0,
+        "started": now, "ended": now, "seconds": 1.0, "cpu_seconds": 1.0,
         "gpu_seconds": 0.0, "retries": 0, "resumed_from": [], "notes": {},
     }  # fmt: skip
     path = folder / f"results/records/{stage}.json"

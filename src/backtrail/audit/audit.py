@@ -1,13 +1,15 @@
 """The audit of a suite: findings, and from them a verdict for every number."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import EXIT_CODES, EXTERNAL, RECOMPUTED, UNBACKED, VERIFIED, Finding, worst
+from backtrail.audit.left_out import dropped, missing
+from backtrail.audit.plausible import EXIT_CODE, Suspicion, suspicions
 from backtrail.audit.quotes import quoted_numbers, wrong_quotes
 from backtrail.audit.records import other_environment
 from backtrail.layout import LOCK_FILE, PARAMS_FILE
@@ -38,12 +40,16 @@ class Audit:
     documents: list[Judged]
     notes: list[str] = field(default_factory=list)
     bytes_read: int = 0
+    suspicions: list[Suspicion] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
-        """0 if every number is verified, recomputed or external; by the worst verdict or finding otherwise."""
+        """0 if every number is verified, recomputed or external; by the worst verdict or finding otherwise.
+
+        Suspicions alone make it `plausible.EXIT_CODE`: they are no verdict on any number, and are not to be overlooked.
+        """
         verdicts = [one.verdict for one in [*self.judged, *self.documents]] + [finding.verdict for finding in self.findings]
-        return EXIT_CODES[worst(verdicts)]
+        return max(EXIT_CODES[worst(verdicts)], EXIT_CODE if self.suspicions else 0)
 
     def resting_on(self, finding: Finding) -> list[Judged]:
         """The numbers that inherit a finding."""
@@ -56,6 +62,7 @@ class Audit:
             "exit_code": self.exit_code,
             "bytes_read": self.bytes_read,
             "notes": self.notes,
+            "suspicions": [vars(one) for one in self.suspicions],
             "findings": [vars(finding) | {"numbers": [one.number.name for one in self.resting_on(finding)]} for finding in self.findings],
             "numbers": [
                 {
@@ -73,11 +80,14 @@ class Audit:
 Recompute = Callable[[Ledger, set[str]], tuple[list[Finding], set[str], list[str]]]
 
 
-def audit(folder: str | Path = ".", recomputations: list[Recompute] | None = None) -> Audit:
-    """Check every byte and link, then recompute what is asked for. Each recomputation gives findings, the files it confirmed, and notes."""
+def audit(folder: str | Path = ".", recomputations: list[Recompute] | None = None, claims: Sequence[str] = ()) -> Audit:
+    """Check every byte and link and what was left out, then recompute what is asked for.
+
+    Each recomputation gives findings, the files it confirmed, and notes. claims: the keys that the package's table of claims has.
+    """
     ledger = open_ledger(folder)
     hashes = Hashes(ledger.folder)
-    findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger)]
+    findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger), *missing(ledger, claims)]
     notes, confirmed = list(_notes(ledger)), set()
     bad = {finding.subject for finding in findings if finding.verdict != VERIFIED}
     for recompute in recomputations or []:
@@ -86,7 +96,7 @@ def audit(folder: str | Path = ".", recomputations: list[Recompute] | None = Non
         confirmed |= right
         notes += said
     judged = [judge(ledger, number, findings, confirmed) for number in [*numbers(ledger), *quoted_numbers(ledger)]]
-    return Audit(ledger, findings, judged, list(_documents(ledger, findings, confirmed)), notes, hashes.bytes_read)
+    return Audit(ledger, findings, judged, list(_documents(ledger, findings, confirmed)), notes, hashes.bytes_read, suspicions(ledger))
 
 
 def judge(ledger: Ledger, number: Number, findings: list[Finding], confirmed: set[str]) -> Judged:
@@ -117,6 +127,7 @@ def _notes(ledger: Ledger) -> Iterator[str]:
         yield "the suite lies in no git repository: nothing says which ledger was published"
     elif changed:
         yield f"not committed: {', '.join(changed[:6])}{f' and {len(changed) - 6} more' if len(changed) > 6 else ''}"
+    yield from dropped(ledger)
     yield from other_environment(ledger)
 
 

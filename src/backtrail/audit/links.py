@@ -97,7 +97,8 @@ def _is_by_hand(ledger: Ledger, name: str) -> bool:
 
 def strays(of: Evidence) -> Iterator[Finding]:
     """Files where only stages write, and that no stage made."""
-    tops = {path.split("/")[0] for path in of.ledger.makers if "/" in path}
+    # What is shown is looked through even where no stage makes anything of it: a page may stay behind when its stage is taken away.
+    tops = {path.split("/")[0] for path in of.ledger.makers if "/" in path} | {"reports", "results"}
     for name in sorted(name for top in tops for name in of.hashes.files(top)):
         hidden = any(part.startswith(".") for part in name.split("/"))
         if of.ledger.maker(name) is None and not hidden and not _is_by_hand(of.ledger, name):

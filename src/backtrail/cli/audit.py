@@ -13,8 +13,9 @@ from backtrail.audit.audit import Audit, Recompute, audit, counts
 from backtrail.audit.findings import EXIT_CODES, MEANINGS
 from backtrail.audit.findings_text import findings_in_words
 from backtrail.audit.levels import LEVELS, what_it_proves
+from backtrail.audit.plausible import EXIT_CODE
 
-CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code)
+CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code) + f", {EXIT_CODE} implausible"
 
 
 @click.command(epilog=f"Exit code by the worst verdict: 0 if all is well, {CODES}.")
@@ -28,12 +29,19 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], as_json: bool, eve
     hash: bytes against dvc.lock and the records. metric: also every metric from the stored samples, and the tables. figure: also every
     figure, byte by byte. stage: also whole stages, in a folder of their own: it executes the suite's own code, the others nothing of it.
     """
-    done = audit(".", recomputations(levels, stages or ("*",)))
+    done = audit(".", recomputations(levels, stages or ("*",)), claims())
     if as_json:
         click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2, ensure_ascii=False))
     else:
         _print(done, levels, everything)
     sys.exit(done.exit_code)
+
+
+def claims() -> list[str]:
+    """The keys of the claims that a suite's table should have, as the report knows them."""
+    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # as below
+        from backtrail.report.claims import CLAIMS
+    return [claim.key for claim in CLAIMS]
 
 
 def recomputations(levels: tuple[str, ...], patterns: tuple[str, ...], folder: str | Path = ".") -> list[Recompute]:
@@ -67,6 +75,10 @@ def _print(done: Audit, levels: tuple[str, ...], everything: bool) -> None:
             click.echo(f"{found[verdict]:8,} {verdict}: {meaning}")
     documents = counts(done.documents)
     click.echo("pages and pictures: " + ", ".join(f"{n} {verdict}" for verdict, n in documents.items()))
+    if done.suspicions:
+        click.echo(f"hard to believe, and no proof ({len(done.suspicions)}):")
+    for one in done.suspicions:
+        click.echo(f"  implausible: {one.message}")
     for note in done.notes:
         click.echo(f"note: {note}")
     click.echo("what this shows:")

@@ -1,0 +1,233 @@
+"""What is hard to believe, found cheaply; never a proof, neither of forgery nor of its absence.
+
+A forger who rewrites the whole ledger leaves no contradiction in it, but seldom thinks of everything that the results say of one another:
+
+- images that are copies of training images, counted over all of them, pixel by pixel, more often than held-out images are;
+- one image under two seeds or methods; constant images, of which a collapsed student makes many, are not counted;
+- samples whose first images are not the ends of the ways from noise that the same stage kept in results/states;
+- a set of samples whose Frechet distance is below that of real images against real ones;
+- a student's distance far from the one that its own training curve ended with;
+- a stage that started before the commit that its record names was made, or while a stage that it reads from still ran;
+- processor or GPU seconds that the machine of the record cannot have spent.
+
+Suspicions are printed apart and change no number's verdict. They make the exit code 7 where nothing worse is found: above what is within
+tolerance, below stale. What cannot be read is passed over here: the hash level has said so.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import safe_open
+
+from backtrail.layout import CURVES, DATASET, METRICS, SAMPLES, STATES, reference_values
+from backtrail.ledger.history import commit_times
+from backtrail.ledger.ledger import Ledger
+from backtrail.ledger.schema import faults
+
+EXIT_CODE = 7
+COPIES = 0.02  # share of a set that may be copies beyond the share among held-out images
+LEVELS_APART = 8  # of 255, mean over the pixels of the first images: other batches and processors round by less than one
+APART = 2.0  # factor between the distance of a student and of the end of its curve, less the floors; measured: 0.91 to 0.95
+LEAST_IMAGES = 200  # below, Frechet distances of sets jump too much to be held against one another
+CLOCK_SLACK_S = 120.0  # between the clocks of two machines
+SPENT_SLACK_S = 10.0  # a stage's own start and its hashing of outputs count as processor time
+BLOCK = 1 << 13  # images of the data set that are in memory at once
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """One thing that is hard to believe: the file or record it is about, and what was found and expected."""
+
+    subject: str
+    message: str
+
+
+def suspicions(ledger: Ledger) -> list[Suspicion]:
+    """All that is found, of results that lie here."""
+    return [*_images(ledger), *_ways(ledger), *_values(ledger), *_records(ledger)]
+
+
+def _archive(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of what a safetensors file holds, one after the other; nothing of a file that cannot be read."""
+    try:
+        with safe_open(path, "np") as file:
+            for key in sorted(file.keys()):
+                yield key, file.get_tensor(key)
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError):
+        return
+
+
+def _sampled(ledger: Ledger) -> list[str]:
+    return sorted(path for path in ledger.makers if path.startswith(f"{SAMPLES}/") and path.endswith(".safetensors"))
+
+
+def _digests(images: np.ndarray) -> np.ndarray:
+    """A 64-bit digest of each image uint8 [n, ...], uint64 [n]; 0 of a constant one."""
+    flat = images.reshape(len(images), -1)
+    constant = (flat == flat[:, :1]).all(1)
+    padded = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8)))
+    words = np.ascontiguousarray(padded).view(np.uint64)
+    words = (words ^ (words >> np.uint64(29))) * (np.random.default_rng(0).integers(1 << 62, size=words.shape[1], dtype=np.uint64) * 2 + 1)
+    return np.where(constant, np.uint64(0), (words ^ (words >> np.uint64(32))).sum(1, dtype=np.uint64) | np.uint64(1))
+
+
+def _share(digests: np.ndarray, known: np.ndarray) -> float:
+    """The share of images, constant ones not counted as such, whose digest is among `known`, which is in ascending order."""
+    if not len(digests) or not len(known):
+        return 0.0
+    place = np.searchsorted(known, digests).clip(max=len(known) - 1)
+    return float(((known[place] == digests) & (digests > 0)).mean())
+
+
+def _images(ledger: Ledger) -> Iterator[Suspicion]:
+    """Copies of training images, and images that two archives share."""
+    known, allowed = _training(ledger.folder / DATASET)
+    seen: dict[str, tuple[str, np.ndarray]] = {}
+    for path in _sampled(ledger):
+        for key, images in _archive(ledger.folder / path):
+            if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+                continue
+            digests = _digests(images)
+            copied = _share(digests, known)
+            if copied > allowed + COPIES:
+                what = f"{copied:.1%} of the images of {key} are training images, pixel by pixel; of held-out images {allowed:.1%} are"
+                yield Suspicion(path, f"{path}: {what}: they were copied, or the model repeats what it was shown")
+            for other, (name, theirs) in seen.items():
+                if other == path:
+                    continue
+                shared = _share(digests, theirs)
+                if shared > COPIES:
+                    yield Suspicion(path, f"{path}: {shared:.1%} of the images of {key} are those of {other} ({name}), pixel by pixel")
+                    break
+            seen.setdefault(path, (key, np.unique(digests)))
+            seen[path] = (f"{seen[path][0]}, {key}" if seen[path][0] != key else key, np.union1d(seen[path][1], digests))
+
+
+def _training(path: Path) -> tuple[np.ndarray, float]:
+    """Digests of the training images, and the share of held-out images that are among them; none where there is no data set."""
+    found = {"train_images": np.empty(0, np.uint64), "test_images": np.empty(0, np.uint64)}
+    try:
+        with safe_open(path, "np") as file:
+            for key in found.keys() & set(file.keys()):
+                images = file.get_slice(key)
+                n_images = images.get_shape()[0]
+                found[key] = np.concatenate([_digests(images[i : min(i + BLOCK, n_images)]) for i in range(0, n_images, BLOCK)])
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError):
+        return np.empty(0, np.uint64), 0.0
+    known = np.sort(found["train_images"])
+    return known, _share(found["test_images"], known)
+
+
+def _ways(ledger: Ledger) -> Iterator[Suspicion]:
+    """The first images of each set against the ends of their ways from noise, which the same stage computed and kept."""
+    for path in _sampled(ledger):
+        states = dict(_archive(ledger.folder / path.replace(SAMPLES, STATES, 1)))
+        for key, images in _archive(ledger.folder / path) if states else ():
+            way = states.get(key)
+            if way is None or way.ndim != images.ndim + 1 or images.dtype != np.uint8 or way.shape[2:] != images.shape[1:]:
+                continue
+            first = images[: way.shape[1]].astype(float)
+            ends = np.clip(way[-1, : len(first)].astype(float) * 127.5 + 128, 0, 255)  # as `to_uint8`
+            if (apart := float(np.abs(np.floor(ends) - first).mean())) > LEVELS_APART:
+                kept = path.replace(SAMPLES, STATES, 1)
+                what = f"the first images of {key} lie {apart:.0f} grey levels from the ends of their ways from noise in {kept}"
+                yield Suspicion(path, f"{path}: {what}; one stage made both, and they should be the same")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _values(ledger: Ledger) -> Iterator[Suspicion]:
+    """Distances below the floor of real images, and students that are far from the end of their own curves."""
+    metrics = ledger.params.get("metrics")
+    counts = [metrics.get(name) for name in ("n_samples", "n_curve")] if isinstance(metrics, dict) else []
+    if not counts or not all(isinstance(n, int) and n >= LEAST_IMAGES for n in counts):
+        return
+    extractors = [str(name) for name in metrics.get("extractors") or ()]
+    references = {name: _json(ledger.folder / reference_values(name)) for name in extractors}
+    floors = {key: of for one in references.values() for key, of in (one.get("floor") or {}).items() if key.startswith(("fd_", "fid_"))}
+    classifier = references.get("classifier", {})
+    floor = [_number((classifier.get(name) or {}).get("fd_classifier")) for name in ("floor", "floor_curve")]
+    for path in sorted(out for out in ledger.makers if out.startswith(f"{METRICS}/")):
+        ends = _ends(ledger.folder / path.replace(METRICS, CURVES, 1).replace(".json", ".csv"))
+        for source, by_nfe in (_json(ledger.folder / path).get("values") or {}).items():
+            for nfe, values in by_nfe.items():
+                for metric in floors.keys() & values.keys():
+                    value, least = _number(values[metric]), _number(floors[metric])
+                    if value is not None and least is not None and value < least:
+                        message = f"{path}: {metric} of {source}/{nfe} is {value:.4g}; real images against real ones have {least:.4g}"
+                        yield Suspicion(path, message)
+                end, value = ends.get(nfe.removeprefix("nfe")) if source == "student" else None, _number(values.get("fd_classifier"))
+                if end is None or value is None or None in floor:
+                    continue
+                ours, curve = max(value - float(floor[0] or 0), 1e-3), max(end - float(floor[1] or 0), 1e-3)
+                if max(ours / curve, curve / ours) > APART and abs(ours - curve) > 2 * float(floor[1] or 0):
+                    message = f"{path}: fd_classifier of {source}/{nfe} is {value:.4g}, and its training curve ended with {end:.4g}"
+                    yield Suspicion(path, f"{message}: expected within a factor of {APART:g}")
+
+
+def _ends(path: Path) -> dict[str, float]:
+    """The last fd_classifier of a training curve by number of evaluations."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return {row["nfe"]: float(row["fd_classifier"]) for row in csv.DictReader(file) if row.get("fd_classifier") and row.get("nfe")}
+    except (OSError, ValueError, csv.Error, UnicodeDecodeError):
+        return {}
+
+
+def _records(ledger: Ledger) -> Iterator[Suspicion]:
+    """Clocks against the commit and against what was read, and costs against the machine."""
+    known = {name: record for name, record in ledger.records.items() if record and not faults(record)}
+    commits = commit_times(ledger.folder, {str(record["commit"]) for record in known.values()})
+    spans = {name: span for name, record in known.items() if (span := _span(record))}
+    for name, record in known.items():
+        subject = ledger.stages[name].record
+        yield from (Suspicion(subject, f"{subject}: {what}") for what in _spent(record))
+        if name not in spans:
+            continue
+        started, made = spans[name][0], commits.get(str(record["commit"]))
+        if made is not None and started < made - CLOCK_SLACK_S:
+            yield Suspicion(subject, f"{subject}: {name} started {made - started:,.0f} s before the commit that it names was made")
+        for above in {of.name for path in ledger.inputs(ledger.stages[name]) if (of := ledger.maker(path)) and of.name in spans}:
+            # That it ran before is no contradiction: the stage above may have run again since, and made the same bytes.
+            if spans[above][0] <= started < spans[above][1] - CLOCK_SLACK_S:
+                yield Suspicion(subject, f"{subject}: {name} started while {above}, whose result it read, still ran")
+
+
+def _span(record: dict[str, Any]) -> tuple[float, float] | None:
+    """When a stage started and ended, in seconds since 1970; None where its record does not say."""
+    try:
+        return datetime.fromisoformat(record["started"]).timestamp(), datetime.fromisoformat(record["ended"]).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _spent(record: dict[str, Any]) -> Iterator[str]:
+    seconds, cpu, gpu = record["seconds"], record["cpu_seconds"], record["gpu_seconds"]
+    cpus = record["host"].get("cpus") or 0
+    if cpus and cpu > cpus * (1.05 * seconds + SPENT_SLACK_S):
+        yield f"{cpu:,.0f} processor seconds in {seconds:,.0f} s on {cpus} processors"
+    most = seconds * max(1, record["processes"])
+    if gpu > 1.01 * most + 0.01:
+        yield f"{gpu:,.0f} GPU seconds in {seconds:,.0f} s with {record['processes']} processes"
+    if (record["device"] is None) != (gpu == 0) and seconds > 1:
+        yield f"{gpu:,.1f} GPU seconds, and its device is {(record['device'] or {}).get('name', 'none')}"
