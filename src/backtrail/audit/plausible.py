@@ -34,7 +34,8 @@ from backtrail.ledger.schema import faults
 EXIT_CODE = 7
 COPIES = 0.02  # share of a set that may be copies beyond the share among held-out images
 LEVELS_APART = 8  # of 255, mean over the pixels of the first images: other batches and processors round by less than one
-APART = 2.0  # factor between the distance of a student and of the end of its curve, less the floors; with the floors in it, 0.91 to 0.95 was measured
+# Factor between the distance of a student and of the end of its curve, less the floors; with the floors in it 0.91 to 0.95 was measured.
+APART = 2.0
 LEAST_IMAGES = 200  # below, Frechet distances of sets jump too much to be held against one another
 CLOCK_SLACK_S = 120.0  # between the clocks of two machines
 SPENT_SLACK_S = 10.0  # a stage's own start and its hashing of outputs count as processor time
