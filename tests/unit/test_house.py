@@ -1,6 +1,8 @@
 """The shape of the house: floors, one declaration of the pipeline, and that the package stays out of the engines."""
 
+import importlib
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.main import CParser
 
+import backtrail
 from backtrail.cli import COMMANDS, STAGES
 from backtrail.layout import CODE_FILE, LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER, commands
@@ -189,3 +192,10 @@ def test_dvc_reads_its_lock_by_the_c_parser_and_reads_what_the_pure_one_reads() 
     for file in (ROOT / name for name in (LOCK_FILE, PIPELINE_FILE, PARAMS_FILE, CODE_FILE)):
         text = file.read_text(encoding="utf-8")
         assert repr(YAML(typ="safe").load(text)) == repr(YAML(typ="safe", pure=True).load(text)), file  # 1 is not 1.0, nor a text
+
+
+def test_every_module_can_be_imported() -> None:
+    """An import of a name that its module has not is no error to the linter."""
+    for module in pkgutil.walk_packages(backtrail.__path__, "backtrail."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
