@@ -11,6 +11,15 @@ from PIL import Image
 from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
 
+TINY_UNET = {  # of the diffusers library
+    "sample_size": 8,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}
+
 
 def write_images(folder: Path, n: int = 500, n_classes: int = 0, side: int = 32, colour: bool = False) -> Path:
     """PNGs, in as many folders as there are classes."""
@@ -40,7 +49,6 @@ def write_edm(path: Path, preconditioning: object = None, **changes: object) -> 
 
 def write_diffusers(folder: Path, scheduler: object = None, **changes: object) -> Path:
     """What `save_pretrained` of a pipeline of pixels writes: likewise."""
-    kinds = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
-    shape = {"sample_size": 16, "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16), "norm_num_groups": 4, **kinds}
-    DDPMPipeline(UNet2DModel(**{**shape, "layers_per_block": 1, **changes}), scheduler or DDPMScheduler()).save_pretrained(folder)
+    shape = {**TINY_UNET, "sample_size": 16, "in_channels": 3, "out_channels": 3}
+    DDPMPipeline(UNet2DModel(**{**shape, **changes}), scheduler or DDPMScheduler()).save_pretrained(folder)
     return folder

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from own_inputs import write_diffusers, write_edm, write_images, write_zip
 
 from backtrail.cli import check, new
-from backtrail.cli.measured_cost import cost_lines, duration, gflop_of
+from backtrail.cli.compute_cost import forward_gflop
+from backtrail.cli.measured_cost import cost_lines, duration
 from backtrail.errors import UserError
 from backtrail.nets.build import build
 from backtrail.nets.edm import VE
@@ -190,10 +191,10 @@ def test_the_operations_are_those_of_plan_and_the_time_follows_the_speed(here: P
         lines = cost_lines(suite, None, "cpu")
     minutes = float(next(line for line in lines if line.split()[0] == "teacher").split()[-1])
     net = build(suite.teacher.net, 0.5)
-    assert minutes == pytest.approx(3 * suite.teacher.steps * suite.teacher.batch * gflop_of(net) / 60, abs=0.05)
+    assert minutes == pytest.approx(3 * suite.teacher.steps * suite.teacher.batch * forward_gflop(net) / 60, abs=0.05)
     convolution = build(UNetParameters(channels=[8], attention_levels=[], stem=1, resolution=8), 0.5)
     twice = build(UNetParameters(channels=[8], attention_levels=[], stem=1, resolution=16), 0.5)
-    assert gflop_of(twice) == pytest.approx(4 * gflop_of(convolution), rel=0.01)
+    assert forward_gflop(twice) == pytest.approx(4 * forward_gflop(convolution), rel=0.01)
     assert [duration(m) for m in (0.2, 30.4, 600)] == ["a minute", "30 minutes", "10.0 hours"]
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from edm_pickles import foreign_ema, randomised, write_checkpoint
+from own_inputs import TINY_UNET
 from safetensors.torch import load_file, save_file
 
 from backtrail.errors import UserError
@@ -25,14 +26,6 @@ from backtrail.tensors import save_tensors
 
 torch.set_num_threads(1)
 
-UNET = {
-    "sample_size": 8,
-    "block_out_channels": [8, 16],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-}
 NET = SongUNetConfiguration(img_resolution=4, in_channels=1, out_channels=1, model_channels=8, channel_mult=(1,), num_blocks=1)
 TEACHER = EDMTeacher(preconditioning=EDM(), net=NET)
 
@@ -41,7 +34,7 @@ TEACHER = EDMTeacher(preconditioning=EDM(), net=NET)
 def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     torch.manual_seed(0)
-    UNet2DModel.from_config(UNET).save_pretrained(folder / "unet")
+    UNet2DModel.from_config(TINY_UNET).save_pretrained(folder / "unet")
     DDPMScheduler().save_pretrained(folder / "scheduler")
     return folder
 
@@ -149,7 +142,7 @@ def test_descriptions_are_held_against_the_weights_before_memory_is_made(folder,
     if "conv_in.weight" in changes:  # no weight is left whose shape tells
         weights = folder / "unet/diffusion_pytorch_model.safetensors"
         save_file({"other": torch.zeros(1)}, weights, metadata={"format": "pt"})
-    edit(folder / "unet/config.json", **{key: value for key, value in changes.items() if key in UNET or key == "norm_eps"})
+    edit(folder / "unet/config.json", **{key: value for key, value in changes.items() if key in TINY_UNET or key == "norm_eps"})
     assert words in refusal(import_diffusers, folder)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
+from own_inputs import TINY_UNET
 from safetensors.torch import load_file, save_file
 
 from backtrail.data.diffusers_folder import find_diffusers
@@ -24,16 +25,7 @@ from backtrail.teachers.imported import import_teacher
 
 torch.set_num_threads(1)
 
-UNET = {
-    "sample_size": 8,
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": [8, 16],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-}
+UNET = {**TINY_UNET, "in_channels": 3, "out_channels": 3}
 SCHEDULES = {"linear": {}, "scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012}, "squaredcos_cap_v2": {}}
 
 

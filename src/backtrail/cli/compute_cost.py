@@ -95,8 +95,11 @@ def network(suite: Suite) -> NetDenoiser | None:
 
 
 def forward_gflop(denoiser: NetDenoiser) -> float:
-    """Floating-point operations (a multiplication and an addition are two) of a forward on one image, in 10^9; nothing is computed."""
-    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+    """Floating-point operations (a multiplication and an addition are two) of a forward on one image, in 10^9.
+
+    Nothing is computed where the network has no memory for its weights (`torch.device("meta")`).
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), denoiser.device:
         denoiser.eval()(torch.zeros(1, *denoiser.image_shape), torch.ones(1))
     return counter.get_total_flops() / 1e9
 

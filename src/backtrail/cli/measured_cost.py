@@ -4,9 +4,8 @@ import time
 
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from backtrail.cli.compute_cost import count, inception_gflop, n_readers
+from backtrail.cli.compute_cost import count, forward_gflop, inception_gflop, n_readers
 from backtrail.cli.plan import A100_HALF_TFLOPS, work
 from backtrail.denoiser import NetDenoiser
 from backtrail.nets.build import build
@@ -26,7 +25,7 @@ def cost_lines(suite: Suite, teacher: NetDenoiser | None, device: str) -> list[s
     denoiser = build(suite.teacher.net, 0.5) if isinstance(suite.teacher, Teacher) else teacher
     if denoiser is None:
         raise ValueError("a suite with an imported teacher is counted with that teacher")
-    per_forward = gflop_of(denoiser)
+    per_forward = forward_gflop(denoiser)
     n_threads = suite.runtime.threads
     if device == "gpu" and not torch.cuda.is_available():
         rate, where = A100_HALF_TFLOPS, "on an A100 in half precision, since no GPU is here"
@@ -43,13 +42,6 @@ def cost_lines(suite: Suite, teacher: NetDenoiser | None, device: str) -> list[s
         f"{n_stages} stages; the networks compute for about {duration(table['minutes'].sum())} in all, and every stage takes some seconds "
         "to start, to measure and to be recorded",
     ]
-
-
-def gflop_of(denoiser: NetDenoiser) -> float:
-    """Operations of a forward of a denoiser with weights on one image, in 10^9."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        denoiser.eval()(torch.zeros(1, *denoiser.image_shape), torch.ones(1))
-    return counter.get_total_flops() / 1e9
 
 
 def tflops_of(denoiser: NetDenoiser, per_forward: float, device: str, threads: int) -> float:
