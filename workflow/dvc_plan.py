@@ -11,8 +11,10 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 from urllib.parse import quote
 
 import yaml
@@ -177,13 +179,17 @@ def find_changed(repo: "Repo", stages: "Iterable[Stage]") -> dict[str, str]:
     A stage that is being written is not asked for: DVC would take the entry of a process on another node for that of a dead one,
     drop it from its lock file, and so break the running job.
     """
+    from dvc.dependency import param
+
     written = locked_paths()
     changed = {}
-    for stage in stages:
-        if any(overlaps(item.fs_path, path) for item in [*stage.outs, *stage.deps] for path in written):
-            changed[stage.addressing] = "being written by another process"
-        elif status := stage.status(check_updates=False):
-            changed[stage.addressing] = describe(status[stage.addressing])
+    # DVC would parse params.yaml once for each stage; nothing is run here that could write it.
+    with mock.patch.object(param, "load_path", cache(param.load_path)):
+        for stage in stages:
+            if any(overlaps(item.fs_path, path) for item in [*stage.outs, *stage.deps] for path in written):
+                changed[stage.addressing] = "being written by another process"
+            elif status := stage.status(check_updates=False):
+                changed[stage.addressing] = describe(status[stage.addressing])
     return changed
 
 
@@ -278,10 +284,16 @@ def read_resources(stage: "Stage") -> dict[str, int]:
 
 def named_resources(name: str) -> dict[str, int]:
     """Return a part of the section `resources` of params.yaml; one sentence if it is not there."""
-    known = (yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")) or {}).get("resources") or {}
+    known = resources_of_suite(Path("params.yaml").resolve())
     if name not in known:
         raise WorkflowError(f"dvc.yaml asks for the resources {name!r}, and params.yaml has no resources.{name}; it has {', '.join(known)}")
     return known[name]
+
+
+@cache
+def resources_of_suite(parameters: Path) -> dict[str, dict[str, int]]:
+    """Return the section `resources` of params.yaml."""
+    return (yaml.safe_load(parameters.read_text(encoding="utf-8")) or {}).get("resources") or {}
 
 
 def read_reports(stage: "Stage") -> list[dict[str, Any]]:
