@@ -18,8 +18,10 @@ from hypothesis import given, settings
 
 from backtrail.errors import UserError
 from backtrail.parameters.reader import read_values
+from backtrail.parameters.score_distillation import PathParameters
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import Teacher
+from backtrail.pipeline import declared_stages
 from unit import hostile_parameters
 from unit.refusals import as_yaml, sentence_for
 
@@ -87,7 +89,10 @@ SECOND = {
     "num_steps": [3], "substeps": 3, "solver": "euler", "teacher_afs": True, "cached": False, "rounds": 8, "pool": 8,
     "optimiser": {"lr": 0.001},
 }  # fmt: skip
-STARTED = {"sigma_init": 3.107122, "updates": 8, "student": {"lr": 0.001}, "fake": {"lr": 0.001}}
+STARTED = {
+    "recording": None, "student_start": "teacher", "sigma_init": 3.107122, "batch": 64, "noise_fake": {"kind": "lognormal"},
+    "updates": 8, "student": {"lr": 0.001}, "fake": {"lr": 0.001},
+}  # fmt: skip
 
 
 def two_stages(**changes: object) -> dict:
@@ -98,6 +103,22 @@ def two_stages(**changes: object) -> dict:
     values["start"]["sfd-one"] = ["sfd-disback"]
     values["students"] |= {"sfd-one": {}, "sfd-disback": {}}
     return values
+
+
+def test_a_path_depends_on_what_it_is_recorded_with_and_on_nothing_else_of_its_method() -> None:
+    """So a sweep of the student's learning rate records nothing anew."""
+    prefix = "score_distillation.disback."
+    path = next(stage for stage in declared_stages(ROOT) if stage.name == "path@disback-0")
+    assert {key.removeprefix(prefix) for key in path.params if key.startswith(prefix)} == set(PathParameters.model_fields)
+    assert "score_distillation.disback" not in path.params
+
+
+def test_what_a_path_depends_on_is_said_for_every_method(tmp_path: Path) -> None:
+    values = copy.deepcopy(VALID)
+    del values["score_distillation"]["disback"]["student_start"]
+    (tmp_path / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+    with pytest.raises(UserError, match="disback must say student_start: its path depends on it"):
+        read_suite(tmp_path / "params.yaml")
 
 
 def test_a_student_may_start_from_a_second_stage(tmp_path: Path) -> None:

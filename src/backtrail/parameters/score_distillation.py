@@ -34,18 +34,30 @@ class Recording(Section):
         return self
 
 
-class ScoreDistillation(Section):
-    """A one-step student trained along a path of target scores (DisBack, Algorithm 2); a path of one node is Diff-Instruct."""
+class PathParameters(Section):
+    """What a degradation path depends on: nothing else that a student is trained with records its path anew.
+
+    A suite states each of them, since dvc.yaml names them one by one.
+    """
 
     recording: Recording | None = Field(
         None, description="How the path is recorded; null is the path of one node, the teacher (Diff-Instruct)."
     )
+    student_start: Literal["teacher", "random"] = Field("teacher", description="Weights that the student starts from.")
+    sigma_init: float = Field(2.5, gt=0, description="Noise level of the student's input, in units of the data.")
+    batch: int = Field(64, ge=1, description="Images per update.")
+    noise_fake: NoiseLaw = Field(
+        LogNormal(), discriminator="kind", description="Law of the noise level in the fake score's loss and the recording."
+    )
+
+
+class ScoreDistillation(PathParameters):
+    """A one-step student trained along a path of target scores (DisBack, Algorithm 2); a path of one node is Diff-Instruct."""
+
     target: Literal["path", "teacher"] = Field(
         "path", description="Walk the path back, or aim at the teacher from the start (warm start only)."
     )
     fake_start: Literal["last-node", "teacher"] = Field("last-node", description="Weights that the fake score starts from.")
-    student_start: Literal["teacher", "random"] = Field("teacher", description="Weights that the student starts from.")
-    sigma_init: float = Field(2.5, gt=0, description="Noise level of the student's input, in units of the data.")
     updates: int = Field(ge=1, description="Updates of the student.")
     node_updates: int = Field(1, ge=1, description="Updates of the student per node of the path; the teacher takes the rest.")
     node_budget: Literal["fixed", "proportional", "adaptive"] = Field(
@@ -59,13 +71,9 @@ class ScoreDistillation(Section):
         "sigma2", description="Weight of the score difference: 1; sigma^2 (Diff-Instruct's code); DMD's normalisation."
     )
     shared_noise: bool = Field(False, description="Both losses use the same noisy samples: one forward less, another estimator.")
-    batch: int = Field(64, ge=1, description="Images per update.")
     student: Adam
     fake: Adam
     noise_student: NoiseLaw = Field(LogNormal(), discriminator="kind", description="Law of the noise level in the student's loss.")
-    noise_fake: NoiseLaw = Field(
-        LogNormal(), discriminator="kind", description="Law of the noise level in the fake score's loss and the recording."
-    )
     average: Average | None = Field(None, description="Moving average of the student that is evaluated; null: the student itself.")
     dropout: bool = Field(False, description="Dropout of the nets is on in the passes that train student and fake score.")
     nan_to_num: bool = Field(

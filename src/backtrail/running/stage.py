@@ -62,6 +62,10 @@ class Stage:
             raise LookupError(f"{self.name} reads {key} of params.yaml, which dvc.yaml does not declare")
         return section(model, key)
 
+    def part(self, model: type[S], whole: type[Section], key: str) -> S:
+        """The fields that a model has of the section at `key`, a `whole`: dvc.yaml declares each by itself, and none of the others."""
+        return model(**{name: self.value(whole, f"{key}.{name}") for name in model.model_fields})
+
     def value(self, model: type[Section], key: str) -> Any:
         """One value of a section, its default where the file has none: `stage.value(Metrics, "metrics.n_curve")`."""
         head, _, last = key.rpartition(".")
