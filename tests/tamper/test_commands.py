@@ -80,6 +80,7 @@ def test_why_tells_digest_commit_device_cost_nodes_and_what_is_unlike_the_paper(
     assert student["cost_F"] == load_csv(finished / "results/curves/disback/seed0.csv")["cost"].max()
     path = next(link for link in student["from"] if link["path"] == "results/paths/disback/seed0")
     assert [node["tensors_sha256"] for node in path["nodes"]] == list(load_csv(finished / "results/paths/disback/seed0/path.csv")["digest"])
+    assert {one["parameter"] for one in path["unlike_paper"]} == {"recording.steps", "recording.nodes"}
     (few_steps,) = why("results/students/sfd-v/seed0/student.safetensors", finished)["chain"]
     unlike = {one["parameter"]: (one["ours"], one["paper"]) for one in few_steps["unlike_paper"]}
     assert unlike["batch"] == (8, 128) and "schedule.t_min" not in unlike
