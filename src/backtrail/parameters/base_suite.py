@@ -30,9 +30,7 @@ class BaseSuite(Section):
     def _bounded(self) -> Self:
         """Engines read and write all stages for each of them: they would stand still over more."""
         if (n := len(self.methods) * len(self.seeds)) > MOST_STUDENTS:
-            raise ValueError(
-                f"{len(self.methods):,} methods with {len(self.seeds):,} seeds are {n:,} students: {MOST_STUDENTS:,} are the most"
-            )
+            raise ValueError(f"{len(self.methods)} methods with {len(self.seeds)} seeds are {n:,} students: {MOST_STUDENTS:,} are the most")
         if missing := [name for name in ASKED if name not in self.resources]:
             raise ValueError(f"resources.{missing[0]} is missing: stages ask for it by that name")
         return self

@@ -79,12 +79,9 @@ class Metrics(Section):
     def _neighbours(self) -> "Metrics":
         """An image has fewer neighbours than there are images."""
         n = min(self.n_pairwise, self.n_samples, self.n_floor or self.n_samples)
-        for k, key, kinds in (
-            (self.k_precision, "k_precision", {"precision", "recall"}),
-            (self.k_density, "k_density", {"density", "coverage"}),
-        ):
-            if k >= n and kinds & set(self.metrics):
-                raise ValueError(f"metrics.{key} = {k} must be below the {n} images that are compared (n_pairwise, n_samples, n_floor)")
+        asked = {"k_precision": {"precision", "recall"}, "k_density": {"density", "coverage"}}
+        if bad := [key for key, kinds in asked.items() if kinds & set(self.metrics) and getattr(self, key) >= n]:
+            raise ValueError(f"metrics.{bad[0]} must be below the {n} images that are compared (n_pairwise, n_samples, n_floor)")
         return self
 
     @property
