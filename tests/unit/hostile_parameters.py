@@ -12,7 +12,8 @@ PLACES = [
     "user:pw@host:x", "host:x", "file:///x", "//host/share", "\\\\host\\share", "-rf", "", "a\nb", "x" * 5000,
 ]  # fmt: skip
 WRITTEN = [
-    ".", "..", "../..", "data", "data/raw", "data/raw/x", "./data/teacher", "results", "a/../results/x", "reports/tables", "data//inception",
+    ".", "..", "../..", "data", "data/raw", "data/raw/x", "./data/teacher", "results", "a/../results/x", "reports/tables",
+    "data//inception",
 ]  # fmt: skip
 DOUBTFUL = [
     "1e5", "1e-5", "5E-3", "1.0e5", "020", "09", "0o17", "0x10", "0b11", "1_000", "1:30", "190:20:30.15", "yes", "on", "y", "2026-01-01",

@@ -199,7 +199,7 @@ def unbounded(schema: Any, place: str) -> Iterator[str]:
     if not isinstance(schema, dict):
         return
     needed = {
-        **dict.fromkeys(("integer", "number"), [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}]),
+        **{key: [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}] for key in ("integer", "number")},
         "array": [{"maxItems"}],
         "object": [{"maxProperties", "properties"}],
     }
