@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
+from backtrail.artifacts import drop_temporaries
 from backtrail.errors import UserError
 from backtrail.layout import RECORDS
 from backtrail.ledger.fingerprints import check_code_file, command_digest
@@ -132,6 +133,7 @@ def recorded_stage(found: Declared) -> Iterator[Stage]:
     """Check all of params.yaml and the code, run the body, leave a record, say how long it took."""
     handed, started = Stage(found), time.perf_counter()
     check_code_file(found.command)
+    drop_temporaries(found.outs)
     with recorded(handed.name, found.command, handed.parameters, handed.input_digests, handed.outputs, seeds(found)) as record:
         handed.record = record
         yield handed

@@ -7,7 +7,6 @@ state. DVC's `persist` outputs are not keyed, which is why the state does not li
 import hashlib
 import json
 import logging
-import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from backtrail.artifacts import drop_temporaries
 from backtrail.errors import UserError
 from backtrail.tensors import load_tensors, save_tensors
 from backtrail.training.state import TrainingState
@@ -119,9 +119,7 @@ class Scratch:
         save_tensors(path, self._copies, {"facts": facts, "facts_sha256": _digest(facts)})
         for old in sorted(self.folder.glob("step-*.safetensors"))[:-KEPT]:
             old.unlink()
-        for torn in self.folder.glob(".step-*.tmp"):  # left by a kill in the middle of a save
-            if re.fullmatch(r"\.step-\d+\.safetensors\.\d+\.tmp", torn.name):
-                torn.unlink()
+        drop_temporaries([self.folder / "step-*.safetensors"])
 
 
 def _digest(text: str) -> str:
