@@ -24,6 +24,7 @@ from backtrail.parameters.base import validate
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam, Average
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
+from backtrail.running.stage import SCRATCH, drop_committed
 from backtrail.tensors import tensors_digest
 from backtrail.training.loop import Diverged, Execution, Interrupted, run
 from backtrail.training.scratch import Scratch
@@ -298,3 +299,24 @@ def test_a_run_that_was_told_to_outlive_its_terminal_does():
         assert state.step == 3 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_newest_state_stays_until_the_engine_has_the_result(tmp_path, monkeypatch):
+    """A kill between a stage's end and DVC's commit costs the steps since the last save, and not the training."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.lock").write_text("md5: feedbeef\n", encoding="utf-8")
+    for name, result in (("by-hand", ""), ("committed", "feedbeef"), ("killed", "deadbeef")):
+        state = small_state()
+        for _ in run(state, lambda step, state=state: small_update(state, step), 4, scratch := Scratch(SCRATCH / name), 0):
+            pass
+        scratch.clear(result)
+    Scratch(SCRATCH / "too short to have saved").clear("deadbeef")
+    assert sorted(path.name for path in SCRATCH.glob("*/*")) == [
+        "finished",
+        "finished",
+        "step-000000004.safetensors",
+        "step-000000004.safetensors",
+    ]
+    drop_committed()
+    assert [path.name for path in SCRATCH.iterdir()] == ["killed"]
+    assert Scratch(SCRATCH / "killed").restore(restored := small_state()) and restored.step == 4
