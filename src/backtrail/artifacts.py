@@ -7,7 +7,8 @@ in the same folder and a rename, so a stage that is killed leaves no file that l
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from backtrail.errors import UserError
 
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `atomic_write` names it; .dvcignore and .gitignore leave such files out too
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten times as fast
 
 
@@ -30,6 +32,14 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def drop_temporaries(paths: Iterable[str | Path]) -> None:
+    """Remove what a kill in the middle of `atomic_write` left beside these paths, which nobody else writes meanwhile."""
+    for path in map(Path, paths):
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            if TEMPORARY.fullmatch(left.name):
+                left.unlink(missing_ok=True)
 
 
 def save_json(path: str | Path, value: Any) -> None:

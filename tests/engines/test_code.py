@@ -182,7 +182,8 @@ def test_experiments_change_the_one_method_that_they_name(checkout: Checkout) ->
     assert {name: float(shown[name]) for name in ("faster", "slower")} == {"faster": 5e-3, "slower": 5e-5}
 
 
-def test_hostile_names_reach_no_shell(checkout: Checkout) -> None:
+def test_hostile_parameters_are_refused_in_one_sentence_by_every_entry_and_reach_no_shell(checkout: Checkout) -> None:
+    """`backtrail check`, `dvc repro` (by the first stage that it starts) and `snakemake`, before anything runs."""
     p = yaml.safe_load((checkout.suite / "params.yaml").read_text(encoding="utf-8"))
     canary = checkout.root / "canary"
     hostile = f"$(touch {canary})"
@@ -190,9 +191,13 @@ def test_hostile_names_reach_no_shell(checkout: Checkout) -> None:
         {"score_distillation": p["score_distillation"] | {hostile: p["score_distillation"]["disback"]}},
         {"seeds": [0, hostile]},
         {"suite": hostile, "seeds": [f"0; touch {canary}"]},
+        {"ring": p["ring"] | {"std": 1e39}},
     ):
         (checkout.suite / "params.yaml").write_text(as_yaml(p | change), encoding="utf-8")
-        checkout.dvc("repro", code=None)
-        checkout.call(sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", code=1, folder=checkout.root)
-        checkout.call(sys.executable, str(checkout.root / "src/backtrail"), "check", code=1)
-        assert not canary.exists()
+        sentence = checkout.call(sys.executable, str(checkout.root / "src/backtrail"), "check", code=1).strip().removeprefix("backtrail: ")
+        assert sentence.startswith("params.yaml: ") and "\n" not in sentence
+        by_dvc = checkout.dvc("repro", code=1)
+        by_snakemake = checkout.call(sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", code=1, folder=checkout.root)
+        for printed in (by_dvc, by_snakemake):
+            assert sentence in printed and "Traceback" not in printed, printed
+        assert by_dvc.count("Running stage") == 1 and not canary.exists()

@@ -9,18 +9,21 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 import yaml
 from dvc.utils.serialize import load_yaml, modify_yaml
 from hypothesis import given, settings
+from pydantic import BaseModel
 
 from backtrail.errors import UserError
 from backtrail.parameters.reader import read_values
+from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.score_distillation import PathParameters
 from backtrail.parameters.suite import Suite, read_suite
-from backtrail.parameters.teacher import Teacher
+from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher
 from backtrail.pipeline import declared_stages
 from unit import hostile_parameters
 from unit.refusals import as_yaml, sentence_for
@@ -38,7 +41,11 @@ def test_suites_are_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("score_distillation.disback.sigma_init", -2.5, ["score_distillation.disback.sigma_init = -2.5", "greater than 0"]),
+        (
+            "score_distillation.disback.sigma_init",
+            -2.5,
+            ["disback.sigma_init = -2.5", "greater than or equal to 0.000001"],
+        ),
         ("teacher.stepz", 3, ["unknown key teacher.stepz", "allowed beside it", "steps"]),
         ("teacher.steps", 1.5, ["teacher.steps = 1.5", "integer"]),
         ("teacher.optimiser.lr", "5e-3", ["'5e-3' is not the same to YAML 1.1 and YAML 1.2: write 0.005"]),
@@ -166,7 +173,7 @@ SAID = {  # what a refusal says, where its kind has one reason
     "names": "name", "addresses": "should be a path relative to the suite's folder", "merge conflict": "merge conflict",
     "twice": "stands twice", "anchors": "anchors (&)", "deep": "more than 24 levels", "larger": "larger than 128 KiB",
     "not finite": "numbers are finite", "beyond 2^63": "2^63 - 1", "encodings": "UTF-8", "control character": "control character",
-    "tab": "tab",
+    "tab": "tab", "places of stages": "stages write there", "bounds": "should be", "two readings": "write ",
 }  # fmt: skip
 
 
@@ -203,6 +210,34 @@ def sentence(path: Path) -> str:
     except UserError as error:
         return str(error).removeprefix(str(path))
     return "taken"
+
+
+def unbounded(schema: Any, place: str) -> Iterator[str]:
+    """The places of a JSON schema where a number lacks a bound, or a list or a mapping of free keys a greatest length."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from unbounded(part, place)
+    if not isinstance(schema, dict):
+        return
+    needed = {
+        **{key: [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}] for key in ("integer", "number")},
+        "array": [{"maxItems"}],
+        "object": [{"maxProperties", "properties"}],
+    }
+    kind = schema.get("type")
+    if "const" not in schema and not all(words & schema.keys() for words in needed.get(kind, [])):
+        yield place
+    for key, part in schema.items():
+        if key != "default":
+            yield from unbounded(part, f"{place}.{key}")
+
+
+@pytest.mark.parametrize("model", [Suite[TrainedTeacher], Suite[ImportedTeacher], RingSuite])
+def test_every_number_list_and_mapping_has_its_bounds(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    assert list(unbounded(schema, "")) == [] and len(schema["$defs"]) > 8
+    schema["$defs"]["Adam"]["properties"]["lr"].pop("maximum")
+    assert list(unbounded(schema, "")) == [".$defs.Adam.properties.lr"]
 
 
 def test_hostile_files_are_refused_in_one_sentence_at_once(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
@@ -250,8 +285,7 @@ def test_a_number_that_dvc_writes_is_read(tmp_path: Path, rate: float) -> None:
     shutil.copy(ROOT / "params.yaml", path)
     with modify_yaml(path) as values:
         values["teacher"]["optimiser"]["lr"] = rate
-    suite = read_suite(path)
-    assert isinstance(suite.teacher, Teacher) and suite.teacher.optimiser.lr == rate
+    assert read_values(path)["teacher"]["optimiser"]["lr"] == rate
 
 
 ALPHABET = [*"0129_.eE+-:xobFT ~", "yes", "on", "null", "inf", "nan", "true", "1e-05", "2026-01-01", "<<", "="]

@@ -31,7 +31,8 @@ class Suite(BaseSuite, Generic[T]):
     teacher: T
     teacher_samples: TeacherSamples
     start: dict[Literal["teacher"] | Name, Distinct[Name]] = Field(
-        description="What one-step students start from -> their methods: `teacher`, or a method whose student, of the same seed, it is."
+        max_length=1000,
+        description="What one-step students start from -> their methods: `teacher`, or a method whose student, of the same seed, it is.",
     )
     score_distillation: ByName[ScoreDistillation]
     trajectory_distillation: ByName[TrajectoryDistillation]

@@ -8,6 +8,7 @@ from pydantic import Field
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import Digests, RelativePath, Section, read, section
 from backtrail.parameters.net import NetParameters, UNetParameters
+from backtrail.parameters.quantities import Batch, Count, Decay, Seed
 from backtrail.parameters.training import Adam, Average, LogNormal
 
 TeacherSource = Literal[
@@ -21,13 +22,13 @@ class Teacher(Section):
     """Denoising score matching with EDM preconditioning (arXiv 2206.00364, Table 1)."""
 
     net: NetParameters = UNetParameters()
-    steps: int = Field(ge=1, description="Optimiser updates.")
-    batch: int = Field(ge=1, description="Images per update.")
+    steps: Count = Field(description="Optimiser updates.")
+    batch: Batch = Field(description="Images per update.")
     optimiser: Adam
     noise: LogNormal = LogNormal()
     average: Average
-    label_dropout: float = Field(0.0, ge=0, lt=1, description="Share of labels replaced by the null label (classifier-free guidance).")
-    seed: int = Field(0, ge=0, description="Seed of weights, batches and noise.")
+    label_dropout: Decay = Field(0.0, description="Share of labels replaced by the null label (classifier-free guidance).")
+    seed: Seed = Field(0, description="Seed of weights, batches and noise.")
 
 
 class TrainedTeacher(Teacher):

@@ -7,6 +7,7 @@ params.yaml ever stands in a command line, where a shell would read it.
 import importlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from typing import Any, TypeVar
 
 import click
 
+from backtrail.artifacts import drop_temporaries
 from backtrail.errors import UserError
-from backtrail.layout import RECORDS
+from backtrail.layout import FINISHED, LOCK_FILE, RECORDS
 from backtrail.ledger.fingerprints import check_code_file, command_digest
 from backtrail.ledger.record import Record, digests, recipe_key, recorded
 from backtrail.parameters.base import Section, section
@@ -136,12 +138,23 @@ def recorded_stage(found: Declared) -> Iterator[Stage]:
     """Check all of params.yaml and the code, run the body, leave a record, say how long it took."""
     handed, started = Stage(found), time.perf_counter()
     check_code_file(found.command)
+    drop_temporaries(found.outs)
+    drop_committed()
     with recorded(handed.name, found.command, handed.parameters, handed.input_digests, handed.outputs, seeds(found)) as record:
         handed.record = record
         yield handed
         # The engine notes the code that code.yaml names at the end: it has to be the code that ran.
         check_code_file(found.command)
     logger.info("%s: done in %.1f s", handed.name, time.perf_counter() - started)
+
+
+def drop_committed() -> None:
+    """Drop the resume states of stages whose results DVC has taken over: its lock names the records that they left."""
+    notes = list(SCRATCH.glob(f"*/{FINISHED}"))
+    lock = Path(LOCK_FILE).read_text(encoding="utf-8", errors="replace") if notes and Path(LOCK_FILE).is_file() else ""
+    for note in notes:
+        if note.read_text(encoding="utf-8") in lock:
+            shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def seeds(found: Declared) -> list[int]:
