@@ -6,44 +6,9 @@ import pandas as pd
 import pytest
 from synthetic_suite import METRIC, SEEDS, parameters, write_parameters, write_suite
 
-from backtrail.report.claims import CLAIMS, HELD, NOT_HELD, NOT_RUN, UNDECIDED, better_at_equal_cost, judge_all, rows, sides, verdict
+from backtrail.report.claims import CLAIMS, better_at_equal_cost, judge_all, rows
 from backtrail.report.collect import open_suite
-
-
-def margins(**conditions):
-    """A table of margins: condition -> values over seeds."""
-    parts = [
-        pd.DataFrame({"condition": name, "seed": range(len(values)), "ours": 0.0, "other": values, "margin": values})
-        for name, values in conditions.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-@pytest.mark.parametrize(
-    ("conditions", "expected"),
-    [
-        ({"a": [1.0, 2.0, 0.1]}, HELD),
-        ({"a": [1.0, 2.0, 0.1], "b": [3.0, 1.0, 1.0]}, HELD),
-        ({"a": [1.0, 2.0, -0.1]}, UNDECIDED),
-        ({"a": [1.0, 2.0, 0.0]}, UNDECIDED),
-        ({"a": [0.0, 0.0, 0.0]}, UNDECIDED),
-        ({"a": [-1.0, -2.0, -0.1]}, NOT_HELD),
-        ({"a": [100.0, 100.0, 100.0], "b": [-0.1, -0.1, -0.1]}, NOT_HELD),
-        ({"a": [1.0, 1.0, 1.0], "b": [-5.0, 5.0, 5.0]}, UNDECIDED),
-        ({"a": [1.0, 2.0]}, UNDECIDED),
-        ({"a": [-1.0, -2.0]}, UNDECIDED),
-    ],
-)
-def test_verdict_rule(conditions, expected):
-    assert verdict(margins(**conditions)) == expected
-
-
-def test_no_margins_is_not_run():
-    assert verdict(margins(a=[1.0]).iloc[:0]) == NOT_RUN
-
-
-def test_sides_are_per_condition():
-    assert sides(margins(a=[1.0, 1.0, 1.0], b=[-1.0, -1.0, -1.0], c=[1.0, -1.0, 1.0])).to_dict() == {"a": 1, "b": -1, "c": 0}
+from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 
 
 def test_one_teacher_stands_against_every_seed():
