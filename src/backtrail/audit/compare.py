@@ -3,6 +3,7 @@
 A run is a suite's folder, a git revision of this suite, or one stage's record.
 """
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def open_run(name: str, folder: Path) -> Run:
     stages = parse_lock(lock.decode(), f"{name}:{LOCK_FILE}")
     digests = {path: entry.md5 for stage in stages.values() for path, entry in stage.outs.items()}
     # Records and metrics lie in the commit, or in DVC's cache under the digest that the commit's lock names.
-    return Run(name, stages, lambda path: _decoded(file_at(folder, name, path) or cached(folder, digests.get(path, ""))))
+    return Run(name, stages, functools.cache(lambda path: _decoded(file_at(folder, name, path) or cached(folder, digests.get(path, "")))))
 
 
 def _text(path: Path) -> str | None:

@@ -4,17 +4,15 @@ What stands between the marks must be the number's value, rounded to the digits 
 published results, those of the present commit, where this machine's own run does not repeat it (another processor rounds differently).
 """
 
-import hashlib
 import re
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from pathlib import Path
 
 from backtrail.audit.compare import open_run
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, Finding
+from backtrail.audit.published import numbers_at
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find
@@ -66,18 +64,9 @@ def wrong_quotes(ledger: Ledger) -> Iterator[Finding]:
 def published(ledger: Ledger, file: str) -> list[Number]:
     """The numbers of a file as the present commit has it; none where there is no such commit or its own lock names other bytes."""
     try:
-        head = open_run("HEAD", ledger.folder)
+        return numbers_at(open_run("HEAD", ledger.folder), ledger, file)
     except UserError:
         return []
-    content = (head.read(file) or "").encode()
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() not in {
-        stage.outs[file].md5 for stage in head.stages.values() if file in stage.outs
-    }:
-        return []
-    with tempfile.TemporaryDirectory() as folder:
-        (copy := Path(folder) / file).parent.mkdir(parents=True)
-        copy.write_bytes(content)
-        return find(replace(ledger, folder=Path(folder)), file)
 
 
 def _apart(published: str, here: str) -> str:
