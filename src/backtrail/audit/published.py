@@ -9,15 +9,14 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from backtrail.artifacts import save_json
-from backtrail.audit.compare import Run, open_run
+from backtrail.audit.runs import Run, open_run
 from backtrail.errors import UserError
 from backtrail.layout import METRICS, TABLES
-from backtrail.ledger.history import commit_at, history
+from backtrail.ledger.history import history
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find
 from backtrail.ledger.repository import file_at
@@ -78,14 +77,12 @@ def _as_locked(run: Run, file: str, text: str) -> bool:
     return any(stage.outs[file].md5 == digest for stage in run.stages.values() if file in stage.outs)
 
 
-def origin(run: Run, folder: Path) -> Origin:
+def origin(run: Run) -> Origin:
     """Where a run's results were made: by its `published.json`, if that is about these tables, or by the records that are at hand."""
-    commit = None if Path(run.name).is_dir() else commit_at(folder, run.name)
-    day = "" if commit is None else datetime.fromtimestamp(commit.time_s, UTC).date().isoformat()
     said = _said(run)
     if not said or said.get("sha256") != _digests(run):
         said = machine(run)
-    return Origin(run.name, commit.name if commit else "", day, tuple(said["processors"]), tuple(said["torch"]))
+    return Origin(run.name, run.commit, run.day, tuple(said["processors"]), tuple(said["torch"]))
 
 
 def _said(run: Run) -> dict[str, Any]:

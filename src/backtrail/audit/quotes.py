@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache
 
-from backtrail.audit.compare import open_run
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, Finding
 from backtrail.audit.published import numbers_at
+from backtrail.audit.runs import open_run
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find

@@ -23,10 +23,10 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
-from backtrail.audit.compare import Run, open_run
 from backtrail.audit.published import CLAIMS, RESULTS, Origin, files_of, last_with_results, numbers_in, origin
+from backtrail.audit.runs import Run, open_run, text_of
 from backtrail.errors import UserError
-from backtrail.ledger.ledger import open_ledger
+from backtrail.ledger.ledger import Stage, open_ledger
 from backtrail.ledger.numbers import Number, find
 
 FLOAT, SPREADS = 1e-5, 2.0
@@ -98,13 +98,13 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
     commit that holds results. Raises UserError where there is nothing to compare."""
     folder = Path(folder)
     ledger = open_ledger(folder)
-    here = Run(str(folder), ledger.stages, lambda path: _text(folder / path))
+    here = Run(str(folder), ledger.stages, lambda path: text_of(folder / path))
     if Path(against).is_file():
         published, source = {RESULTS: Path(against).read_text(encoding="utf-8")}, Origin(against)
         unlike: list[str] = []
     else:
         run = open_run(against or last_with_results(folder), folder)
-        published, source = {file: run.read(file) or "" for file in [*files_of(run), CLAIMS]}, origin(run, folder)
+        published, source = {file: run.read(file) or "" for file in [*files_of(run), CLAIMS]}, origin(run)
         unlike = [name for name, stage in run.stages.items() if name in here.stages and _recipe(stage) != _recipe(here.stages[name])]
     theirs = {file: numbers_in(ledger, file, text) for file, text in published.items() if file != CLAIMS and text}
     ours = {number.name: number.text for file in theirs for number in find(ledger, file)}
@@ -114,7 +114,7 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
     verdicts = _verdicts(published.get(CLAIMS, "")), _verdicts(here.read(CLAIMS) or "")
     return Reproduction(
         source,
-        origin(here, folder),
+        origin(here),
         [_held(name, value, float(ours[name]), std) for name, value, std in numbers if name in ours],
         len(verdicts[0]),
         list(_changed(*verdicts)) if verdicts[0] else [],
@@ -123,11 +123,7 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
     )
 
 
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _recipe(stage: Any) -> tuple[str, str, dict[str, Any]]:
+def _recipe(stage: Stage) -> tuple[str, str, dict[str, Any]]:
     return stage.cmd, stage.code, stage.params
 
 
