@@ -344,5 +344,5 @@ def test_a_number_quoted_in_prose_is_held_against_the_table(ledger: Path) -> Non
     replace(readme, right, wrong)
     done = audit(ledger)
     (finding,) = done.findings
-    assert done.exit_code == 30 and finding.subject == "README.md" and number.text in finding.message
+    assert done.exit_code == 30 and finding.subject.startswith("README.md:") and number.text in finding.message
     assert [one.verdict for one in done.judged if one.number.file == "README.md"] == [BROKEN]

@@ -17,9 +17,9 @@ from backtrail.metrics.points import PointsDenoiser
 from backtrail.parameters.ring import RingEvaluation, RingSuite
 from backtrail.parameters.suite import read_suite
 from backtrail.pipeline import declared_stages
-from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.ring import RingResults, end_points, ring_data
 from backtrail.report.ring_claims import judge_ring, ring_sentence
+from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.tables import load_csv
 from unit.refusals import as_yaml, sentence_for
 

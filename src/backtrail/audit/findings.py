@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-VERIFIED, RECOMPUTED, EXTERNAL, CLOSE = "verified", "recomputed", "external", "within tolerance"
+VERIFIED, RECOMPUTED, EXTERNAL, PUBLISHED, CLOSE = "verified", "recomputed", "external", "published", "within tolerance"
 STALE, UNBACKED, BROKEN = "stale", "unbacked", "broken"
-EXIT_CODES = {VERIFIED: 0, RECOMPUTED: 0, EXTERNAL: 0, CLOSE: 5, STALE: 10, UNBACKED: 20, BROKEN: 30}
+EXIT_CODES = {VERIFIED: 0, RECOMPUTED: 0, EXTERNAL: 0, PUBLISHED: 0, CLOSE: 5, STALE: 10, UNBACKED: 20, BROKEN: 30}
 MEANINGS = {
     VERIFIED: "every byte that it rests on is the one that the ledger names",
     RECOMPUTED: "verified, and computed again from stored files with the same result",
     EXTERNAL: "quoted from a paper, with its source",
+    PUBLISHED: "quoted in prose as published; this machine's own run gives another number",
     CLOSE: "computed again here with other bytes that say nearly the same; not the same, and no proof that it is not forged",
     STALE: "code, a parameter or an input has changed since",
     UNBACKED: "something that it rests on is not here, or nothing says where it comes from",
@@ -34,5 +35,5 @@ class Finding:
 
 
 def worst(verdicts: list[str], good: str = VERIFIED) -> str:
-    """The worst of the verdicts; `good` if there are none."""
-    return max([good, *verdicts], key=lambda verdict: EXIT_CODES[verdict])
+    """The worst of the verdicts; `good` if there are none. What is published only says more than `good`, and is no worse."""
+    return max([good, *verdicts], key=lambda verdict: (EXIT_CODES[verdict], verdict == PUBLISHED))

@@ -46,6 +46,7 @@ COMMANDS = {
     "audit": "check every number against the bytes it comes from",
     "impact": "which numbers change if a file is wrong",
     "diff": "where two runs part",
+    "reproduced": "how near this run came to the published results",
     "export": "an RO-Crate of the suite and model cards of its students",
     "pipeline": "lay down the pipeline of the suite in this folder, or renew the list of source files",
     "check": "check params.yaml as a whole, and run nothing",

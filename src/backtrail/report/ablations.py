@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
 from backtrail.parameters.report import Axis, AxisValue, SamplerAxis
-from backtrail.report.claims import MIN_SEEDS, UNDECIDED, WINDOW
+from backtrail.report.claims import WINDOW
 from backtrail.report.collect import Suite, curves, floor, of_metric, open_suite, quality, teacher_metrics
 from backtrail.report.over_training import CURVE_METRIC, seeds_sentence
 from backtrail.report.style import floor_line, legend_below, literal, log_if_wide, log_ticks, metric_label, save_figure
+from backtrail.report.verdicts import MIN_SEEDS, UNDECIDED
 from backtrail.tables import save_csv
 
 ALIKE = 1.01  # costs that differ by no more than this factor count as equal

@@ -1,9 +1,10 @@
-"""The papers' claims, each judged from the suite's own numbers by one stated rule.
+"""The papers' claims, each judged from the suite's own numbers by one stated rule (`verdicts.py`).
 
 A claim is a function that returns margins: one row per condition (an NFE, an update, ...) and training seed, with the two values that are
 compared and `margin`, positive where that seed speaks for the claim.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,16 +14,24 @@ import pandas as pd
 from backtrail.report.collect import MEASURES, Suite, curves, of_metric, paths, quality, unguided
 from backtrail.report.over_training import CURVE_METRIC, mismatch_per_seed
 from backtrail.report.style import metric_label
+from backtrail.report.verdicts import (
+    NOT_RUN,
+    UNDECIDED,
+    bounds,
+    by_condition,
+    effect_size,
+    holm_levels,
+    interval,
+    p_value,
+    seeds_to_decide,
+    verdict,
+)
 
-HELD, NOT_HELD, UNDECIDED, NOT_RUN = "held", "not held", "undecided at this size", "not run"
-MIN_SEEDS = 3
 WINDOW = 3  # evaluations that are averaged at the end of a curve, because single ones jump
 COLUMNS = ["condition", "seed", "ours", "other", "margin"]
-RULE = (
-    f"A claim is held if, under every condition that it names, all seeds (at least {MIN_SEEDS}) have a margin of the claimed sign; not "
-    "held if under some condition all seeds have the opposite sign; undecided at this size otherwise. The margin is the other's value "
-    "less ours, so that it is positive where the claim's subject is better (lower)."
-)
+JUDGED = ["claim", "text", "source", "quantity", "verdict", "n_seeds", "n_conditions", "n_for", "n_against", "weakest_condition"]
+JUDGED += ["weakest_ours", "weakest_other", "weakest_margin", "weakest_margin_std", "mean_margin"]
+JUDGED += ["level", "low", "high", "p", "effect_size", "seeds_to_decide"]
 
 
 @dataclass(frozen=True)
@@ -212,51 +221,44 @@ CLAIMS = (
 )
 
 
-def sides(margins: pd.DataFrame) -> pd.Series:
-    """Per condition: +1 where all seeds speak for the claim, -1 where all speak against it, 0 otherwise or with too few seeds."""
-
-    def side(values: pd.Series) -> int:
-        if len(values) < MIN_SEEDS:
-            return 0
-        return int((values > 0).all()) - int((values < 0).all())
-
-    return margins.groupby("condition", sort=False)["margin"].agg(side)
-
-
-def verdict(margins: pd.DataFrame) -> str:
-    """The verdict on a claim by the rule in `RULE`."""
-    if margins.empty:
-        return NOT_RUN
-    by_condition = sides(margins)
-    if (by_condition < 0).any():
-        return NOT_HELD
-    return HELD if (by_condition > 0).all() else UNDECIDED
-
-
-def judge(claim: Claim, suite: Suite) -> dict[str, object]:
-    """One row of the table of claims. The weakest condition is the one with the smallest mean margin."""
-    margins = claim.margins(suite)
-    head = {"claim": claim.key, "text": claim.text, "source": claim.source, "quantity": claim.quantity(suite), "verdict": verdict(margins)}
-    if margins.empty:
-        return head
-    by_condition = margins.groupby("condition", sort=False)[["ours", "other", "margin"]]
-    means, spread, decided = by_condition.mean(), by_condition.std(), sides(margins)
-    weakest = means["margin"].idxmin()
-    return {
-        **head,
-        "n_seeds": margins["seed"].nunique(),
-        "n_conditions": len(decided),
-        "n_for": int((decided > 0).sum()),
-        "n_against": int((decided < 0).sum()),
-        "weakest_condition": weakest,
-        **{f"weakest_{name}": float(means.loc[weakest, name]) for name in ("ours", "other", "margin")},
-        "weakest_margin_std": float(spread.loc[weakest, "margin"]),
-        "mean_margin": float(means["margin"].mean()),
-    }
-
-
 def judge_all(suite: Suite, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
-    """The table of claims."""
-    columns = ["claim", "text", "source", "quantity", "verdict", "n_seeds", "n_conditions", "n_for", "n_against", "weakest_condition"]
-    columns += ["weakest_ours", "weakest_other", "weakest_margin", "weakest_margin_std", "mean_margin"]
-    return pd.DataFrame([judge(claim, suite) for claim in claims], columns=columns)
+    """The table of claims, one row each, judged together by `verdicts.RULE`. The weakest condition has the smallest mean margin.
+
+    level: the confidence level of the interval `low` to `high` of the smallest mean margin; p: before the correction for several claims.
+    """
+    margins = {claim.key: claim.margins(suite) for claim in claims}
+    found = {key: by_condition(of) for key, of in margins.items() if len(of)}
+    levels = holm_levels(pd.Series({key: p_value(of) for key, of in found.items()}, dtype=float))
+    rows = []
+    for claim in claims:
+        row = {"claim": claim.key, "text": claim.text, "source": claim.source, "quantity": claim.quantity(suite), "verdict": NOT_RUN}
+        if claim.key in found:
+            row |= {"n_seeds": margins[claim.key]["seed"].nunique(), **_judged(found[claim.key], levels[claim.key])}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=JUDGED)
+
+
+def _judged(conditions: pd.DataFrame, alpha: float) -> dict[str, object]:
+    """What the table says of one claim at its level."""
+    (low, high), (lows, highs), weakest = (
+        interval(conditions, alpha),
+        bounds(conditions, alpha),
+        conditions.loc[conditions["margin"].idxmin()],
+    )
+    found = verdict(low, high)
+    return {
+        "verdict": found,
+        "n_conditions": len(conditions),
+        "n_for": int((lows > 0).sum()),
+        "n_against": int((highs < 0).sum()),
+        "weakest_condition": weakest.name,
+        **{f"weakest_{name}": weakest[name] for name in ("ours", "other", "margin")},
+        "weakest_margin_std": weakest["std"],
+        "mean_margin": conditions["margin"].mean(),
+        "level": 1 - alpha,
+        "low": low,
+        "high": high,
+        "p": p_value(conditions),
+        "effect_size": effect_size(weakest),
+        "seeds_to_decide": seeds_to_decide(conditions, alpha) if found == UNDECIDED else math.nan,
+    }
