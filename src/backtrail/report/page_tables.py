@@ -14,8 +14,8 @@ from backtrail.report.against_paper import ABSENT, DIFFERS, INCOMPARABLE, REPROD
 from backtrail.report.chain_view import Book
 from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.collect import Suite, curves, extractor_of, metric_files, protocols, quality
+from backtrail.report.names import label, metric_label
 from backtrail.report.paper import paper_numbers
-from backtrail.report.style import label, metric_label
 from backtrail.report.tables import NONE, claims_for_readers, metric_order, plus_minus, results_for_readers
 
 BADGES = {
