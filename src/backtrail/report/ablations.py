@@ -20,7 +20,7 @@ from backtrail.report.claims import MIN_SEEDS, UNDECIDED, WINDOW
 from backtrail.report.collect import Suite, curves, floor, of_metric, open_suite, quality, teacher_metrics
 from backtrail.report.names import Look, literal, metric_label
 from backtrail.report.seeds import CURVE_METRIC, seeds_sentence
-from backtrail.report.style import THEME, floor_line, handle, height, legend_below, over, save_figure
+from backtrail.report.style import THEME, floor_line, handle, legend_below, log_if_wide, over, save_figure
 from backtrail.tables import save_csv
 
 ALIKE = 1.01  # costs that differ by no more than this factor count as equal
@@ -152,8 +152,8 @@ def draw_axis(axis: Axis, data: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(max(5.2, 0 if numbers else 1.0 + 1.05 * len(values)), 3.9), layout="constrained")
     places, scale = _places(values)
     data = data.assign(place=data["method"].map(dict(zip(axis.methods, places, strict=True))))
-    plot = so.Plot(data, x="place", y=CURVE_METRIC).theme(THEME).scale(x=scale, y=height(data[CURVE_METRIC]))
-    plot = plot.add(so.Dash(color=DARK, linewidth=2, width=0.3), so.Agg())
+    plot = so.Plot(data, x="place", y=CURVE_METRIC).theme(THEME).scale(x=scale)
+    plot = plot.add(so.Dash(color=DARK, linewidth=2, width=0.12), so.Agg())
     if numbers:
         plot = plot.add(so.Line(color=DARK, linewidth=1.2), so.Agg())
     plot = plot.add(so.Dots(color=DARK, fillcolor="white", fillalpha=1, stroke=1))
@@ -163,6 +163,7 @@ def draw_axis(axis: Axis, data: pd.DataFrame) -> Figure:
     axes.axhline(base.mean(), color=BASELINE, linewidth=1, linestyle=(0, (4, 2)), label="Baseline")
     axes.margins(x=0.08)
     floor_line(axes, data["floor"].iloc[0], data[CURVE_METRIC].min())
+    log_if_wide(axes, data[CURVE_METRIC])
     seed = Line2D([], [], color=DARK, marker="o", markersize=4, markerfacecolor="white", linestyle="none", label="One seed")
     mean = Line2D([], [], color=DARK, linewidth=2, label="Mean")
     legend_below(figure, [seed, mean], 3)
@@ -184,10 +185,11 @@ def draw_sampler_axis(axis: SamplerAxis, data: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     looks = {method: _sampler_look(axis, i, method) for i, method in enumerate(data["method"].unique())}
     across = so.Continuous().tick(at=sorted(set(data["nfe"])))
-    over(data, "nfe", looks.__getitem__).add(so.Line(), legend=False).scale(x=across, y=height(data["mean"])).label(
+    over(data, "nfe", looks.__getitem__).add(so.Line(), legend=False).scale(x=across).label(
         x="NFE (network forwards per image)", y=f"{metric_label(data['metric'].iloc[0])} (lower is better)", title=literal(axis.label)
     ).on(figure).plot()
     floor_line(figure.axes[0], data["floor"].iloc[0], data["mean"].min())
+    log_if_wide(figure.axes[0], data["mean"])
     legend_below(figure, [handle(of) for of in looks.values()], 4)
     return figure
 

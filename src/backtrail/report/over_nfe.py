@@ -16,7 +16,7 @@ from backtrail.report.collect import Suite, archive_metadata, costs, floor, imag
 from backtrail.report.mosaic import draw_images
 from backtrail.report.names import look, metric_label
 from backtrail.report.seeds import over_seeds, seeds_sentence
-from backtrail.report.style import floor_line, handle, height, legend_below, over
+from backtrail.report.style import floor_line, handle, legend_below, log_if_wide, over
 
 
 def nfe_data(suite: Suite) -> pd.DataFrame:
@@ -42,10 +42,11 @@ def draw_nfe(data: pd.DataFrame) -> Figure:
     plot = over(data, "nfe").add(so.Line(marker=""), aside, legend=False).add(so.Range(linewidth=1, linestyle="-"), aside, legend=False)
     plot = plot.add(so.Dot(color="white", marker="o"), aside, legend=False)  # an open marker shows no line through it
     plot = plot.add(so.Dot(stroke=1.3), aside, fill="trained", legend=False).scale(fill=so.Nominal({True: True, False: False}))
-    plot.scale(x=across.label(like="{x:g}"), y=height(data["min"])).label(
+    plot.scale(x=across.label(like="{x:g}")).label(
         x="NFE (network forwards per image)", y=f"{metric_label(data['metric'].iloc[0])} (lower is better)"
     ).on(figure).plot()
     floor_line(figure.axes[0], data["floor"].iloc[0], data["min"].min())
+    log_if_wide(figure.axes[0], data["min"])
     counts = data["method"].value_counts()
     handles = [handle(look(method), alone=counts[method] == 1) for method in data["method"].unique()]
     if not data["trained"].all():
@@ -110,14 +111,13 @@ def draw_cost(data: pd.DataFrame) -> Figure:
     plot = over(data, "place").add(so.Range(linewidth=1, linestyle="-"), group="nfe", legend=False).add(so.Dot(), legend=False)
     numbers = {"x": "place", "y": "mean", "text": "text", "halign": "side", "ymin": None, "ymax": None}
     plot = plot.add(so.Text(color="#333333", fontsize=7.5, offset=6), data=beside(data), legend=False, **numbers)
-    plot.scale(x=across.label(like=lambda x, _: f"{x - shift:,.0f}"), y=height(data["min"]), text=None, halign=None).limit(
-        x=(left, (most + shift) * 1.5)
-    ).label(
+    plot.scale(x=across.label(like=lambda x, _: f"{x - shift:,.0f}"), text=None, halign=None).limit(x=(left, (most + shift) * 1.5)).label(
         x=f"Fine-tuning cost (F, network forwards on one batch; logarithmic after adding {shift:,.0f} F)",
         y=f"{metric_label(data['metric'].iloc[0])} (lower is better)",
     ).on(figure).plot()
     if solvers:
         figure.axes[0].axvspan(left, shift * 1.3 ** (len(solvers) / 2 + 0.5), color="#f0f0f0", linewidth=0, zorder=0)
+    log_if_wide(figure.axes[0], data["min"])
     number = Line2D([], [], marker="$n$", linestyle="none", color="#333333", label="Number beside a point: NFE")
     legend_below(figure, [*(handle(look(method), alone=True) for method in data["method"].unique()), number], 3)
     return figure

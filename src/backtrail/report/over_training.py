@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from backtrail.report.collect import MEASURES, Suite, curves, floor, paths
 from backtrail.report.names import Look, label, literal, look, metric_label
 from backtrail.report.seeds import CURVE_METRIC, mismatch_per_seed, over_seeds, seeds_sentence
-from backtrail.report.style import floor_line, handle, height, legend_below, lines, over
+from backtrail.report.style import floor_line, handle, legend_below, lines, log_if_wide, over
 
 PATH_LOSSES = {"loss_student": "on samples of the initial student", "loss_data": "on data"}
 
@@ -34,10 +34,11 @@ def draw_convergence(data: pd.DataFrame) -> Figure:
     starts = starts[starts["total_updates"] > starts["update"]]
     recording = pd.concat([starts.assign(total_updates=0), starts], ignore_index=True)
     plot = curves_of(data, "total_updates").add(so.Line(marker="", linestyle=":", linewidth=1), data=recording, legend=False)
-    plot.limit(x=from_zero(data["total_updates"])).scale(y=height(data["min"])).label(
+    plot.limit(x=from_zero(data["total_updates"])).label(
         x="Updates, recording included", y=f"{metric_label(CURVE_METRIC)} (lower is better)"
     ).on(figure).plot()
     floor_line(figure.axes[0], data["floor"].iloc[0], data["min"].min())
+    log_if_wide(figure.axes[0], data["min"])
     recorded = [look(str(method)) for method in starts["method"]]
     dotted = [Line2D([], [], color=of.colour, linewidth=1, linestyle=":", label=f"{of.label}, recording the path") for of in recorded]
     legend_below(figure, [*methods_of(data), *dotted], 2)
@@ -130,7 +131,7 @@ def draw_path(data: pd.DataFrame) -> Figure:
     methods = list(data["method"].unique())
     figure = Figure(figsize=(max(5.2, 4.4 * len(methods)), 3.9), layout="constrained")
     styles = dict(zip(PATH_LOSSES, (look("disback"), look("heun")), strict=True))
-    plot = lines(over(data, "node", styles.__getitem__, by="loss"), data["node"].nunique()).facet(col="method").scale(y=height(data["min"]))
+    plot = lines(over(data, "node", styles.__getitem__, by="loss"), data["node"].nunique()).facet(col="method")
     plot.label(
         x="Node of the degradation path, in the order of recording", y="Denoising loss (weighted, per value)",
         title=lambda method: literal(label(method)),
@@ -141,6 +142,7 @@ def draw_path(data: pd.DataFrame) -> Figure:
         names = [f"node {row.node}\n" + ("teacher" if row.node == 0 else f"step {row.step:.0f}") for row in shown.itertuples()]
         axes.set_xticks(shown["node"], names)
         axes.margins(x=0.09)
+    log_if_wide(figure.axes[0], data["min"])
     legend_below(figure, [handle(replace(styles[loss], label=f"Loss {name}")) for loss, name in PATH_LOSSES.items()], 2)
     return figure
 

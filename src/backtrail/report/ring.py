@@ -22,7 +22,7 @@ from backtrail.report.collect import MEASURES
 from backtrail.report.names import LOOKS, Look, label, look
 from backtrail.report.over_training import curves_of, methods_of
 from backtrail.report.seeds import over_seeds
-from backtrail.report.style import height, over
+from backtrail.report.style import log_if_wide, over
 from backtrail.tables import load_csv
 
 CONTROLS = {
@@ -131,7 +131,8 @@ def draw_ring(data: pd.DataFrame, sentence: str) -> Figure:
 
 
 def _draw_curves(axes: Axes, rows: pd.DataFrame, x: str) -> None:
-    curves_of(rows, x, ring_look).scale(y=height(rows["min"])).on(axes).plot()
+    curves_of(rows, x, ring_look).on(axes).plot()
+    log_if_wide(axes, rows["min"])
 
 
 def _draw_ends(axes: Axes, rows: pd.DataFrame) -> None:
