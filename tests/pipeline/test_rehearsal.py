@@ -35,6 +35,7 @@ from backtrail.nets.build import load_denoiser
 from backtrail.nets.dhariwal import DhariwalConfiguration
 from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
+from backtrail.parameters.metrics import InceptionFiles
 from backtrail.teachers.published import PUBLISHED
 from backtrail.tensors import load_tensors
 from pipeline.conftest import ROOT, TinySuite, run_every_stage
@@ -150,8 +151,8 @@ def write_originals(folder: Path, suite: str, values: dict[str, Any], patch: pyt
     write_checkpoint(folder / unpinned(patch, teacher), foreign_ema(randomised(configuration), configuration))
     write_random_weights(folder / unpinned(patch, "inception-2015-12-05"))
     spread = 0.1 * np.random.default_rng(1).standard_normal((2048, 100))
-    reference = folder / unpinned(patch, values["metrics"]["inception"]["reference"])
-    np.savez(reference, mu=np.full(2048, 0.5), sigma=spread @ spread.T)
+    for source in InceptionFiles.model_validate(values["metrics"]["inception"]).published.values():
+        np.savez(folder / unpinned(patch, source), mu=np.full(2048, 0.5), sigma=spread @ spread.T)
 
 
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("ffhq64", "afhqv2-64", "imagenet64", "cifar10-jpeg")]
@@ -196,11 +197,13 @@ def test_fid_stands_beside_its_protocol(rehearsal: TinySuite) -> None:
     if not is_imported(rehearsal):
         pytest.skip("cifar10-jpeg has no FID: Inception's weights cannot be had where only the JPEG files are")
     results = rehearsal.folder / "results"
+    published = yaml.safe_load((rehearsal.folder / "params.yaml").read_text(encoding="utf-8"))["metrics"]["inception"]
+    n_clean = None if "clean_reference" in published else 16  # clean-fid has published CIFAR-10's alone at this resolution
     for file in ("teacher", "disback/seed0", "sfd-v/seed0", "sfd-disback/seed0"):
         metrics = load_json(results / f"metrics/{file}.json")
         entries = {entry["metric"]: entry for entry in metrics["protocol"]}
         entry, clean = entries["fid_inception"], entries["fid_inception_clean"]
-        assert entry["n_reference"] is None and clean["n_reference"] == 16  # published, and computed from the training images
+        assert entry["n_reference"] is None and clean["n_reference"] == n_clean
         assert (entry["n_images"], entry["samplings"], entry["seeds"]) == (4, 3, [0, 12])
         assert "TensorFlow 1" in entry["resize"] and "Pillow" in clean["resize"]
         for value in (value for sampler in metrics["values"].values() for value in sampler.values()):

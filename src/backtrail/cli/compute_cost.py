@@ -46,7 +46,7 @@ def count(suite: Suite) -> Iterator[Work]:
     for method, p in suite.few_step.items():
         yield from _trajectory(suite, method, p)
     if readers := n_readers(suite):
-        n_reference = m.n_pairwise if m.inception and m.inception.reference else m.n_reference
+        n_reference = m.n_pairwise if len(m.inception.published) == readers else m.n_reference  # published ones need no images
         floors = 8 * (m.n_floor or m.n_samples) + m.n_curve  # the floor itself, and seven kinds of real images for the ranking
         yield Work([f"reference@{name}" for name in m.extractors if name.startswith("inception")], 0, n_reference + floors)
         yield Work(["teacher-metrics"], 0, readers * m.n_drawn * len(teacher_sets))

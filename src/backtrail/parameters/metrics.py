@@ -9,6 +9,7 @@ from backtrail.parameters.quantities import Batch, Count, Level, Whole
 
 ExtractorName = Literal["classifier", "efficientnet-lite0", "inception", "inception-clean"]
 PublishedReference = Literal["reference-cifar10-32x32", "reference-ffhq-64x64", "reference-afhqv2-64x64", "reference-imagenet-64x64"]
+CleanReference = Literal["reference-clean-cifar10-32x32"]
 MetricName = Literal["fd", "kid", "precision", "recall", "density", "coverage"]
 
 
@@ -34,11 +35,22 @@ class InceptionFiles(Section):
     reference: PublishedReference | None = Field(
         None, description="EDM's published mean and covariance of the data set; null computes them from `n_reference` training images."
     )
+    clean_reference: CleanReference | None = Field(
+        None, description="clean-fid's published mean and covariance, in the features of `inception-clean`; null computes them."
+    )
     local: RelativePath = Field(
         description="Folder with files supplied by hand, tried before any address and verified as strictly; "
         "what lies there is a dependency of the stage `fetch-inception`."
     )
     sha256: Digests = Field({}, description="Digests of files whose digest the registry does not know, by file name; pins the first fetch.")
+
+    @property
+    def published(self) -> dict[ExtractorName, PublishedReference | CleanReference]:
+        """The sources of published statistics, by the extractor whose features they are in."""
+        named: dict[ExtractorName, PublishedReference | CleanReference | None] = {
+            "inception": self.reference, "inception-clean": self.clean_reference
+        }  # fmt: skip
+        return {extractor: source for extractor, source in named.items() if source is not None}
 
 
 class Metrics(Section):
@@ -71,8 +83,8 @@ class Metrics(Section):
 
     @model_validator(mode="after")
     def _files(self) -> "Metrics":
-        if self.inception.reference is not None and not needs_inception(self.extractors):
-            raise ValueError("metrics.inception.reference is Inception's: name an extractor of it in metrics.extractors, or leave it out")
+        if absent := [source for extractor, source in self.inception.published.items() if extractor not in self.extractors]:
+            raise ValueError(f"{absent[0]} is in the features of an extractor that metrics.extractors lacks: add it, or leave it out")
         return self
 
     @model_validator(mode="after")

@@ -11,11 +11,9 @@ from backtrail.parameters.training import Adam
 
 
 class LPIPSWeights(Section):
-    """The weights of LPIPS-VGG (`methods/lpips.py`), supplied by hand: they are not free to be passed on with every package."""
+    """VGG16's weights for LPIPS (`methods/sfd/lpips.py`), supplied by hand: they are not free to be passed on with every package."""
 
-    file: RelativePath = Field(
-        description="safetensors file with torchvision's names of VGG16's convolutions and lin0.weight ... lin4.weight."
-    )
+    file: RelativePath = Field(description="torchvision's file of VGG16 (vgg16-397923af.pth), as it is published.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Digest that the file must have.")
 
 

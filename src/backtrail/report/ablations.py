@@ -8,16 +8,19 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn.objects as so
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
 from backtrail.parameters.report import Axis, AxisValue, SamplerAxis
 from backtrail.report.claims import WINDOW
 from backtrail.report.collect import Suite, curves, floor, of_metric, open_suite, quality, teacher_metrics
-from backtrail.report.over_training import CURVE_METRIC, seeds_sentence
-from backtrail.report.style import floor_line, legend_below, literal, log_if_wide, log_ticks, metric_label, save_figure
+from backtrail.report.names import Look, literal, metric_label
+from backtrail.report.seeds import CURVE_METRIC, seeds_sentence
+from backtrail.report.style import THEME, floor_line, handle, legend_below, log_if_wide, over, save_figure
 from backtrail.report.verdicts import MIN_SEEDS, UNDECIDED
 from backtrail.tables import save_csv
 
@@ -146,61 +149,57 @@ def sampler_axis_caption(axis: SamplerAxis, data: pd.DataFrame) -> str:
 def draw_axis(axis: Axis, data: pd.DataFrame) -> Figure:
     """The metric over the axis: a point a seed, the mean, and the baseline's seeds as a band."""
     values = list(axis.methods.values())
-    numbers = [value for value in values if not isinstance(value, str)]
-    figure = Figure(figsize=(max(5.2, 1.0 + 1.05 * len(values) if len(numbers) < len(values) else 0), 3.9), layout="constrained")
-    axes = figure.subplots()
-    at = _places(axes, values)
-    x = data["method"].map(dict(zip(axis.methods, at, strict=True)))
-    means = data.groupby("method", sort=False)[CURVE_METRIC].mean()[list(axis.methods)]
-    base = data.loc[data["baseline"], CURVE_METRIC]
+    numbers = not any(isinstance(value, str) for value in values)
+    figure = Figure(figsize=(max(5.2, 0 if numbers else 1.0 + 1.05 * len(values)), 3.9), layout="constrained")
+    places, scale = _places(values)
+    data = data.assign(place=data["method"].map(dict(zip(axis.methods, places, strict=True))))
+    plot = so.Plot(data, x="place", y=CURVE_METRIC).theme(THEME).scale(x=scale)
+    plot = plot.add(so.Dash(color=DARK, linewidth=2, width=0.12), so.Agg())
+    if numbers:
+        plot = plot.add(so.Line(color=DARK, linewidth=1.2), so.Agg())
+    plot = plot.add(so.Dots(color=DARK, fillcolor="white", fillalpha=1, stroke=1))
+    plot.label(x=literal(axis.label), y=f"{metric_label(CURVE_METRIC)} (lower is better)").on(figure).plot()
+    axes, base = figure.axes[0], data.loc[data["baseline"], CURVE_METRIC]
     axes.axhspan(base.min(), base.max(), color=BASELINE, alpha=0.13, linewidth=0)
     axes.axhline(base.mean(), color=BASELINE, linewidth=1, linestyle=(0, (4, 2)), label="Baseline")
-    axes.plot(x, data[CURVE_METRIC], "o", color=DARK, markersize=4, markerfacecolor="white", label="One seed", zorder=4)
-    line = "-" if len(numbers) == len(values) else "none"
-    order = sorted(range(len(at)), key=at.__getitem__)
-    drawn = {"color": DARK, "linestyle": line, "linewidth": 1.2, "marker": "_", "markersize": 16, "markeredgewidth": 2}
-    axes.plot([at[i] for i in order], means.iloc[order], label="Mean", zorder=3, **drawn)
+    axes.margins(x=0.08)
     floor_line(axes, data["floor"].iloc[0], data[CURVE_METRIC].min())
-    axes.set_xlabel(literal(axis.label))
-    axes.set_ylabel(f"{metric_label(CURVE_METRIC)} (lower is better)")
     log_if_wide(axes, data[CURVE_METRIC])
-    legend_below(figure, axes, 3)
+    seed = Line2D([], [], color=DARK, marker="o", markersize=4, markerfacecolor="white", linestyle="none", label="One seed")
+    mean = Line2D([], [], color=DARK, linewidth=2, label="Mean")
+    legend_below(figure, [seed, mean], 3)
     return figure
 
 
-def _places(axes: Axes, values: list[AxisValue]) -> list[float]:
-    """Where the values stand on the x axis, with their ticks: numbers to scale (logarithmic over more than a decade), words in order."""
-    names = [literal(textwrap.fill(written(value), 14)) for value in values]
+def _places(values: list[AxisValue]) -> tuple[list[AxisValue], so.Nominal | so.Continuous]:
+    """Where the values stand on the x axis, and its scale: numbers to scale (logarithmic over more than a decade), words in order."""
     if any(isinstance(value, str) for value in values):
-        axes.set_xticks(range(len(values)), names)
-        axes.set_xlim(-0.6, len(values) - 0.4)
-        return [float(i) for i in range(len(values))]
+        names: list[AxisValue] = [literal(textwrap.fill(written(value), 14)) for value in values]
+        return names, so.Nominal(order=names)
     at = [float(value) for value in values]
-    if min(at) > 0 and max(at) > 10 * min(at):
-        log_ticks(axes, at, names)
-    else:
-        axes.set_xticks(at, names)
-    axes.margins(x=0.08)
-    return at
+    scale = so.Continuous(trans="log" if min(at) > 0 and max(at) > 10 * min(at) else None)
+    return list(at), scale.tick(at=at).label(like="{x:g}")
 
 
 def draw_sampler_axis(axis: SamplerAxis, data: pd.DataFrame) -> Figure:
     """The metric over NFE, a line per value, the baseline dashed."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    shades = matplotlib.colormaps["viridis"]
-    for i, (method, rows) in enumerate(data.groupby("method", sort=False)):
-        style = {"linestyle": (0, (4, 2)) if rows["baseline"].iloc[0] else "-", "marker": MARKERS[i % len(MARKERS)]}
-        name = f"{written(axis.samplers[str(method)])}{' (baseline)' if rows['baseline'].iloc[0] else ''}"
-        axes.plot(rows["nfe"], rows["mean"], color=shades(0.9 * i / max(1, len(axis.samplers) - 1)), label=literal(name), **style)
-    floor_line(axes, data["floor"].iloc[0], data["mean"].min())
-    axes.set_xticks(sorted(set(data["nfe"])))
-    axes.set_xlabel("NFE (network forwards per image)")
-    axes.set_ylabel(f"{metric_label(data['metric'].iloc[0])} (lower is better)")
-    axes.set_title(literal(axis.label))
-    log_if_wide(axes, data["mean"])
-    legend_below(figure, axes, 4)
+    looks = {method: _sampler_look(axis, i, method) for i, method in enumerate(data["method"].unique())}
+    across = so.Continuous().tick(at=sorted(set(data["nfe"])))
+    over(data, "nfe", looks.__getitem__).add(so.Line(), legend=False).scale(x=across).label(
+        x="NFE (network forwards per image)", y=f"{metric_label(data['metric'].iloc[0])} (lower is better)", title=literal(axis.label)
+    ).on(figure).plot()
+    floor_line(figure.axes[0], data["floor"].iloc[0], data["mean"].min())
+    log_if_wide(figure.axes[0], data["mean"])
+    legend_below(figure, [handle(of) for of in looks.values()], 4)
     return figure
+
+
+def _sampler_look(axis: SamplerAxis, place: int, method: str) -> Look:
+    baseline = method == axis.baseline
+    colour = to_hex(matplotlib.colormaps["viridis"](0.9 * place / max(1, len(axis.samplers) - 1)))
+    name = f"{written(axis.samplers[method])}{' (baseline)' if baseline else ''}"
+    return Look(literal(name), colour, MARKERS[place % len(MARKERS)], (0, (4, 2)) if baseline else "-")
 
 
 def render_axis(name: str, suite_folder: str | Path = ".") -> None:

@@ -12,8 +12,8 @@ from itertools import pairwise
 import pandas as pd
 
 from backtrail.report.collect import MEASURES, Suite, curves, of_metric, paths, quality, unguided
-from backtrail.report.over_training import CURVE_METRIC, mismatch_per_seed
-from backtrail.report.style import metric_label
+from backtrail.report.names import metric_label
+from backtrail.report.seeds import CURVE_METRIC, mismatch_per_seed
 from backtrail.report.verdicts import (
     NOT_RUN,
     UNDECIDED,

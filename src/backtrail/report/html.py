@@ -20,8 +20,8 @@ from backtrail.report.against_paper import not_run
 from backtrail.report.chain_view import Book, facts_in_words
 from backtrail.report.collect import Suite, open_suite, require
 from backtrail.report.figures import FIGURES
+from backtrail.report.names import label
 from backtrail.report.paper import paper_numbers
-from backtrail.report.style import label
 from backtrail.report.tables import claims_for_readers, load_results, results_for_readers
 from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.tables import load_csv

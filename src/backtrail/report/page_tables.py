@@ -13,8 +13,8 @@ from backtrail.parameters.base import read
 from backtrail.report.against_paper import ABSENT, DIFFERS, INCOMPARABLE, REPRODUCED, WITHIN, comparisons
 from backtrail.report.chain_view import Book
 from backtrail.report.collect import Suite, curves, extractor_of, metric_files, protocols, quality
+from backtrail.report.names import label, metric_label
 from backtrail.report.paper import paper_numbers
-from backtrail.report.style import label, metric_label
 from backtrail.report.tables import CLAIM_HEADINGS, NONE, claims_for_readers, metric_order, plus_minus, results_for_readers
 from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 

@@ -12,9 +12,9 @@ from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
 from backtrail.report.claims import judge_all
 from backtrail.report.collect import Suite, costs, extractor_of, floor, of_metric, open_suite, quality
+from backtrail.report.names import higher_is_better, label, metric_label
 from backtrail.report.paper import UNKNOWN, Number, PaperNumbers, paper_numbers
 from backtrail.report.short_ids import of_results, short_id
-from backtrail.report.style import higher_is_better, label, metric_label
 from backtrail.report.verdicts import MOST_SEEDS, RULE
 from backtrail.tables import load_csv, save_csv
 
