@@ -14,7 +14,7 @@ from backtrail.parameters.training import Adam, Average, LogNormal
 TeacherSource = Literal[
     "teacher-edm-cifar10-32x32-uncond-vp", "teacher-edm-cifar10-32x32-cond-vp", "teacher-edm-ffhq-64x64-uncond-vp",
     "teacher-edm-afhqv2-64x64-uncond-vp", "teacher-edm-imagenet-64x64-cond-adm", "teacher-ddpm-cifar10-32",
-    "own-edm", "own-diffusers",
+    "own-backtrail", "own-edm", "own-diffusers",
 ]  # fmt: skip
 
 
@@ -41,8 +41,8 @@ class ImportedTeacher(Section):
     """A released checkpoint, converted without running anything that is in it."""
 
     source: TeacherSource = Field(
-        description="entry of the registry of sources; `own-edm` is your own checkpoint in EDM's format, `own-diffusers` your own U-Net "
-        "in that of the diffusers library, both named by `local`"
+        description="entry of the registry of sources; `own-backtrail` is the `teacher.safetensors` of another suite, `own-edm` your own "
+        "checkpoint in EDM's format, `own-diffusers` your own U-Net in that of the diffusers library, all named by `local`"
     )
     local: RelativePath = Field(
         description="folder (or the one file) with files supplied by hand, tried before any address and verified as strictly; "
