@@ -197,6 +197,24 @@ def test_impact_of_a_parameter_and_of_a_source_file(finished: Path) -> None:
         impact("nonsense", finished)
 
 
+@pytest.mark.parametrize(
+    ("model", "archive", "key"),
+    [
+        (["disback/seed1"], "disback/seed1", "student/nfe1"),
+        (["sfd-v", "--nfe", "3"], "sfd-v/seed0", "student/nfe3"),
+        (["teacher", "--nfe", "2"], "teacher", "dpmpp-3m/nfe2"),
+    ],
+)
+def test_images_are_those_of_the_archive(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: list[str], archive: str, key: str
+) -> None:
+    stored = safetensors.numpy.load_file(finished / f"results/samples/{archive}.safetensors")[key]
+    code, _ = told(finished, "images", *model, "--seeds", f"3-{len(stored) - 1}", "--out", str(tmp_path), capsys=capsys)
+    assert code == 0
+    for seed in range(3, len(stored)):
+        assert np.array_equal(np.array(Image.open(tmp_path / f"{seed:06d}.png")), stored[seed].squeeze(0))
+
+
 def test_diff_finds_the_first_link_at_which_two_runs_part(ledger: Path) -> None:
     """The run is committed; then it is as if the path of seed 0 had been recorded with other parameters."""
     same = compare("HEAD", str(ledger), ledger)

