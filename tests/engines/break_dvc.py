@@ -1,7 +1,7 @@
 """`python break_dvc.py MOMENT HOW FOLDER ARGUMENTS`: DVC's command line, and something happens to it at one moment of its work.
 
-MOMENT is a function of DVC, `module:name`. HOW: `kill` when it is called; `kill-half` when half of what it writes has been written; `fill`
-the disk under FOLDER when it is called.
+MOMENT is a function of DVC, `module:name`; of one that is handed a stream, the call for dvc.lock. HOW: `kill` when it is called, `kill-half`
+when it has written half of what it writes, or `fill` the disk under FOLDER.
 """
 
 import importlib
@@ -15,9 +15,11 @@ from typing import Any
 
 
 def broken(original: Callable[..., Any], how: str, folder: Path) -> Callable[..., Any]:
-    """`original`, to which it happens at the first call."""
+    """`original`, to which it happens."""
 
     def call(*arguments: Any, **options: Any) -> Any:
+        if len(arguments) > 1 and not getattr(arguments[1], "name", "dvc.lock").endswith("dvc.lock"):
+            return original(*arguments, **options)  # it writes another file
         if how == "kill-half":  # the function is handed what it writes, and the stream that it writes to
             whole = io.StringIO()
             original(arguments[0], whole)
