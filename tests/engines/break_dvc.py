@@ -1,7 +1,7 @@
 """`python break_dvc.py MOMENT HOW FOLDER ARGUMENTS`: DVC's command line, and something happens to it at one moment of its work.
 
-MOMENT is a function of DVC, `module:name`; of one that is handed a stream, the call for dvc.lock. HOW: `kill` when it is called, `kill-half`
-when it has written half of what it writes, or `fill` the disk under FOLDER.
+MOMENT is a function of DVC, `module:name`; of one that is handed a stream, the call for dvc.lock. HOW: `kill` when it is called,
+`kill-half` when it has written half of what it writes, or `fill` the disk under FOLDER.
 """
 
 import importlib
