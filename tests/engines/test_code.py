@@ -182,6 +182,20 @@ def test_experiments_change_the_one_method_that_they_name(checkout: Checkout) ->
     assert {name: float(shown[name]) for name in ("faster", "slower")} == {"faster": 5e-3, "slower": 5e-5}
 
 
+def test_a_training_that_is_killed_before_dvc_has_its_outputs_is_not_lost(checkout: Checkout) -> None:
+    """Its last state stays until dvc.lock names its record, and goes with the next stage that starts."""
+    checkout.env = checkout.env | {"BACKTRAIL_SAVE_EVERY_S": "0"}
+    checkout.edit(f"{SUITE}/params.yaml", lambda text: text.replace("steps: 30", "steps: 31"))
+    script = str(Path(__file__).with_name("break_dvc.py"))
+    checkout.call(sys.executable, script, "dvc.stage:Stage.commit", "kill", ".", "repro", "--single-item", "ring-teacher", code=1)
+    assert sorted(path.name for path in checkout.suite.glob(".scratch/*/*")) == ["finished", "step-000000031.safetensors"]
+    assert "resumed from step 31" in checkout.dvc("repro", "--single-item", "ring-teacher")
+    record = json.loads((checkout.suite / "results/records/ring-teacher.json").read_text(encoding="utf-8"))
+    assert record["resumed_from"] == [31] and list(checkout.suite.glob(".scratch/ring-teacher-*"))
+    checkout.dvc("repro", "ring-run@disback-0")
+    assert not list(checkout.suite.glob(".scratch/ring-teacher-*"))
+
+
 def test_hostile_parameters_are_refused_in_one_sentence_by_every_entry_and_reach_no_shell(checkout: Checkout) -> None:
     """`backtrail check`, `dvc repro` (by the first stage that it starts) and `snakemake`, before anything runs."""
     p = yaml.safe_load((checkout.suite / "params.yaml").read_text(encoding="utf-8"))

@@ -46,8 +46,8 @@ def test_a_folder_has_dvc_s_digest_without_what_dvc_is_told_to_ignore(tmp_path: 
         (tmp_path / "folder" / name).write_text(name)
     fs = LocalFileSystem()
     _, _, tree = build(HashFileDB(fs, str(tmp_path / "db")), str(tmp_path / "folder"), fs, "md5", dry_run=True)
-    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n*.pyc\nlogs/\n/tests/\n")
-    for name in (".gitignore", "x.pyc", "a/logs/y.txt", "__pycache__/z.txt"):
+    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n.*.tmp\n*.pyc\nlogs/\n/tests/\n")
+    for name in (".gitignore", ".b.txt.4242.tmp", "x.pyc", "a/logs/y.txt", "__pycache__/z.txt"):
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_text("left out")
     found = Hashes(tmp_path).of("folder")
