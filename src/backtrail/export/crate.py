@@ -7,6 +7,7 @@ since their licences or sizes are not for everybody.
 import io
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from rocrate.model import ContextEntity, Dataset, File
 from rocrate.rocrate import ROCrate
@@ -79,8 +80,9 @@ class Crate:
         place = self.ledger.folder / path
         digest = self.hashes.of(path)
         if place.is_file() and _is_carried(path):
-            self.copies[put_at or path] = place
-            return self.add(put_at or path, properties.pop("kind", "File"), **_about(path, digest), **properties)
+            name = quote(put_at or path)  # as `rocrate` names it: an @ is written %40
+            self.copies[name] = place
+            return self.add(name, properties.pop("kind", "File"), **_about(path, digest), **properties)
         return self.add(
             f"#not-carried/{path}", "CreativeWork", **_about(path, digest), description="not carried along: described by its digest"
         )
@@ -124,11 +126,12 @@ def as_rocrate(crate: Crate) -> ROCrate:
     whole.metadata.extra_terms.update(TERMS)
     for name, entity in crate.entities.items():
         if name in (whole.root_dataset.id, whole.metadata.id):
-            one = whole.dereference(name)
-            one.update({key: value for key, value in entity.items() if not key.startswith("@")})
+            for key, value in entity.items():
+                if not key.startswith("@"):
+                    whole.dereference(name)[key] = value
         elif name in crate.copies or name in crate.texts:
             source = crate.copies[name] if name in crate.copies else io.StringIO(crate.texts[name])
-            whole.add(File(whole, source, name, properties=entity))
+            whole.add(File(whole, source, unquote(name), properties=entity))
         elif name.endswith("/") and entity["@type"] == "Dataset":
             whole.add(Dataset(whole, None, name, properties=entity))
         else:
