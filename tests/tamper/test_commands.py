@@ -6,6 +6,7 @@ import re
 import statistics
 import sys
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
@@ -276,10 +277,11 @@ def test_the_crate_describes_every_stage_and_every_file_in_it(finished: Path, cr
         action, record = graph[f"#run/{name}"], load_json(finished / stage.record)
         assert action["startTime"] == record["started"] and record["commit"] in action["description"]
         assert graph[action["instrument"]["@id"]]["@type"] == "SoftwareApplication"
-    here = {path.relative_to(crate).as_posix() for path in crate.rglob("*") if path.is_file()}
+    here = {quote(path.relative_to(crate).as_posix()) for path in crate.rglob("*") if path.is_file()}
+    assert "Distillation of diffusion models" in (crate / "ro-crate-preview.html").read_text(encoding="utf-8")
     assert here <= graph.keys() and {"CITATION.cff", "LICENCES.md", "LICENSE", "dvc.lock"} <= here
     for path in here & {name for name, entity in graph.items() if "sha256" in entity}:
-        assert graph[path]["sha256"] == file_digest(crate / path)
+        assert graph[path]["sha256"] == file_digest(crate / unquote(path))
     assert not [path for path in here if path.startswith("data/")]
 
 

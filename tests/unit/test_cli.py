@@ -3,7 +3,9 @@
 import errno
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,3 +172,20 @@ def test_a_gpu_s_memory_is_told_alike() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB")
     assert str(outside_of_us(error)).startswith("not enough memory: 20.00 GiB were asked for, beside the ")
     assert outside_of_us(RuntimeError("shapes do not fit")) is None
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stage_without_a_loop_stops_when_it_is_told_though_its_job_ignores_the_signal(told):
+    """The shell of a job ignores both signals, and a process starts with what its parent ignores."""
+    code = (
+        "import sys, time, backtrail.stages.tables as tables; from backtrail import cli; from backtrail.running.stage import as_command\n"
+        "def work(name): print('at work', flush=True); time.sleep(60)\n"
+        "tables.command = as_command(work, work); sys.argv[1:] = ['tables']; cli.main()"
+    )
+    script = f"trap '' TERM USR1; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(told)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert said == f"backtrail: stopped by {told.name} before it was done; the next run starts it again\n"

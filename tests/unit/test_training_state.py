@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backtrail.data.dataset import Labelled
-from backtrail.errors import UserError
+from backtrail.errors import Interrupted, UserError
 from backtrail.methods.disback import distillation as score_distillation
 from backtrail.methods.disback import recording as degradation
 from backtrail.methods.disback.path import Origin
@@ -26,7 +26,7 @@ from backtrail.parameters.training import Adam, Average
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.running.stage import SCRATCH, drop_committed
 from backtrail.tensors import tensors_digest
-from backtrail.training.loop import Diverged, Execution, Interrupted, run
+from backtrail.training.loop import Diverged, Execution, run
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 from unit.oracles import tiny_denoiser

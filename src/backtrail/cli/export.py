@@ -13,6 +13,6 @@ def command(folder: str) -> None:
     Data and large intermediate files are described by digest and not carried along.
     """
     files = export(folder)
-    click.echo(
-        f"{folder}: {len(files)} files; check it with `rocrate-validator validate --profile-identifier provenance-run-crate {folder}`"
-    )
+    click.echo(f"{folder}: {len(files)} files; ro-crate-preview.html shows them in a browser. To check it against its profile:")
+    click.echo("  rocrate-validator cache warm    # once, where there is a network: the vocabulary of RO-Crate")
+    click.echo(f"  rocrate-validator -y validate --offline -p provenance-run-crate {folder}")

@@ -4,12 +4,15 @@ Results, records, reports, students and their cards are carried along; data, tra
 since their licences or sizes are not for everybody.
 """
 
-import shutil
+import io
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
+
+from rocrate.model import ContextEntity, Dataset, File
+from rocrate.rocrate import ROCrate
 
 from backtrail import __version__
-from backtrail.artifacts import atomic_write, save_json
 from backtrail.errors import UserError
 from backtrail.export.cards import STUDENT, Card, cards, data_source
 from backtrail.layout import LOCK_FILE
@@ -23,9 +26,8 @@ PROFILES = {
     "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
-TERMS = "https://w3id.org/ro/terms/workflow-run#"
 # The two terms of the profile that are used here and that RO-Crate's own context does not know, in place of the profile's whole context.
-CONTEXT = ["https://w3id.org/ro/crate/1.1/context", {name: f"{TERMS}{name}" for name in ("sha256", "resourceUsage")}]
+TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("sha256", "resourceUsage")}
 LICENCE = "https://www.apache.org/licenses/LICENSE-2.0"
 COMPLETED = "http://schema.org/CompletedActionStatus"
 AUTHORS = "#authors"
@@ -78,8 +80,9 @@ class Crate:
         place = self.ledger.folder / path
         digest = self.hashes.of(path)
         if place.is_file() and _is_carried(path):
-            self.copies[put_at or path] = place
-            return self.add(put_at or path, properties.pop("kind", "File"), **_about(path, digest), **properties)
+            name = quote(put_at or path)  # as `rocrate` names it: an @ is written %40
+            self.copies[name] = place
+            return self.add(name, properties.pop("kind", "File"), **_about(path, digest), **properties)
         return self.add(
             f"#not-carried/{path}", "CreativeWork", **_about(path, digest), description="not carried along: described by its digest"
         )
@@ -112,27 +115,44 @@ def export(target: str | Path, folder: str | Path = ".") -> list[str]:
     ledger = open_ledger(folder)
     if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].makes_code and faults(record)]:
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
-    crate = describe(ledger)
-    for name, place in crate.copies.items():
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place, target / name)
-    for name, text in crate.texts.items():
-        atomic_write(target / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
-    save_json(target / "ro-crate-metadata.json", {"@context": CONTEXT, "@graph": list(crate.entities.values())})
-    return sorted([*crate.copies, *crate.texts, "ro-crate-metadata.json"])
+    whole = as_rocrate(describe(ledger))
+    whole.write(target)
+    return sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+
+
+def as_rocrate(crate: Crate) -> ROCrate:
+    """The entities and files as the package `rocrate` writes them, with a page that shows them in a browser."""
+    whole = ROCrate(gen_preview=True, version="1.1")
+    whole.metadata.extra_terms.update(TERMS)
+    for name, entity in crate.entities.items():
+        if name in (whole.root_dataset.id, whole.metadata.id):
+            for key, value in entity.items():
+                if not key.startswith("@"):
+                    whole.dereference(name)[key] = value
+        elif name in crate.copies or name in crate.texts:
+            source = crate.copies[name] if name in crate.copies else io.StringIO(crate.texts[name])
+            whole.add(File(whole, source, unquote(name), properties=entity))
+        elif name.endswith("/") and entity["@type"] == "Dataset":
+            whole.add(Dataset(whole, None, name, properties=entity))
+        else:
+            whole.add(ContextEntity(whole, name, properties=entity))
+    return whole
 
 
 def describe(ledger: Ledger) -> Crate:
     """All entities of a suite's crate."""
     crate = Crate(ledger)
     actions = {stage.name: action(crate, stage) for stage in ledger.in_order() if not stage.makes_code}
-    alongside = [crate.file(path) for path in ALONGSIDE if (ledger.folder / path).is_file()]
-    models = [model(crate, of) for of in cards(ledger)]
+    for path in ALONGSIDE:
+        if (ledger.folder / path).is_file():
+            crate.file(path)
+    for of in cards(ledger):
+        model(crate, of)
     workflow(crate)
     run = whole_run(crate, list(actions))
     source = data_source(ledger)
     crate.texts["LICENCES.md"] = licences(ledger)
-    notice = crate.add("LICENCES.md", "File", name="licences of all parts", encodingFormat="text/markdown")
+    crate.add("LICENCES.md", "File", name="licences of all parts", encodingFormat="text/markdown")
     for address, name in PROFILES.items():
         crate.add(address, "CreativeWork", name=name, version=address.rpartition("/")[2])
     crate.add(
@@ -142,16 +162,15 @@ def describe(ledger: Ledger) -> Crate:
         identifier="Apache-2.0",
         description="of the code and what is here",
     )
-    carried = [ref(name) for name in crate.copies if ref(name) not in alongside and name != WORKFLOW and not name.startswith("models/")]
     authors = crate.add(AUTHORS, "Organization", name="The backtrail authors", description="as in CITATION.cff")
     crate.texts["README.md"] = README.format(suite=ledger.params.get("suite", ""))
-    readme = crate.add("README.md", "File", name="what this folder is", about=ref("./"), encodingFormat="text/markdown")
+    crate.add("README.md", "File", name="what this folder is", about=ref("./"), encodingFormat="text/markdown")
     last = max(record["ended"] for record in ledger.records.values() if record)
     crate.add(
         "./", "Dataset", name=f"backtrail suite {ledger.params.get('suite', '')}", datePublished=last, license=ref(LICENCE),
         description=f"Distillation of diffusion models on {source.name}: results, figures, tables, students, and how each was made.",
         conformsTo=[ref(address) for address in PROFILES], mainEntity=ref(WORKFLOW), mentions=[run, *map(ref, map(_action_id, actions))],
-        author=authors, publisher=authors, hasPart=[ref(WORKFLOW), readme, notice, *alongside, *carried, *models],
+        author=authors, publisher=authors,
     )  # fmt: skip
     conforms = [ref("https://w3id.org/ro/crate/1.1"), ref("https://w3id.org/workflowhub/workflow-ro-crate/1.0")]
     crate.add("ro-crate-metadata.json", "CreativeWork", about=ref("./"), conformsTo=conforms)

@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import click
 
 from backtrail.artifacts import drop_temporaries
-from backtrail.errors import UserError
+from backtrail.errors import Interrupted, UserError
 from backtrail.layout import FINISHED, LOCK_FILE, RECORDS
 from backtrail.ledger.fingerprints import check_code_file, command_digest
 from backtrail.ledger.record import Record, digests, recipe_key, recorded
@@ -116,7 +117,30 @@ def stage(function: Callable[[Stage], None]) -> click.Command:
 def as_command(function: Callable[..., None], run: Callable[[str | None], None]) -> click.Command:
     """The command of a stage's function, with the one option that each has."""
     option = click.Option(["--stage", "stage"], help="DVC's name of the stage; by default the one that the engine says (DVC_STAGE).")
-    return click.Command(command_name(function), params=[option], callback=lambda stage: run(stage), help=function.__doc__)
+
+    def callback(stage: str | None) -> None:
+        with heeding_signals():
+            run(stage)
+
+    return click.Command(command_name(function), params=[option], callback=callback, help=function.__doc__)
+
+
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 end a stage at once, as Interrupted; a training loop, which has a state to save, takes them over.
+
+    A job's shell and DVC ignore both, so that they end in order, and a stage would inherit that.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name} before it was done; the next run starts it again")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def command_name(function: Callable[..., None]) -> str:

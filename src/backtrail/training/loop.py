@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from backtrail.errors import UserError
+from backtrail.errors import Interrupted, UserError
 from backtrail.training.data_parallel import ALONE, Group
 from backtrail.training.progress import progress
 from backtrail.training.scratch import Scratch
@@ -27,12 +27,6 @@ class Execution:
 
 
 HERE = Execution()
-
-
-class Interrupted(UserError):
-    """The stage was told to stop and has saved its state; a scheduler that retries on this exit code continues the run."""
-
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Diverged(UserError):
