@@ -8,6 +8,8 @@ is the median over the turns of CPU seconds, theirs by ours (over 1: ours is fas
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from unittest import mock
@@ -41,6 +43,16 @@ def block(self: UNetBlock, x: Tensor, embedding: Tensor, step: Tensor | None = N
     return (self.proj(torch.einsum("nqk,nck->ncq", weights, v).reshape(x.shape)) + x) * self.skip_scale
 
 
+@contextmanager
+def as_released() -> Iterator[None]:
+    """EDM's network inside the block is computed as its own code does: kept values, torch's convolutions, the channels first."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(UNetBlock, "forward", block))
+        stack.enter_context(mock.patch("backtrail.nets.songunet.laid_out", lambda x: x))
+        stack.enter_context(mock.patch("backtrail.nets.convolution.winograd_pays", lambda x, weight: False))
+        yield
+
+
 def cases(params: Path, width: int, resolution: int, batch: int, methods: tuple[str, ...] = METHODS) -> dict[str, Case]:
     """The methods on EDM's network of a width (channels) for images [3, resolution, resolution], dropout 0.13 in score distillation."""
     net = SongUNetConfiguration(
@@ -63,7 +75,7 @@ def compare(case: Case, turns: int) -> tuple[float, float, float]:
     loop = case.plain()
 
     def original(turn: int) -> None:
-        with mock.patch.object(UNetBlock, "forward", block):
+        with as_released():
             loop(turn)
 
     clock, calls = Clock(torch.device("cpu")), {"ours": case.update, "original": original}

@@ -1,5 +1,6 @@
 """How much a suite computes, counted before it runs: forwards of the network per stage, from the parameters alone."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -97,10 +98,10 @@ def network(suite: Suite) -> NetDenoiser | None:
 def forward_gflop(denoiser: NetDenoiser) -> float:
     """Floating-point operations (a multiplication and an addition are two) of a forward on one image, in 10^9.
 
-    Nothing is computed where the network has no memory for its weights (`torch.device("meta")`).
+    Counted without memory for weights, where nothing is computed and no convolution has a way that needs fewer.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), denoiser.device:
-        denoiser.eval()(torch.zeros(1, *denoiser.image_shape), torch.ones(1))
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+        copy.deepcopy(denoiser).to("meta").eval()(torch.zeros(1, *denoiser.image_shape), torch.ones(1))
     return counter.get_total_flops() / 1e9
 
 
