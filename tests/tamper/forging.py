@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from backtrail.artifacts import YAML_LOADER
+from backtrail.ledger.gathered import gather
 from backtrail.ledger.hashes import Hashes
 
 
@@ -44,7 +45,14 @@ def edit_record(folder: Path, stage: str, change: Callable[[dict[str, Any]], Non
     change(record)
     (folder / path).write_text(json.dumps(record, sort_keys=True, indent=2) + "\n", encoding="utf-8")
     if in_lock:
-        edit_lock(folder, lambda stages: _renew(folder, stages[stage]["outs"], {path}))
+        gather(folder)
+
+        def fit(stages: dict[str, Any]) -> None:
+            _renew(folder, stages[stage]["outs"], {path})
+            for entries in (stages["ledger"]["deps"], stages["ledger"]["outs"]) if "ledger" in stages else ():
+                _renew(folder, entries)
+
+        edit_lock(folder, fit)
 
 
 def _renew(folder: Path, entries: list[dict[str, Any]], paths: set[str] | None = None) -> None:
@@ -63,6 +71,7 @@ def rewrite_ledger(folder: Path) -> None:
         for kind in ("inputs", "outputs"):
             record[kind] = {name: digest.sha256 if (digest := hashes.of(name)) else said for name, said in record[kind].items()}
         path.write_text(json.dumps(record, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+    gather(folder)
     rewrite_lock_only(folder)
 
 

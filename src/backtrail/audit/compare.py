@@ -3,6 +3,7 @@
 A run is a suite's folder, a git revision of this suite, or one stage's record.
 """
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from backtrail.errors import UserError
-from backtrail.layout import LOCK_FILE
+from backtrail.layout import GATHERED, LOCK_FILE
+from backtrail.ledger.gathered import gathered
 from backtrail.ledger.ledger import Stage, parse_lock
 from backtrail.ledger.repository import cached, file_at
 from backtrail.nested import differences
@@ -27,8 +29,12 @@ class Run:
     stages: dict[str, Stage]
     read: Callable[[str], str | None]
 
+    @functools.cached_property
+    def _gathered(self) -> dict[str, bytes]:
+        return gathered(self.read(GATHERED) or "")
+
     def record(self, stage: Stage) -> dict[str, Any]:
-        text = self.read(stage.record)
+        text = self.read(stage.record) or self._gathered.get(stage.record)
         try:
             found = json.loads(text or "{}")
         except ValueError:
@@ -64,7 +70,7 @@ def compare(first: str, second: str, folder: str | Path = ".") -> dict[str, Any]
     if first.endswith(".json") and second.endswith(".json"):
         return _compare_records(first, second)
     a, b = open_run(first, Path(folder)), open_run(second, Path(folder))
-    shared = [name for name, stage in a.stages.items() if name in b.stages and not stage.makes_code]
+    shared = [name for name, stage in a.stages.items() if name in b.stages and not stage.keeps_books]
     differing = [name for name in shared if _results(a.stages[name]) != _results(b.stages[name])]
     changed = {path for name in differing for path in a.stages[name].outs}
     parted = [name for name in differing if not any(_inside(dep, changed) for dep in a.stages[name].deps)]

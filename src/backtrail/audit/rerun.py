@@ -29,7 +29,7 @@ def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
     """The chosen stages once more, each in a folder that holds nothing but its inputs; their outputs against the ledger."""
     found, right = [], set()
     todo, notes = chosen(ledger, bad, patterns, "")
-    for stage in (stage for stage in todo if not stage.makes_code):
+    for stage in (stage for stage in todo if not stage.keeps_books):
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
             folder = Path(name)
@@ -63,6 +63,9 @@ def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
         if (ledger.folder / path).exists():
             (place / path).parent.mkdir(parents=True, exist_ok=True)
             (place / path).symlink_to((ledger.folder / path).resolve())
+    for path, content in ledger.gathered.items():
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_bytes(content)
     kept = {name: of for name, of in os.environ.items() if not WITHHELD_FROM_STAGES.match(name) and not SECRET_NAME.search(name)}
     environment = kept | {"DVC_STAGE": stage.name, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-s", str(package), *shlex.split(stage.command)]

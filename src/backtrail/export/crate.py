@@ -110,7 +110,7 @@ def export(target: str | Path, folder: str | Path = ".") -> list[str]:
     if target.exists():
         raise UserError(f"{target} is there already: name a new folder, or move it away")
     ledger = open_ledger(folder)
-    if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].makes_code and faults(record)]:
+    if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].keeps_books and faults(record)]:
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
     crate = describe(ledger)
     for name, place in crate.copies.items():
@@ -125,7 +125,7 @@ def export(target: str | Path, folder: str | Path = ".") -> list[str]:
 def describe(ledger: Ledger) -> Crate:
     """All entities of a suite's crate."""
     crate = Crate(ledger)
-    actions = {stage.name: action(crate, stage) for stage in ledger.in_order() if not stage.makes_code}
+    actions = {stage.name: action(crate, stage) for stage in ledger.in_order() if not stage.keeps_books}
     alongside = [crate.file(path) for path in ALONGSIDE if (ledger.folder / path).is_file()]
     models = [model(crate, of) for of in cards(ledger)]
     workflow(crate)

@@ -21,7 +21,7 @@ RESERVED = frozenset(
         # stages
         *("code", "fetch", "fetch-teacher", "fetch-inception", "dataset", "classifier", "reference", "teacher-samples", "teacher-metrics"),
         *("trajectories", "path", "score-distillation", "trajectory-distillation", "metrics", "mismatch", "path-samples", "figure"),
-        *("figure-axis", "report"),
+        *("figure-axis", "report", "ledger"),
         # words that a reader of tables takes for a missing or an infinite number, or for yes and no
         *("nan", "null", "none", "na", "inf", "infinity", "true", "false", "yes", "no", "on", "off"),
     }
