@@ -186,6 +186,11 @@ def test_fingerprinting_and_figures_load_no_torch() -> None:
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n", command
 
 
+def test_an_audit_of_hashes_loads_neither_torch_nor_pandas() -> None:
+    code = "import sys, backtrail.cli.audit; print({'torch', 'pandas', 'matplotlib'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def test_dvc_reads_its_lock_by_the_c_parser_and_reads_what_the_pure_one_reads() -> None:
     """`ruamel.yaml[oldlibyaml]` is required for this alone: DVC reads dvc.lock at each job, the pure parser four times as slowly."""
     assert YAML(typ="safe").Parser is CParser is not None

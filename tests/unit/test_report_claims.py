@@ -6,8 +6,21 @@ import pandas as pd
 import pytest
 from synthetic_suite import METRIC, SEEDS, parameters, write_parameters, write_suite
 
-from backtrail.report.claims import CLAIMS, HELD, NOT_HELD, NOT_RUN, UNDECIDED, better_at_equal_cost, judge_all, rows, sides, verdict
+from backtrail.report.claims import (
+    CLAIMS,
+    HELD,
+    JUDGED_BY,
+    NOT_HELD,
+    NOT_RUN,
+    UNDECIDED,
+    better_at_equal_cost,
+    judge_all,
+    rows,
+    sides,
+    verdict,
+)
 from backtrail.report.collect import open_suite
+from backtrail.report.statements import STATEMENTS
 
 
 def margins(**conditions):
@@ -60,6 +73,7 @@ def test_claims_on_the_synthetic_suite(tmp_path):
     table = judge_all(open_suite(write_suite(tmp_path))).set_index("claim")
     lost = {"disback-beats-diff-instruct-curve", "disback-beats-diff-instruct"}
     assert set(table.index[table["verdict"] == NOT_HELD]) == lost
+    assert JUDGED_BY.keys() == STATEMENTS.keys()
     assert set(table.index[table["verdict"] == HELD]) == {claim.key for claim in CLAIMS} - lost
     nfe = table.loc["sfd-v-beats-dpmpp"]
     assert (nfe["n_conditions"], nfe["n_for"], nfe["weakest_condition"]) == (4, 4, "NFE 5")

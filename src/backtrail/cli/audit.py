@@ -14,6 +14,7 @@ from backtrail.audit.findings import EXIT_CODES, MEANINGS
 from backtrail.audit.findings_text import findings_in_words
 from backtrail.audit.levels import LEVELS, what_it_proves
 from backtrail.audit.plausible import EXIT_CODE
+from backtrail.report.statements import STATEMENTS
 
 CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code) + f", {EXIT_CODE} implausible"
 
@@ -29,19 +30,12 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], as_json: bool, eve
     hash: bytes against dvc.lock and the records. metric: also every metric from the stored samples, and the tables. figure: also every
     figure, byte by byte. stage: also whole stages, in a folder of their own: it executes the suite's own code, the others nothing of it.
     """
-    done = audit(".", recomputations(levels, stages or ("*",)), claims())
+    done = audit(".", recomputations(levels, stages or ("*",)), list(STATEMENTS))
     if as_json:
         click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2, ensure_ascii=False))
     else:
         _print(done, levels, everything)
     sys.exit(done.exit_code)
-
-
-def claims() -> list[str]:
-    """The keys of the claims that a suite's table should have, as the report knows them."""
-    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # as below
-        from backtrail.report.claims import CLAIMS
-    return [claim.key for claim in CLAIMS]
 
 
 def recomputations(levels: tuple[str, ...], patterns: tuple[str, ...], folder: str | Path = ".") -> list[Recompute]:
