@@ -1,5 +1,6 @@
 """What a forger does to a suite, from a careless edit to a rewritten ledger."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from backtrail.artifacts import YAML_LOADER
+from backtrail.errors import UserError
 from backtrail.ledger.gathered import gather
 from backtrail.ledger.hashes import Hashes
 
@@ -45,7 +47,8 @@ def edit_record(folder: Path, stage: str, change: Callable[[dict[str, Any]], Non
     change(record)
     (folder / path).write_text(json.dumps(record, sort_keys=True, indent=2) + "\n", encoding="utf-8")
     if in_lock:
-        gather(folder)
+        with contextlib.suppress(UserError):  # a record of another stage is not gathered
+            gather(folder)
 
         def fit(stages: dict[str, Any]) -> None:
             _renew(folder, stages[stage]["outs"], {path})
