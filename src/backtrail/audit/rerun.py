@@ -26,10 +26,18 @@ WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD)")
 
 
 def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
-    """The chosen stages once more, each in a folder that holds nothing but its inputs; their outputs against the ledger."""
-    found, right = [], set()
+    """The stages that fit a pattern and whose inputs are sound, once more."""
     todo, notes = chosen(ledger, bad, patterns, "")
-    for stage in (stage for stage in todo if not stage.keeps_books):
+    found, right, said = again(ledger, [stage for stage in todo if not stage.keeps_books])
+    return found, right, [*notes, *said]
+
+
+def again(ledger: Ledger, todo: Sequence[Stage]) -> Result:
+    """Stages once more, each in a folder that holds nothing but its inputs; their outputs against the ledger."""
+    found: list[Finding] = []
+    right: set[str] = set()
+    notes: list[str] = []
+    for stage in todo:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
             folder = Path(name)
