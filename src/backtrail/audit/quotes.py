@@ -1,36 +1,37 @@
 """Numbers quoted in prose: `<!-- number FILE:SELECTOR -->13.9<!-- /number -->` in a Markdown file of the suite.
 
-What stands between the marks must be the number's value, rounded to the digits that are shown.
+What stands between the marks must be the number's value, rounded to the digits that are shown, and the method and NFE that the words around
+it name must be its own.
 """
 
-import re
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 
 from backtrail.audit.findings import BROKEN, UNBACKED, Finding
+from backtrail.audit.prose import Block, blocks, misplaced, names_of, texts
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find
 
-MARK = re.compile(r"<!-- number (\S+) -->(.*?)<!-- /number -->", re.DOTALL)
 
-
-def marked(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
-    """(file, target, text) of every quoted number in the Markdown files of the suite's folder."""
-    for path in sorted(ledger.folder.glob("*.md")):
-        for target, text in MARK.findall(path.read_text(encoding="utf-8", errors="replace")):
-            yield path.name, target, text.strip()
+def marked(ledger: Ledger) -> Iterator[tuple[str, Block, tuple[int, str, str]]]:
+    """(file, block, (place in it, target, text)) of every quoted number in the Markdown files of the suite."""
+    for file, text in texts(ledger):
+        for block in blocks(text):
+            for quote in block.quotes:
+                yield file, block, quote
 
 
 def quoted_numbers(ledger: Ledger) -> Iterator[Number]:
     """The quoted numbers, each resting on the number that it quotes."""
-    for file, target, text in marked(ledger):
+    for file, _, (_, target, text) in marked(ledger):
         yield Number(file, (("value", target),), "quoted", text, (target.partition(":")[0],))
 
 
 def wrong_quotes(ledger: Ledger) -> Iterator[Finding]:
-    """Quoted numbers that are not what they quote."""
-    for file, target, text in marked(ledger):
+    """Quoted numbers that are not what they quote, or not what the words around them say."""
+    names = names_of(ledger)
+    for file, block, (place, target, text) in marked(ledger):
         link = f"{target} -> {file}"
         try:
             (number,) = find(ledger, target)
@@ -39,6 +40,8 @@ def wrong_quotes(ledger: Ledger) -> Iterator[Finding]:
             continue
         if not same_rounded(text, number.text):
             yield Finding(BROKEN, file, link, f"{file} says {text}; {number.name} is {number.text}")
+        elif wrong := misplaced(names, block, place, dict(number.row)):
+            yield Finding(BROKEN, file, link, f"{file}: {text}, quoted from {number.name}, {wrong}: '{block.text[:100]}'")
 
 
 def same_rounded(shown: str, value: str) -> bool:
