@@ -25,8 +25,8 @@ CLAIMS, SHOWN = f"{TABLES}/claims.csv", 6
 MARK = re.compile(r"<!-- number (\S+) -->(.*?)<!-- /number -->", re.DOTALL)
 MEASURED = re.compile(r"<!-- measured: ([^\n>]+?) -->(.*?)<!-- /measured -->", re.DOTALL)
 QUOTED = re.compile(r"\0(\d+)\0")  # what stands for a mark while blocks are read
-STYLE = re.compile(r"</?(?:a|b|i|em|strong|sub|sup|span|s|u|del|ins|code|kbd|small|big|font)\b[^<>]*>|[*~]+|\[([^\]]*)\]\([^)\s]*\)")
-CODE = re.compile(r"`[^`\n]*[A-Za-z][^`\n]*`|https?://\S+")
+STYLE = re.compile(r"</?(?:a|b|i|em|strong|sub|sup|span|s|u|del|ins|code|kbd|small|big|font)\b[^<>]*>|[*~`]+|\[([^\]]*)\]\([^)\s]*\)")
+ADDRESS = re.compile(r"https?://\S+")
 # A blank line, an item of a list, a row of a table, a heading or a fence begins a block.
 BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)|\n(?=\s*\|)|(?<=\|)\n|\n(?=#)|```[^\n]*\n")
 NUMBER = re.compile(r"(?<![\w.,])(?<!\w[-.])\d(?:[\d,.']*\d)?(?:e[-+]?\d+)?(?![\w])", re.IGNORECASE)
@@ -107,7 +107,7 @@ def blocks(text: str) -> Iterator[Block]:
     text = MEASURED.sub("\n\n", MARK.sub(taken, text.replace("\0", " ").replace("\r\n", "\n")))
     text = "".join(c for c in unicodedata.normalize("NFKC", html.unescape(text)) if unicodedata.category(c) != "Cf")
     for part in BLOCK.split(text):
-        line = " ".join(CODE.sub(" ", STYLE.sub(lambda found: found[1] or "", part)).split())
+        line = " ".join(ADDRESS.sub(" ", STYLE.sub(lambda found: found[1] or "", part)).split())
         pieces = QUOTED.split(line)
         read, quotes = pieces[0], []
         for index, after in zip(pieces[1::2], pieces[2::2], strict=True):
