@@ -138,8 +138,10 @@ def test_results_that_are_rounded_otherwise_are_held_against_one_another(tmp_pat
     assert apart(tmp_path / "a.safetensors", tmp_path / "a.safetensors") == 0
     assert apart(tmp_path / "a.safetensors", tmp_path / "near.safetensors") == pytest.approx(1e-3, rel=0.02)
     assert apart(tmp_path / "a.safetensors", tmp_path / "far.safetensors") == pytest.approx(0.5, rel=0.02)
-    for name in ("nan", "other"):  # the last has the same mean and spread
-        assert apart(tmp_path / "a.safetensors", tmp_path / f"{name}.safetensors") == float("inf"), name
+    assert apart(tmp_path / "a.safetensors", tmp_path / "nan.safetensors") == float("inf")
+    assert apart(tmp_path / "a.safetensors", tmp_path / "other.safetensors") == pytest.approx(2**0.5, rel=0.02), (
+        "of the same mean and spread"
+    )
     (tmp_path / "a.csv").write_text("x,y\na,1.00\n")
     (tmp_path / "b.csv").write_text("x,y\na,1.02\n")
     (tmp_path / "c.csv").write_text("x,y\nb,1.00\n")
@@ -161,7 +163,7 @@ def test_images_are_held_each_against_its_own_seed_s() -> None:
     assert images_apart(images, others) > 0.9 and images_apart(images, images.roll(1, 0)) > 0.9
     one = images.clone()
     one[5, 0, 0, 0] ^= 1  # the distance of a single grey level is none that is nothing
-    assert 0 < images_apart(images, one) < 1e-3
+    assert 0 < images_apart(images, one) < 1e-4
 
 
 def test_nested_values_are_walked_place_by_place() -> None:

@@ -17,13 +17,11 @@ from torch import Tensor
 from backtrail.nested import is_number, leaves
 from backtrail.tensors import load_tensors
 
-CORRELATION = 0.9  # least, of weights and other tensors, element by element
-
 
 def apart(was: Path, now: Path) -> float:
-    """The greatest relative difference between two files or folders: of a tensor's mean and spread, of a number, of an image from its own.
+    """The greatest relative difference between two files or folders: of tensors, of a number, of an image from its own.
 
-    0 for the same bytes; infinite where names, shapes, rows or texts differ, or where tensors do not follow one another.
+    0 for the same bytes; infinite where names, shapes, rows or texts differ.
     """
     if was.is_dir():
         names = {f.relative_to(was) for f in was.rglob("*") if f.is_file()}
@@ -46,7 +44,9 @@ def _archives_apart(was: Path, now: Path) -> float:
     first, second = (load_tensors(path, digested=False)[0] for path in (was, now))
     if {name: (of.shape, of.dtype) for name, of in first.items()} != {name: (of.shape, of.dtype) for name, of in second.items()}:
         return math.inf
-    return max((images_apart if of.dtype == torch.uint8 else tensors_apart)(of, second[name]) for name, of in first.items())
+    images = {name for name, of in first.items() if of.dtype == torch.uint8 and of.ndim == 4}
+    others = [(of, second[name]) for name, of in first.items() if name not in images]
+    return max([tensors_apart(others), *(images_apart(first[name], second[name]) for name in images)])
 
 
 def images_apart(was: Tensor, now: Tensor) -> float:
@@ -62,21 +62,20 @@ def images_apart(was: Tensor, now: Tensor) -> float:
     return max(float(own.quantile(0.95)), float(own.mean())) / typical if typical else math.inf
 
 
-def tensors_apart(was: Tensor, now: Tensor) -> float:
-    """The difference of mean and spread as a share of the greater; infinite if the tensors do not follow one another element by element."""
-    first, second = was.double().flatten(), now.double().flatten()
-    finite = torch.isfinite(first)
-    if not torch.equal(finite, torch.isfinite(second)):
-        return math.inf
-    first, second = first[finite], second[finite]
-    if not len(first):
-        return 0.0
-    scale = max(float(first.std(correction=0)), abs(float(first.mean())), 1e-6)
-    a, b = first - first.mean(), second - second.mean()
-    flat = float(a.norm()) <= 1e-6 * scale or float(b.norm()) <= 1e-6 * scale
-    if not flat and float(a @ b) < CORRELATION * float(a.norm() * b.norm()):
-        return math.inf
-    return max(abs(float(of(first) - of(second))) / scale for of in (torch.mean, lambda x: x.std(correction=0)))
+def tensors_apart(pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """The length of the difference of all tensors of a file, taken as one vector, as a share of the first one's length.
+
+    As one, because a bias near nothing may turn its sign by rounding. Infinite where one is finite and the other is not.
+    """
+    square, length = 0.0, 0.0
+    for was, now in pairs:
+        first, second = was.double(), now.double()
+        finite = torch.isfinite(first)
+        if not torch.equal(finite, torch.isfinite(second)):
+            return math.inf
+        square += float((first - second)[finite].square().sum())
+        length += float(first[finite].square().sum())
+    return math.sqrt(square / length) if length else (math.inf if square else 0.0)
 
 
 def _numbers_apart(a: tuple[str, Any], b: tuple[str, Any]) -> float:

@@ -31,7 +31,7 @@ OTHER_INSTRUCTIONS = {
     "CUDA_VISIBLE_DEVICES": "",
 }
 ROUNDINGS = 3.0  # how many times what rounding does here it may do elsewhere
-LEAST, TOLERANCE = 1e-3, 0.05  # and never more than the second share, nor less than the first where it does anything; see `apart`
+LEAST, TOLERANCE = 1e-4, 0.05  # and never more than the second share, nor less than the first where it does anything; see `apart`
 WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD)")
 
 
