@@ -13,6 +13,7 @@ from backtrail.audit.plausible import EXIT_CODE, Suspicion, suspicions
 from backtrail.audit.prose import measured_otherwise, unmarked
 from backtrail.audit.quotes import quoted_numbers, wrong_quotes
 from backtrail.audit.records import other_environment
+from backtrail.audit.seals import papers_digest, seals
 from backtrail.layout import LOCK_FILE, PARAMS_FILE
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, open_ledger
@@ -89,7 +90,9 @@ def audit(folder: str | Path = ".", recomputations: list[Recompute] | None = Non
     ledger = open_ledger(folder)
     hashes = Hashes(ledger.folder)
     findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger), *unmarked(ledger), *missing(ledger, claims)]
-    notes, confirmed = list(_notes(ledger)), set()
+    wrong, said = seals(ledger)
+    findings += wrong
+    notes, confirmed = [*_notes(ledger), *papers_digest(ledger), *said], set()
     bad = {finding.subject for finding in findings if finding.verdict != VERIFIED}
     for recompute in recomputations or []:
         found, right, said = recompute(ledger, bad)
