@@ -43,9 +43,14 @@ def drop_temporaries(paths: Iterable[str | Path]) -> None:
 
 
 def save_json(path: str | Path, value: Any) -> None:
-    """Write canonical JSON: sorted keys, two spaces, a final newline; NaN and infinity are refused."""
-    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    """Write canonical JSON; see `json_text`."""
+    text = json_text(value)
     atomic_write(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def json_text(value: Any) -> str:
+    """Canonical JSON: sorted keys, two spaces, a final newline. Raises ValueError for NaN and infinity."""
+    return json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def load_json(path: str | Path) -> Any:

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from synthetic_suite import METRIC, SEEDS, parameters, write_parameters, write_suite
 
-from backtrail.report.claims import CLAIMS, better_at_equal_cost, judge_all, rows
+from backtrail.report.claims import CLAIMS, JUDGED_BY, better_at_equal_cost, judge_all, rows
 from backtrail.report.collect import open_suite
+from backtrail.report.statements import STATEMENTS
 from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 
 
@@ -30,6 +31,7 @@ def test_claims_on_the_synthetic_suite(tmp_path):
     assert set(table.index[table["verdict"] == HELD]) == {claim.key for claim in CLAIMS} - lost - open_yet
     assert set(table.index[table["seeds_to_decide"].notna()]) == open_yet
     assert ((table["low"] > 0) == (table["verdict"] == HELD)).all() and ((table["high"] < 0) == (table["verdict"] == NOT_HELD)).all()
+    assert JUDGED_BY.keys() == STATEMENTS.keys()
     nfe = table.loc["sfd-v-beats-dpmpp"]
     assert (nfe["n_conditions"], nfe["n_for"], nfe["n_against"], nfe["weakest_condition"]) == (4, 3, 0, "NFE 5")
     means = [

@@ -22,7 +22,7 @@ def compare(first: str, second: str, folder: str | Path = ".") -> dict[str, Any]
     if first.endswith(".json") and second.endswith(".json"):
         return _compare_records(first, second)
     a, b = open_run(first, Path(folder)), open_run(second, Path(folder))
-    shared = [name for name, stage in a.stages.items() if name in b.stages and not stage.makes_code]
+    shared = [name for name, stage in a.stages.items() if name in b.stages and not stage.keeps_books]
     differing = [name for name in shared if _results(a.stages[name]) != _results(b.stages[name])]
     changed = {path for name in differing for path in a.stages[name].outs}
     parted = [name for name in differing if not any(_inside(dep, changed) for dep in a.stages[name].deps)]

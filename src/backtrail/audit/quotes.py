@@ -1,23 +1,22 @@
 """Numbers quoted in prose: `<!-- number FILE:SELECTOR -->13.9<!-- /number -->` in a Markdown file of the suite.
 
 What stands between the marks must be the number's value, rounded to the digits that are shown: the value that lies here, or the one of the
-published results, those of the present commit, where this machine's own run does not repeat it (another processor rounds differently).
+published results, those of the present commit, where this machine's own run does not repeat it (another processor rounds differently). The
+method and NFE that the words around it name must be its own.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache
 
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, Finding
+from backtrail.audit.prose import Block, blocks, misplaced, names_of, texts
 from backtrail.audit.published import numbers_at
 from backtrail.audit.runs import open_run
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find
-
-MARK = re.compile(r"<!-- number (\S+) -->(.*?)<!-- /number -->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,35 @@ class Quotation(Number):
         return frozenset({self.subject}).union(*(ledger.closure(source) for source in self.sources))
 
 
+def marked(ledger: Ledger) -> Iterator[tuple[Quotation, Block, int]]:
+    """Every quoted number in the Markdown files of the suite, resting on the number that it quotes, and its block and place in it."""
+    for file, text in texts(ledger):
+        for block in blocks(text):
+            for place, target, shown in block.quotes:
+                yield Quotation(file, (("value", target),), "quoted", shown, (target.partition(":")[0],)), block, place
+
+
 def quoted_numbers(ledger: Ledger) -> Iterator[Quotation]:
-    """Every marked number in the Markdown files of the suite's folder, resting on the number that it quotes."""
-    for path in sorted(ledger.folder.glob("*.md")):
-        for target, text in MARK.findall(path.read_text(encoding="utf-8", errors="replace")):
-            yield Quotation(path.name, (("value", target),), "quoted", text.strip(), (target.partition(":")[0],))
+    """The quoted numbers alone."""
+    for quotation, _, _ in marked(ledger):
+        yield quotation
 
 
 def wrong_quotes(ledger: Ledger) -> Iterator[Finding]:
-    """Quoted numbers that are not what they quote, each a finding of its own; those that are so in the published results alone are told."""
-    in_head = cache(lambda file: published(ledger, file))
-    for quotation in quoted_numbers(ledger):
+    """Quoted numbers that are not what they quote, or not what the words around them say, each a finding of its own; those that are so in
+    the published results alone are told."""
+    names, in_head = names_of(ledger), cache(lambda file: published(ledger, file))
+    for quotation, block, place in marked(ledger):
         file, text, target = quotation.file, quotation.text, dict(quotation.row)["value"]
         link = f"{target} -> {file}"
         try:
             (number,) = find(ledger, target)
         except (UserError, ValueError) as error:
             yield Finding(UNBACKED, quotation.subject, link, f"{file} quotes {target}, which is not there: {error}")
+            continue
+        if wrong := misplaced(names, block, place, dict(number.row)):
+            message = f"{file}: {text}, quoted from {number.name}, {wrong}: '{block.text[:100]}'"
+            yield Finding(BROKEN, quotation.subject, link, message)
             continue
         if same_rounded(text, number.text):
             continue

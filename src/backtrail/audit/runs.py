@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from backtrail.errors import UserError
-from backtrail.layout import LOCK_FILE
+from backtrail.layout import GATHERED, LOCK_FILE
+from backtrail.ledger.gathered import gathered
 from backtrail.ledger.history import commit_at
 from backtrail.ledger.ledger import Stage, parse_lock
 from backtrail.ledger.repository import cached, file_at
@@ -28,8 +29,12 @@ class Run:
     commit: str = ""
     day: str = ""
 
+    @functools.cached_property
+    def _gathered(self) -> dict[str, bytes]:
+        return gathered(self.read(GATHERED) or "")
+
     def record(self, stage: Stage) -> dict[str, Any]:
-        text = self.read(stage.record)
+        text = self.read(stage.record) or self._gathered.get(stage.record)
         try:
             found = json.loads(text or "{}")
         except ValueError:

@@ -36,6 +36,7 @@ STAGES = {
     "figure-axis": "draw an axis of the ablations and say what it shows",
     "tables": "write the tables",
     "report": "write the report page",
+    "ledger": "gather the records of all stages into one file that git keeps",
     "ring-teacher": "train the teacher of a ring of Gaussians (suites/ring)",
     "ring-run": "record the path of a student on the ring, train it and measure it",
     "ring-figure": "draw the ring's figure and judge DisBack's claims on it",

@@ -5,6 +5,7 @@ since their licences or sizes are not for everybody.
 """
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -13,12 +14,15 @@ from rocrate.model import ContextEntity, Dataset, File
 from rocrate.rocrate import ROCrate
 
 from backtrail import __version__
+from backtrail.artifacts import atomic_write, file_digest
 from backtrail.errors import UserError
 from backtrail.export.cards import STUDENT, Card, cards, data_source
 from backtrail.layout import LOCK_FILE
 from backtrail.ledger.hashes import Digest, Hashes
 from backtrail.ledger.ledger import Ledger, Stage, open_ledger
+from backtrail.ledger.record import folder_digest
 from backtrail.ledger.schema import faults
+from backtrail.ledger.seal import SEAL, SIGNATURE, seal_text, sign
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -32,7 +36,7 @@ LICENCE = "https://www.apache.org/licenses/LICENSE-2.0"
 COMPLETED = "http://schema.org/CompletedActionStatus"
 AUTHORS = "#authors"
 NOT_CARRIED = "not carried along: described by its digest"
-WORKFLOW, PARAMETERS = "dvc.yaml", "params.yaml"
+WORKFLOW, PARAMETERS, METADATA = "dvc.yaml", "params.yaml", "ro-crate-metadata.json"
 ENGINES = {
     "dvc": ("https://dvc.org", "DVC"),
     "snakemake": ("https://snakemake.github.io", "Snakemake"),
@@ -49,7 +53,8 @@ README = """\
 
 Results of a suite of backtrail as a Workflow Run RO-Crate: `ro-crate-metadata.json` says how each file was made. Tables and figures are in
 `reports`, measured values and the records of the stages in `results`, students with their model cards in `models`, what binds you in
-`LICENCES.md`.
+`LICENCES.md`. `ledger.seal` has the digests of the ledger, of what is quoted from papers, and of the other files here; where it is signed,
+`ssh-keygen -Y verify` or `gpg --verify` says by whom.
 """
 
 Entity = dict[str, Any]
@@ -104,20 +109,28 @@ def _about(path: str, digest: Digest | None) -> Entity:
     }
 
 
-def export(target: str | Path, folder: str | Path = ".") -> list[str]:
+def export(target: str | Path, folder: str | Path = ".", key: str = "") -> list[str]:
     """Write the crate into `target`, a folder that is not there yet. Returns the paths in it.
 
-    Raises UserError if it is there, or if a stage has left no record that could be told of.
+    key: what to sign the ledger's digests with (`ledger/seal.py`); seal and signature are put into the suite's folder too, for the audit.
+    Raises UserError if the folder is there, if a stage has left no record that could be told of, or if the signature fails.
     """
     target = Path(target)
     if target.exists():
         raise UserError(f"{target} is there already: name a new folder, or move it away")
     ledger = open_ledger(folder)
-    if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].makes_code and faults(record)]:
+    if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].keeps_books and faults(record)]:
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
-    whole = as_rocrate(describe(ledger))
-    whole.write(target)
-    return sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+    as_rocrate(describe(ledger, signed=bool(key))).write(target)
+    sealed = {SEAL, SIGNATURE} if key else {SEAL}
+    files = sorted({path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} - sealed)
+    text = seal_text(ledger, folder_digest({name: file_digest(target / name) for name in files}))
+    atomic_write(target / SEAL, lambda file: file.write_text(text, encoding="utf-8"))
+    if key:
+        sign(target / SEAL, key)
+        for name in sealed:
+            shutil.copyfile(target / name, ledger.folder / name)
+    return sorted([*files, *sealed])
 
 
 def as_rocrate(crate: Crate) -> ROCrate:
@@ -139,10 +152,10 @@ def as_rocrate(crate: Crate) -> ROCrate:
     return whole
 
 
-def describe(ledger: Ledger) -> Crate:
-    """All entities of a suite's crate."""
+def describe(ledger: Ledger, signed: bool = False) -> Crate:
+    """All entities of a suite's crate. signed: whether its seal has a signature beside it."""
     crate = Crate(ledger)
-    actions = {stage.name: action(crate, stage) for stage in ledger.in_order() if not stage.makes_code}
+    actions = {stage.name: action(crate, stage) for stage in ledger.in_order() if not stage.keeps_books}
     for path in ALONGSIDE:
         if (ledger.folder / path).is_file():
             crate.file(path)
@@ -165,6 +178,12 @@ def describe(ledger: Ledger) -> Crate:
     authors = crate.add(AUTHORS, "Organization", name="The backtrail authors", description="as in CITATION.cff")
     crate.texts["README.md"] = README.format(suite=ledger.params.get("suite", ""))
     crate.add("README.md", "File", name="what this folder is", about=ref("./"), encodingFormat="text/markdown")
+    # Written after all others, whose digests they hold.
+    crate.texts[SEAL] = ""
+    crate.add(SEAL, "File", name="digests of the ledger and of this folder's files", encodingFormat="text/plain")
+    if signed:
+        crate.texts[SIGNATURE] = ""
+        crate.add(SIGNATURE, "File", name=f"signature of {SEAL}", encodingFormat="text/plain")
     last = max(record["ended"] for record in ledger.records.values() if record)
     crate.add(
         "./", "Dataset", name=f"backtrail suite {ledger.params.get('suite', '')}", datePublished=last, license=ref(LICENCE),
@@ -173,7 +192,7 @@ def describe(ledger: Ledger) -> Crate:
         author=authors, publisher=authors,
     )  # fmt: skip
     conforms = [ref("https://w3id.org/ro/crate/1.1"), ref("https://w3id.org/workflowhub/workflow-ro-crate/1.0")]
-    crate.add("ro-crate-metadata.json", "CreativeWork", about=ref("./"), conformsTo=conforms)
+    crate.add(METADATA, "CreativeWork", about=ref("./"), conformsTo=conforms)
     return crate
 
 

@@ -23,7 +23,7 @@ RESERVED = frozenset(
         # stages
         *("code", "fetch", "fetch-teacher", "fetch-inception", "dataset", "classifier", "reference", "teacher-samples", "teacher-metrics"),
         *("trajectories", "path", "score-distillation", "trajectory-distillation", "metrics", "mismatch", "path-samples", "figure"),
-        *("figure-axis", "report"),
+        *("figure-axis", "report", "ledger"),
         # keys that DVC leaves out of its run cache's: it would take the results of other parameters for those of these
         *("size", "nfiles"),
         # words that a reader of tables takes for a missing or an infinite number, or for yes and no

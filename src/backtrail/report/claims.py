@@ -14,6 +14,7 @@ import pandas as pd
 from backtrail.report.collect import MEASURES, Suite, curves, of_metric, paths, quality, unguided
 from backtrail.report.names import metric_label
 from backtrail.report.seeds import CURVE_METRIC, mismatch_per_seed
+from backtrail.report.statements import STATEMENTS
 from backtrail.report.verdicts import (
     NOT_RUN,
     UNDECIDED,
@@ -144,81 +145,25 @@ def _fixed(name: str) -> Callable[[Suite], str]:
     return lambda suite: name
 
 
-SFD_TABLES, DISBACK_PATH = "SFD, Tables 2 and 3", "DisBack, Algorithm 1"
-
-
-def _mismatch_claim(measure: str) -> Claim:
-    text = "DisBack's mismatch is lower than Diff-Instruct's throughout training"
-    margins = lower_mismatch("disback", "diff-instruct", measure)
-    return Claim(f"disback-lower-mismatch-{measure}", text, "DisBack, Fig. 4", _fixed(f"mismatch, {measure}"), margins)
-
-
-CLAIMS = (
-    Claim(
-        "sfd-v-beats-dpmpp",
-        "SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5",
-        SFD_TABLES,
-        _table,
-        better_at_shared_nfe("sfd-v", "dpmpp-3m", range(2, 6)),
-    ),
-    Claim(
-        "sfd-beats-dpmpp",
-        "SFD beats DPM-Solver++(3M) at the NFE it is trained for",
-        SFD_TABLES,
-        _table,
-        better_at_shared_nfe("sfd", "dpmpp-3m"),
-    ),
-    Claim(
-        "sfd-v-beats-sfd",
-        "SFD-v beats SFD at every NFE that both are trained for",
-        SFD_TABLES,
-        _table,
-        better_at_shared_nfe("sfd-v", "sfd"),
-    ),
-    Claim(
-        "quality-rises-with-nfe",
-        "SFD-v improves with every further NFE it is trained for",
-        SFD_TABLES,
-        _table,
-        improves_with_nfe("sfd-v"),
-    ),
-    Claim(
-        "sfd-beats-algorithm-1",
-        "SFD beats trajectory distillation (Algorithm 1)",
-        "SFD, Algorithm 1",
-        _table,
-        better_at_shared_nfe("sfd", "trajectory"),
-    ),
-    Claim(
-        "disback-beats-diff-instruct-curve",
-        "DisBack beats Diff-Instruct at equal total cost, recording included",
-        "DisBack, Fig. 1",
+JUDGED_BY: dict[str, tuple[Callable[[Suite], str], Callable[[Suite], pd.DataFrame]]] = {
+    "sfd-v-beats-dpmpp": (_table, better_at_shared_nfe("sfd-v", "dpmpp-3m", range(2, 6))),
+    "sfd-beats-dpmpp": (_table, better_at_shared_nfe("sfd", "dpmpp-3m")),
+    "sfd-v-beats-sfd": (_table, better_at_shared_nfe("sfd-v", "sfd")),
+    "quality-rises-with-nfe": (_table, improves_with_nfe("sfd-v")),
+    "sfd-beats-algorithm-1": (_table, better_at_shared_nfe("sfd", "trajectory")),
+    "disback-beats-diff-instruct-curve": (
         _fixed(f"{metric_label(CURVE_METRIC)}, mean of the last {WINDOW} evaluations"),
         better_at_equal_cost("disback", "diff-instruct"),
     ),
-    Claim(
-        "disback-beats-diff-instruct",
-        "DisBack's finished student beats Diff-Instruct's",
-        "DisBack, Fig. 1",
-        _table,
-        better_at_shared_nfe("disback", "diff-instruct"),
-    ),
-    *map(_mismatch_claim, MEASURES),
-    Claim(
-        "path-fits-student",
-        "Along DisBack's recorded path the loss on the initial student's samples falls at every node",
-        DISBACK_PATH,
-        _fixed("denoising loss"),
-        along_path("disback", "loss_student", falls=True),
-    ),
-    Claim(
-        "path-leaves-data",
-        "Along DisBack's recorded path the loss on data rises at every node",
-        DISBACK_PATH,
-        _fixed("denoising loss"),
-        along_path("disback", "loss_data", falls=False),
-    ),
-)
+    "disback-beats-diff-instruct": (_table, better_at_shared_nfe("disback", "diff-instruct")),
+    **{
+        f"disback-lower-mismatch-{measure}": (_fixed(f"mismatch, {measure}"), lower_mismatch("disback", "diff-instruct", measure))
+        for measure in MEASURES
+    },
+    "path-fits-student": (_fixed("denoising loss"), along_path("disback", "loss_student", falls=True)),
+    "path-leaves-data": (_fixed("denoising loss"), along_path("disback", "loss_data", falls=False)),
+}
+CLAIMS = tuple(Claim(key, text, source, *JUDGED_BY[key]) for key, (text, source) in STATEMENTS.items())
 
 
 def judge_all(suite: Suite, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
