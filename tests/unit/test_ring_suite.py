@@ -31,7 +31,7 @@ refused = partial(sentence_for, VALID)
     ("key", "value", "expected"),
     [
         ("data", {"name": "cifar10"}, ["unknown key data", "ring, runtime"]),
-        ("ring.radius", -1.0, ["ring.radius = -1.0", "greater than 0"]),
+        ("ring.radius", -1.0, ["ring.radius = -1.0", "greater than or equal to 0.000001"]),
         ("ring.modes", 1, ["ring.modes = 1", "greater than or equal to 2"]),
         ("teacher.net", {"kind": "unet"}, ["teacher.net of a ring is {kind: mlp"]),
         ("teacher", {"source": "own-edm"}, ["unknown key teacher.source"]),
