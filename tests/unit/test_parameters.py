@@ -14,11 +14,13 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import yaml
+from dvc.stage.cache import _get_cache_hash
 from dvc.utils.serialize import load_yaml, modify_yaml
 from hypothesis import given, settings
 from pydantic import BaseModel
 
 from backtrail.errors import UserError
+from backtrail.parameters.base import RESERVED
 from backtrail.parameters.reader import read_values
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.score_distillation import PathParameters
@@ -290,6 +292,13 @@ def test_a_number_that_dvc_writes_is_read(tmp_path: Path, rate: float) -> None:
     with modify_yaml(path) as values:
         values["teacher"]["optimiser"]["lr"] = rate
     assert read_values(path)["teacher"]["optimiser"]["lr"] == rate
+
+
+@pytest.mark.parametrize("name", ["size", "nfiles", "sfd"])
+def test_names_that_dvc_s_run_cache_does_not_see_are_reserved(name: str) -> None:
+    """A sampler called `size` could change its number of steps, and DVC would bring back the samples of the former."""
+    one, other = (_get_cache_hash({"params": {"params.yaml": {"samplers": {name: {"num_steps": n}}}}}) for n in (3, 4))
+    assert (one == other) == (name in RESERVED)
 
 
 ALPHABET = [*"0129_.eE+-:xobFT ~", "yes", "on", "null", "inf", "nan", "true", "1e-05", "2026-01-01", "<<", "="]
