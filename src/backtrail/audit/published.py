@@ -59,7 +59,12 @@ def files_of(run: Run) -> list[str]:
 
 
 def numbers_in(ledger: Ledger, file: str, text: str) -> list[Number]:
-    """The numbers of a file of the suite from its text, as another run has it."""
+    """The numbers of a file of the suite from its text, as another run has it; none of a path that leads out of the suite.
+
+    The text is laid into a folder of its own: a lock or a quotation that somebody else wrote must not choose where.
+    """
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        return []
     with tempfile.TemporaryDirectory() as folder:
         (copy := Path(folder) / file).parent.mkdir(parents=True)
         copy.write_text(text, encoding="utf-8")
