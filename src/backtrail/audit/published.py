@@ -91,11 +91,13 @@ def origin(run: Run) -> Origin:
 
 
 def _said(run: Run) -> dict[str, Any]:
+    """What the note says, as far as it is one; it may be somebody else's."""
     try:
         found = json.loads(run.read(FILE) or "{}")
-    except ValueError:
+        names = {key: [str(text) for text in found[key] if str(text).isprintable()] for key in ("processors", "torch")}
+    except (ValueError, TypeError, KeyError):
         return {}
-    return found if isinstance(found, dict) and {"processors", "torch"} <= found.keys() else {}
+    return {**names, "sha256": found.get("sha256")}
 
 
 def _digests(run: Run) -> dict[str, str]:
