@@ -7,6 +7,8 @@ import pytest
 
 from backtrail.audit.audit import Audit, audit
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, VERIFIED
+from backtrail.audit.published import numbers_in
+from backtrail.ledger.ledger import open_ledger
 from tamper.conftest import commit
 from tamper.forging import rewrite_ledger
 from tamper.hand_made import LAST, build
@@ -79,3 +81,14 @@ def test_a_number_that_contradicts_its_bytes_is_broken_whoever_quotes_it(suite: 
     done = audit(suite)
     assert verdicts(done) == [BROKEN] and done.exit_code == 30
     assert not [finding for finding in done.findings if finding.subject.startswith("README.md")]
+
+
+def test_a_quotation_cannot_choose_where_its_file_is_laid(suite: Path) -> None:
+    """The published text is laid into a folder to be read: a path out of it, which lock and quotation name, is not followed."""
+    outside = suite.parent / "victim.json"
+    outside.write_text(json.dumps({"values": {"heun": {"nfe34": {"fd": 1.0}}}}))
+    text = json.dumps({"values": {"heun": {"nfe34": {"fd": 2.0}}}})
+    for path in (str(outside), "results/metrics/../../../victim.json", "../victim.json"):
+        assert numbers_in(open_ledger(suite), path, text) == []
+    assert "1.0" in outside.read_text()
+    assert [number.text for number in numbers_in(open_ledger(suite), LAST, text)] == ["2.0"]

@@ -205,6 +205,26 @@ def test_a_note_about_other_tables_names_no_processor(suite: Path) -> None:
     assert reproduced(suite).published.processors == ()
 
 
+@pytest.mark.parametrize(
+    "note", ["[]", "{", '{"processors": 7, "torch": []}', '{"processors": ["a\\u001b[2J"], "torch": [], "sha256": 1}', "null"]
+)
+def test_a_note_that_is_none_names_no_processor(suite: Path, note: str) -> None:
+    (suite / FILE).write_text(note)
+    commit(suite, "no note")
+    assert reproduced(suite).published.processors == ()
+
+
+def test_a_cell_that_is_no_number_is_missing(suite: Path) -> None:
+    table = suite / RESULTS
+    lines = table.read_text(encoding="utf-8").splitlines()
+    cells = lines[-1].split(",")
+    place = lines[0].split(",").index("fd_classifier_mean")
+    lines[-1] = ",".join([*cells[:place], "better", *cells[place + 1 :]])
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (name,) = reproduced(suite).missing
+    assert name.startswith(f"{RESULTS}:") and name.endswith("fd_classifier_mean")
+
+
 def test_nothing_is_published_without_a_record(suite: Path) -> None:
     with pytest.raises(UserError, match="no record that says where it was made"):
         publish(suite)

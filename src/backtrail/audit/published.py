@@ -59,7 +59,12 @@ def files_of(run: Run) -> list[str]:
 
 
 def numbers_in(ledger: Ledger, file: str, text: str) -> list[Number]:
-    """The numbers of a file of the suite from its text, as another run has it."""
+    """The numbers of a file of the suite from its text, as another run has it; none of a path that leads out of the suite.
+
+    The text is laid into a folder of its own: a lock or a quotation that somebody else wrote must not choose where.
+    """
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        return []
     with tempfile.TemporaryDirectory() as folder:
         (copy := Path(folder) / file).parent.mkdir(parents=True)
         copy.write_text(text, encoding="utf-8")
@@ -86,11 +91,13 @@ def origin(run: Run) -> Origin:
 
 
 def _said(run: Run) -> dict[str, Any]:
+    """What the note says, as far as it is one; it may be somebody else's."""
     try:
         found = json.loads(run.read(FILE) or "{}")
-    except ValueError:
+        names = {key: [str(text) for text in found[key] if str(text).isprintable()] for key in ("processors", "torch")}
+    except (ValueError, TypeError, KeyError):
         return {}
-    return found if isinstance(found, dict) and {"processors", "torch"} <= found.keys() else {}
+    return {**names, "sha256": found.get("sha256")}
 
 
 def _digests(run: Run) -> dict[str, str]:

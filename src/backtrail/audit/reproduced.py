@@ -107,7 +107,7 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
         published, source = {file: run.read(file) or "" for file in [*files_of(run), CLAIMS]}, origin(run)
         unlike = [name for name, stage in run.stages.items() if name in here.stages and _recipe(stage) != _recipe(here.stages[name])]
     theirs = {file: numbers_in(ledger, file, text) for file, text in published.items() if file != CLAIMS and text}
-    ours = {number.name: number.text for file in theirs for number in find(ledger, file)}
+    ours = {number.name: float(number.text) for file in theirs for number in find(ledger, file) if _metric(number)}
     numbers = list(_measured(theirs))
     if not numbers and not published.get(CLAIMS):
         raise UserError(f"{source.name} holds neither {RESULTS} with numbers nor {CLAIMS}: name another commit, table or folder")
@@ -115,7 +115,7 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
     return Reproduction(
         source,
         origin(here),
-        [_held(name, value, float(ours[name]), std) for name, value, std in numbers if name in ours],
+        [_held(name, value, ours[name], std) for name, value, std in numbers if name in ours],
         len(verdicts[0]),
         list(_changed(*verdicts)) if verdicts[0] else [],
         [name for name, _, _ in numbers if name not in ours],
@@ -164,12 +164,19 @@ def _measured(files: Mapping[str, list[Number]]) -> Iterable[tuple[str, float, f
 
 
 def _metric(number: Number) -> str:
-    """The metric that a number is of; empty for what nobody measured (a count, a verdict, a spread, a paper's number)."""
-    if number.external:
+    """The metric that a number is of; empty for what nobody measured (a count, a verdict, a spread, a paper's number) and for no number."""
+    if number.external or not _is_finite(number.text):
         return ""
     if number.file != RESULTS:
         return number.column
     return next(filter(None, found.groups()), "") if (found := MEASURED.fullmatch(number.column)) else ""
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _any_seed(name: str) -> str:

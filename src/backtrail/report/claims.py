@@ -174,23 +174,19 @@ def judge_all(suite: Suite, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     margins = {claim.key: claim.margins(suite) for claim in claims}
     found = {key: by_condition(of) for key, of in margins.items() if len(of)}
     levels = holm_levels(pd.Series({key: p_value(of) for key, of in found.items()}, dtype=float))
-    rows = []
+    table = []
     for claim in claims:
         row = {"claim": claim.key, "text": claim.text, "source": claim.source, "quantity": claim.quantity(suite), "verdict": NOT_RUN}
         if claim.key in found:
             row |= {"n_seeds": margins[claim.key]["seed"].nunique(), **_judged(found[claim.key], levels[claim.key])}
-        rows.append(row)
-    return pd.DataFrame(rows, columns=JUDGED)
+        table.append(row)
+    return pd.DataFrame(table, columns=JUDGED)
 
 
 def _judged(conditions: pd.DataFrame, alpha: float) -> dict[str, object]:
     """What the table says of one claim at its level."""
-    (low, high), (lows, highs), weakest = (
-        interval(conditions, alpha),
-        bounds(conditions, alpha),
-        conditions.loc[conditions["margin"].idxmin()],
-    )
-    found = verdict(low, high)
+    (low, high), (lows, highs) = interval(conditions, alpha), bounds(conditions, alpha)
+    found, weakest = verdict(low, high), conditions.loc[conditions["margin"].idxmin()]
     return {
         "verdict": found,
         "n_conditions": len(conditions),
