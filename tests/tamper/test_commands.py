@@ -255,6 +255,11 @@ def test_audit_prints_the_finding_its_link_and_its_numbers_and_exits_by_the_wors
     assert code == 30 and json.loads(text)["exit_code"] == 30
 
 
+def test_a_pattern_that_fits_no_stage_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"--stage metric@\* fits no stage of this suite; stages are called .*, report, \.\.\."):
+        told(finished, "audit", "--level", "metric", "--stage", "metrics@*", "--stage", "metric@*", capsys=capsys)
+
+
 def test_the_hash_audit_needs_neither_torch_nor_matplotlib() -> None:
     import subprocess
 

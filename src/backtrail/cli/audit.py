@@ -1,6 +1,7 @@
 """`backtrail audit`: every number, held against the bytes it comes from."""
 
 import contextlib
+import fnmatch
 import json
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from backtrail.audit.findings import EXIT_CODES, MEANINGS
 from backtrail.audit.findings_text import findings_in_words
 from backtrail.audit.levels import LEVELS, what_it_proves
 from backtrail.audit.plausible import EXIT_CODE
+from backtrail.errors import UserError
+from backtrail.ledger.ledger import open_ledger
 
 CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code) + f", {EXIT_CODE} implausible"
 
@@ -29,12 +32,21 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], as_json: bool, eve
     hash: bytes against dvc.lock and the records. metric: also every metric from the stored samples, and the tables. figure: also every
     figure, byte by byte. stage: also whole stages, in a folder of their own: it executes the suite's own code, the others nothing of it.
     """
+    check_patterns(stages)
     done = audit(".", recomputations(levels, stages or ("*",)), claims())
     if as_json:
         click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2, ensure_ascii=False))
     else:
         _print(done, levels, everything)
     sys.exit(done.exit_code)
+
+
+def check_patterns(patterns: tuple[str, ...], folder: str | Path = ".") -> None:
+    """Raises UserError if one of them fits no stage of the suite: an audit of nothing would look like one that found nothing."""
+    names = list(open_ledger(folder).stages) if patterns else []
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"--stage {pattern} fits no stage of this suite; stages are called {', '.join(names[-3:])}, ...")
 
 
 def claims() -> list[str]:
