@@ -132,12 +132,13 @@ def test_a_program_makes_the_images_that_the_stage_makes(kind: str, length: str,
     for way in facts.samplers(None, [1.0]):
         drawn = sample(student, way, range(3, 7), student.image_shape, student.n_classes)
         found = standalone.draw(program, about, range(3, 7), way.nfe)
-        torch.testing.assert_close(found, drawn, rtol=1e-4, atol=1e-4)
+        # The library's own network orders some sums differently when it is traced.
+        torch.testing.assert_close(found, drawn, **({"rtol": 1e-4, "atol": 1e-4} if kind == "diffusers" else {"rtol": 0, "atol": 0}))
         assert drawn.std() > 0
     if student.step_condition and length == "few steps":
         untold = few_steps(False).samplers(None, [1.0])[0]
         other = sample(student, untold, range(3, 7), student.image_shape, student.n_classes)
-        assert not torch.allclose(standalone.draw(program, about, range(3, 7), untold.nfe), other, rtol=0, atol=1e-6)
+        assert not torch.equal(standalone.draw(program, about, range(3, 7), untold.nfe), other)
 
 
 @pytest.mark.parametrize("kind", ["built-in, classes", "SongUNet, told its steps"])
