@@ -170,6 +170,26 @@ def test_why_does_not_pass_over_a_wrong_byte(ledger: Path, capsys: pytest.Captur
     assert "[broken]" in text.splitlines()[0] and "results/samples/disback/seed1.safetensors" in text
 
 
+def test_why_and_impact_answer_in_a_screen_and_show_all_when_asked(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Down from the table over a student to its teacher and the data; what is folded is counted, with what is wrong of it."""
+    flip(ledger / "results/reference/classifier.safetensors")
+    code, brief = told(ledger, "why", CELL, capsys=capsys)
+    shown = [line.split()[0] for line in brief.splitlines() if not line.startswith(" ")]
+    ways = ["reports/tables/results.csv", "results/metrics/", "results/samples/", "results/students/", "results/", "data/raw"]
+    assert code == 0 and len(brief.splitlines()) <= 40 and all(any(place.startswith(way) for place in shown) for way in ways)
+    assert "results/teacher/teacher.safetensors" in shown
+    _, whole = told(ledger, "why", CELL, "--all", capsys=capsys)
+    files = {line.lstrip("│├└─ ").split()[0] for line in whole.splitlines() if "  sha256 " in line and "told above" not in line}
+    n_folded = int(re.search(r"^(\d+) more files are behind it \(.*1 broken", brief, re.MULTILINE)[1])
+    assert n_folded + len([place for place in shown if place in files]) == len(files)
+    _, brief = told(ledger, "impact", "data/raw", capsys=capsys)
+    _, whole = told(ledger, "impact", "data/raw", "--all", capsys=capsys)
+    counts = [int(n.replace(",", "")) for n in re.findall(r": ([\d,]+) numbers in", brief)]
+    assert sum(counts) == int(re.search(r"and (\d+) numbers rest on it", whole)[1]) and len(brief.splitlines()) < 25 < len(
+        whole.splitlines()
+    )
+
+
 def test_impact_names_every_number_that_really_changes(ledger: Path) -> None:
     """Another way: the metric file is changed, tables and figures are computed again, and each cell that moved must have been named."""
     path = "results/metrics/sfd-v/seed1.json"
@@ -252,6 +272,11 @@ def test_audit_prints_the_finding_its_link_and_its_numbers_and_exits_by_the_wors
     assert "reports/tables/results.csv:disback,nfe=1: fd_classifier_mean" in text.replace("n_seeds 2, ", "")
     code, text = told(ledger, "audit", "--json", capsys=capsys)
     assert code == 30 and json.loads(text)["exit_code"] == 30
+
+
+def test_a_pattern_that_fits_no_stage_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"--stage metric@\* fits no stage of this suite; stages are called .*, report, \.\.\."):
+        told(finished, "audit", "--level", "metric", "--stage", "metrics@*", "--stage", "metric@*", capsys=capsys)
 
 
 def test_the_hash_audit_needs_neither_torch_nor_matplotlib() -> None:

@@ -1,6 +1,7 @@
 """`backtrail audit`: every number, held against the bytes it comes from."""
 
 import contextlib
+import fnmatch
 import json
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from backtrail.audit.findings import EXIT_CODES, MEANINGS
 from backtrail.audit.findings_text import findings_in_words
 from backtrail.audit.levels import LEVELS, what_it_proves
 from backtrail.audit.plausible import EXIT_CODE
+from backtrail.errors import UserError
+from backtrail.ledger.ledger import open_ledger
 from backtrail.report.statements import STATEMENTS
 
 CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code) + f", {EXIT_CODE} implausible"
@@ -34,12 +37,21 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], sample: int | None
     """
     if (seed is not None and sample is None) or (sample is not None and "stage" not in levels):
         raise click.UsageError("--seed goes with --sample, and --sample with --level stage")
+    check_patterns(stages)
     done = audit(".", recomputations(levels, stages or ("*",), sample=sample, seed=seed), list(STATEMENTS))
     if form == "json":
         click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2, ensure_ascii=False))
     else:
         _print(done, levels, form == "all")
     sys.exit(done.exit_code)
+
+
+def check_patterns(patterns: tuple[str, ...], folder: str | Path = ".") -> None:
+    """Raises UserError if one of them fits no stage of the suite: an audit of nothing would look like one that found nothing."""
+    names = list(open_ledger(folder).stages) if patterns else []
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"--stage {pattern} fits no stage of this suite; stages are called {', '.join(names[-3:])}, ...")
 
 
 def recomputations(

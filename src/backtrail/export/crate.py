@@ -7,6 +7,7 @@ since their licences or sizes are not for everybody.
 import io
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -17,6 +18,7 @@ from backtrail import __version__
 from backtrail.artifacts import atomic_write, file_digest
 from backtrail.errors import UserError
 from backtrail.export.cards import STUDENT, Card, cards, data_source
+from backtrail.export.program import Programs
 from backtrail.layout import LOCK_FILE
 from backtrail.ledger.hashes import Digest, Hashes
 from backtrail.ledger.ledger import Ledger, Stage, open_ledger
@@ -45,7 +47,7 @@ ENGINES = {
 MEDIA = {
     ".json": "application/json", ".csv": "text/csv", ".md": "text/markdown", ".tex": "application/x-tex", ".html": "text/html",
     ".png": "image/png", ".svg": "image/svg+xml", ".pdf": "application/pdf", ".yaml": "application/yaml", ".lock": "application/yaml",
-    ".cff": "application/yaml", ".safetensors": "application/octet-stream",
+    ".cff": "application/yaml", ".py": "text/x-python", ".pt2": "application/zip", ".safetensors": "application/octet-stream",
 }  # fmt: skip
 ALONGSIDE = (PARAMETERS, LOCK_FILE, "CITATION.cff", "LICENSE", "requirements.lock")
 README = """\
@@ -65,10 +67,11 @@ def ref(name: str) -> dict[str, str]:
 
 
 class Crate:
-    """Collects entities, and the files to copy."""
+    """Collects entities, and the files to copy; what is made for the crate alone lies in the folder `made`."""
 
-    def __init__(self, ledger: Ledger):
-        self.ledger, self.hashes = ledger, Hashes(ledger.folder)
+    def __init__(self, ledger: Ledger, made: Path):
+        self.ledger, self.hashes, self.made = ledger, Hashes(ledger.folder), made
+        self.programs = Programs()
         self.entities: dict[str, Entity] = {}
         self.copies: dict[str, Path] = {}
         self.texts: dict[str, str] = {}
@@ -121,7 +124,8 @@ def export(target: str | Path, folder: str | Path = ".", key: str = "") -> list[
     ledger = open_ledger(folder)
     if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].keeps_books and faults(record)]:
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
-    as_rocrate(describe(ledger, signed=bool(key))).write(target)
+    with TemporaryDirectory() as made:
+        as_rocrate(describe(ledger, Path(made), signed=bool(key))).write(target)
     sealed = {SEAL, SIGNATURE} if key else {SEAL}
     files = sorted({path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} - sealed)
     text = seal_text(ledger, folder_digest({name: file_digest(target / name) for name in files}))
@@ -152,9 +156,9 @@ def as_rocrate(crate: Crate) -> ROCrate:
     return whole
 
 
-def describe(ledger: Ledger, signed: bool = False) -> Crate:
-    """All entities of a suite's crate. signed: whether its seal has a signature beside it."""
-    crate = Crate(ledger)
+def describe(ledger: Ledger, made: Path, signed: bool = False) -> Crate:
+    """All entities of a suite's crate; students as programs are written into `made`. signed: whether its seal has a signature beside it."""
+    crate = Crate(ledger, made)
     actions = {stage.name: action(crate, stage) for stage in ledger.in_order() if not stage.keeps_books}
     for path in ALONGSIDE:
         if (ledger.folder / path).is_file():
@@ -283,13 +287,23 @@ def whole_run(crate: Crate, stages: list[str]) -> dict[str, str]:
 
 
 def model(crate: Crate, of: Card) -> dict[str, str]:
-    """A student's folder: weights and card."""
+    """A student's folder: card, weights, and the student as those load it who have not this package."""
     folder = f"models/{of.name}"
     weights = crate.file(of.weights, f"{folder}/{STUDENT}", exampleOfWork=None)
     crate.texts[f"{folder}/README.md"] = of.text
     text = crate.add(f"{folder}/README.md", "File", name=f"model card of {of.name}", encodingFormat="text/markdown")
-    about = "weights, model card, and an example of their use"
-    return crate.add(f"{folder}/", "Dataset", name=f"student {of.name}", description=about, hasPart=[weights, text])
+    crate.programs.write(crate.ledger.folder / of.weights, crate.made / of.name)
+    parts = [made_for_it(crate, path, folder) for path in sorted((crate.made / of.name).rglob("*")) if path.is_file()]
+    about = "weights, model card, and an example of their use with torch alone"
+    return crate.add(f"{folder}/", "Dataset", name=f"student {of.name}", description=about, hasPart=[weights, text, *parts])
+
+
+def made_for_it(crate: Crate, path: Path, folder: str) -> dict[str, str]:
+    """A file that was made for the crate, with its digest."""
+    name = f"{folder}/{path.relative_to(crate.made).as_posix().partition('/')[2]}"
+    crate.copies[name] = path
+    size = str(path.stat().st_size)
+    return crate.add(name, "File", name=path.name, encodingFormat=MEDIA.get(path.suffix), sha256=file_digest(path), contentSize=size)
 
 
 def licences(ledger: Ledger) -> str:
