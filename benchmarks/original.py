@@ -2,8 +2,9 @@
 
 The loops of `plain.py` (Diff-Instruct as released with 9 forwards, DisBack and its recording, SFD with its own trajectory in every round)
 run here on EDM's network *and on layers as their code has them*: a kept group norm and SiLU, residual sums out of place, attention by
-two `einsum` in (query, key) order, torch's own dropout. What those layers are is written from the papers' formulas, not copied; it is no
-run of the released code. Weights, data, threads and determinism are the same on both sides. Both make the same turns in turn; the ratio
+two `einsum` in (query, key) order, torch's own dropout and convolutions, the channels first. What those layers are is written from the
+papers' formulas, not copied; it is no run of the released code. Weights, data, threads, determinism and the C library's settings for freed
+memory are the same on both sides. Both make the same turns in turn; the ratio
 is the median over the turns of CPU seconds, theirs by ours (over 1: ours is faster), with the smallest and largest beside it.
 """
 

@@ -200,8 +200,8 @@ def test_the_operations_are_those_of_plan_and_the_time_follows_the_speed(here: P
     minutes = float(next(line for line in lines if line.split()[0] == "teacher").split()[-1])
     net = build(suite.teacher.net, 0.5)
     assert minutes == pytest.approx(3 * suite.teacher.steps * suite.teacher.batch * forward_gflop(net) / 60, abs=0.05)
-    convolution = build(UNetParameters(channels=[8], attention_levels=[], stem=1, resolution=8), 0.5)
-    twice = build(UNetParameters(channels=[8], attention_levels=[], stem=1, resolution=16), 0.5)
+    convolution = build(UNetParameters(channels=[96], attention_levels=[], stem=1, resolution=8), 0.5)
+    twice = build(UNetParameters(channels=[96], attention_levels=[], stem=1, resolution=16), 0.5)
     assert forward_gflop(twice) == pytest.approx(4 * forward_gflop(convolution), rel=0.01)
     assert [duration(m) for m in (0.2, 30.4, 600)] == ["a minute", "30 minutes", "10.0 hours"]
 
