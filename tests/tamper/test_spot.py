@@ -1,5 +1,8 @@
 """Spot checks: what is picked, what a pick finds, and what may be said after them."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ from backtrail.audit.spot import Population, missed, picked, population
 from backtrail.cli.audit import recomputations
 from backtrail.ledger.ledger import open_ledger
 from backtrail.tensors import load_tensors, save_tensors
+from pipeline.conftest import ROOT
 from tamper.forging import rewrite_ledger
+from tamper.hand_made import build, environment
 
 pytestmark = pytest.mark.xdist_group("tamper")
 STAGE, SAMPLES = "samples@disback-0", "results/samples/disback/seed0.safetensors"
@@ -66,3 +71,22 @@ def test_of_a_finished_suite_every_number_rests_on_the_data_and_few_on_one_stude
     of = population(opened, [name for name, stage in opened.stages.items() if not stage.keeps_books])
     assert of.weights["dataset"] == max(of.weights.values()) > of.weights["score-distillation@disback-0"] > 0
     assert "ledger" not in of.weights and "code" not in of.weights
+
+
+def test_the_command_prints_the_seed_and_draws_again_by_it(tmp_path: Path) -> None:
+    suite = build(tmp_path / "suite")
+
+    def told(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "backtrail", "audit", *arguments]
+        return subprocess.run(command, cwd=suite, env=environment() | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True)
+
+    done = told("--level", "stage", "--sample", "1")
+    seed, name = re.search(r"spot checks, seed (\d+): (\w+); drawn from 2 stages by how many numbers rest on each", done.stdout).groups()
+    assert done.returncode == 0 and "(1 of 2 stages ran again)" in done.stdout
+    assert "0% of 1 numbers are bound to the method through their whole chain, 100% through one stage or more" in done.stdout
+    again = told("--level", "stage", "--sample", "1", "--seed", seed)
+    assert f"spot checks, seed {seed}: {name};" in again.stdout
+    both = told("--level", "stage", "--sample", "2")
+    assert "100% of 1 numbers are bound to the method through their whole chain" in both.stdout
+    for wrong in (("--sample", "1"), ("--level", "stage", "--seed", "1")):
+        assert told(*wrong).returncode == 2
