@@ -44,14 +44,18 @@ def picked(weights: dict[str, int], n: int, seed: int) -> list[str]:
     return found
 
 
-def missed(of: Population, n: int, share: float = SHARE) -> float:
-    """The most that the probability can be of `n` picks all missing what made `share` of the numbers otherwise.
+def missed(of: Population, names: Sequence[str], share: float = SHARE) -> float:
+    """The level at which these picks, all found right, rule out that `share` of the numbers was made otherwise: as a p-value is one.
 
-    Each such number rests on one stage at least whose outputs were made otherwise, so these stages have a weight of `share` times the count
-    of numbers or more. A pick hits them with odds as their weight; that no stage is picked twice makes later hits likelier still.
+    Each such number rests on one stage at least whose outputs were made otherwise, so these stages weigh `share` times the count of numbers
+    or more. Each pick misses them with one less their part of the weight that was left then; the product over the picks is a number that
+    whoever made them gets below any level, and is missed, with a chance of no more than that level.
     """
-    total = sum(of.weights.values())
-    return max(0.0, 1 - share * len(of.chains) / total) ** n if total and n < len(of.weights) else 0.0
+    forged, left, chance = share * len(of.chains), sum(of.weights.values()), 1.0
+    for name in names:
+        chance *= max(0.0, 1 - forged / left)
+        left -= of.weights[name]
+    return chance if left >= forged else 0.0
 
 
 def spot_checks(ledger: Ledger, bad: set[str], patterns: Sequence[str], n: int, seed: int | None = None) -> Result:
@@ -81,4 +85,4 @@ def _sentences(of: Population, names: list[str], same: set[str], seed: int) -> l
     within = sum(chain <= weighed for chain in of.chains)
     beyond = "" if within == n else f" (and stages that could not be picked here are part of the chains of {n - within:,})"
     chance = f"had {SHARE:.0%} of the numbers been made otherwise, {len(names)} picks would have missed it with a probability of at most "
-    return [drawn, told + beyond, f"{chance}{missed(of, len(names)):.2g}, unless they were made by changing the code"]
+    return [drawn, told + beyond, f"{chance}{missed(of, names):.2g}, unless they were made by changing the code"]

@@ -19,7 +19,7 @@ from backtrail.artifacts import atomic_write, file_digest
 from backtrail.errors import UserError
 from backtrail.export.cards import STUDENT, Card, cards, data_source
 from backtrail.export.program import Programs
-from backtrail.layout import LOCK_FILE
+from backtrail.layout import GATHERED, LOCK_FILE
 from backtrail.ledger.hashes import Digest, Hashes
 from backtrail.ledger.ledger import Ledger, Stage, open_ledger
 from backtrail.ledger.record import folder_digest
@@ -49,7 +49,7 @@ MEDIA = {
     ".png": "image/png", ".svg": "image/svg+xml", ".pdf": "application/pdf", ".yaml": "application/yaml", ".lock": "application/yaml",
     ".cff": "application/yaml", ".py": "text/x-python", ".pt2": "application/zip", ".safetensors": "application/octet-stream",
 }  # fmt: skip
-ALONGSIDE = (PARAMETERS, LOCK_FILE, "CITATION.cff", "LICENSE", "requirements.lock")
+ALONGSIDE = (PARAMETERS, LOCK_FILE, GATHERED, "CITATION.cff", "LICENSE", "requirements.lock")
 README = """\
 # Suite {suite}
 
