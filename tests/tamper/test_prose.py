@@ -1,5 +1,6 @@
 """Results that are written into prose: quoted by a mark, or named as unbacked, however they are spelt."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,13 @@ def test_what_is_measured_by_other_means_is_told_and_what_stands_beside_it_is_no
     assert list(prose.measured_otherwise(opened)) == [
         "RESULTS.md: 1 numbers are said to be measured otherwise than by the suite's stages (make bench): nothing here checks them"
     ]
+
+
+@pytest.mark.parametrize("piece", ["DisBack 1.5 ", "<!-- number a -->", "<!-- measured: x -->", "[", "`", "\n ", "held "])
+def test_a_text_made_to_be_slow_is_read_in_a_moment(found, piece: str) -> None:
+    started = time.process_time()
+    found(piece * (100_000 // len(piece)))
+    assert time.process_time() - started < 10
 
 
 def test_another_file_that_git_tracks_is_read_and_the_right_numbers_beside_stay_verified(ledger: Path) -> None:

@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["seeds"] = [0, 1]
     (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
     runs = [["ring-run", "--stage", f"ring-run@{method}-{seed}"] for method in methods for seed in (0, 1)]
-    commands = [["ring-teacher"], *runs, ["ring-figure"]]
+    commands = [["ring-teacher"], *runs, ["ring-figure"], ["ledger"]]
     code = f"from backtrail.cli import backtrail\nfor command in {commands!r}: backtrail(command, standalone_mode=False)"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

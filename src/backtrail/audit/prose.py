@@ -22,13 +22,15 @@ from backtrail.ledger.numbers import owner_of, read_rows
 from backtrail.ledger.repository import tracked
 
 CLAIMS, SHOWN = f"{TABLES}/claims.csv", 6
-MARK = re.compile(r"<!-- number (\S+) -->(.*?)<!-- /number -->", re.DOTALL)
-MEASURED = re.compile(r"<!-- measured: ([^\n>]+?) -->(.*?)<!-- /measured -->", re.DOTALL)
+MARK = re.compile(r"<!-- number (\S+) -->(.{0,200}?)<!-- /number -->", re.DOTALL)
+MEASURED = re.compile(r"<!-- measured: ([^\n>]{1,200}) -->((?:(?!<!-- measured:).)*?)<!-- /measured -->", re.DOTALL)
 QUOTED = re.compile(r"\0(\d+)\0")  # what stands for a mark while blocks are read
-STYLE = re.compile(r"</?(?:a|b|i|em|strong|sub|sup|span|s|u|del|ins|code|kbd|small|big|font)\b[^<>]*>|[*~`]+|\[([^\]]*)\]\([^)\s]*\)")
+STYLE = re.compile(
+    r"</?(?:a|b|i|em|strong|sub|sup|span|s|u|del|ins|code|kbd|small|big|font)\b[^<>]*>|[*~`]+|\[([^\][]{0,500})\]\([^)\s]{0,2000}\)"
+)
 ADDRESS = re.compile(r"https?://\S+")
 # A blank line, an item of a list, a row of a table, a heading or a fence begins a block.
-BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)|\n(?=\s*\|)|(?<=\|)\n|\n(?=#)|```[^\n]*\n")
+BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)|\n(?=\s*\|)|(?<=\|)\n|\n(?=#)|```[^\n]{0,100}\n")
 NUMBER = re.compile(r"(?<![\w.,])(?<!\w[-.])\d(?:[\d,.']*\d)?(?:e[-+]?\d+)?(?![\w])", re.IGNORECASE)
 UNITS = (
     "s|ms|min|h|hours?|minutes?|seconds?|days?|weeks?|[kMGT]i?B|bytes?|GPUs?|CPUs?|cores?|images?|samples?|steps?|updates?|seeds?|nodes?|"
@@ -125,7 +127,7 @@ def unquoted(names: Names, block: Block) -> list[str]:
     found = []
     for number in NUMBER.finditer(text):
         small = number[0].isdecimal() and len(number[0]) == 1
-        if not small and not UNIT.match(text, number.end()) and not SETTING.search(text, 0, number.start()):
+        if not small and not UNIT.match(text, number.end()) and not SETTING.search(text, max(0, number.start() - 60), number.start()):
             found.append(block.text[max(0, number.start() - 40) : number.end()].strip())
     return found
 
