@@ -162,16 +162,18 @@ def test_the_example_of_points_writes_points(tmp_path: Path, torch_alone: Path) 
     assert points.shape == (16, 2) and np.isfinite(points).all() and points.std() > 0
 
 
-def test_diffusers_loads_a_student_of_a_diffusers_teacher(tmp_path: Path, programs: Programs) -> None:
-    """Its own network and scheduler make the image of one step: D(x, sigma) by the library's Euler step down to no noise."""
+@pytest.mark.parametrize("facts", [ONE_STEP, FewStep(schedule=Schedule(t_max=20.0), afs=False, step_condition=False, num_steps=[4])])
+def test_diffusers_loads_a_student_of_a_diffusers_teacher(facts: StudentSampling, tmp_path: Path, programs: Programs) -> None:
+    """Its own network and its own Euler steps on the plan's noise levels make the student's images."""
     student = trained(NETS["diffusers"]())
-    exported(tmp_path, student, ONE_STEP, programs)
+    exported(tmp_path, student, facts, programs)
     unet = UNet2DModel.from_pretrained(tmp_path / "unet")
     scheduler = EulerDiscreteScheduler.from_pretrained(tmp_path / "scheduler")
-    scheduler.set_timesteps(sigmas=[ONE_STEP.sigma_init])
-    x = ONE_STEP.sigma_init * image_noise(range(4), student.image_shape)
-    (time,) = scheduler.timesteps
+    levels = standalone.load(tmp_path)[1]["plans"][str(facts.trained_nfe[0])]["sigmas"]
+    scheduler.set_timesteps(sigmas=levels)
+    x = levels[0] * image_noise(range(4), student.image_shape)
     with torch.no_grad():
-        found = scheduler.step(unet(scheduler.scale_model_input(x, time), time).sample, time, x).prev_sample
-    expected = sample(student, ONE_STEP.samplers(None, [1.0])[0], range(4), student.image_shape)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        for time in scheduler.timesteps:
+            x = scheduler.step(unet(scheduler.scale_model_input(x, time), time).sample, time, x).prev_sample
+    expected = sample(student, facts.samplers(None, [1.0])[0], range(4), student.image_shape)
+    torch.testing.assert_close(x, expected, rtol=1e-3, atol=1e-3)

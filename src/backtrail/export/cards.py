@@ -92,7 +92,7 @@ def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> 
         "",
         "`student.pt2` is the student as a program of torch.export, `student.json` says how it is sampled. `student.safetensors` holds the",
         "same weights for the package `backtrail`. A student of a diffusers teacher has `unet/` and `scheduler/` beside them, which",
-        "`UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read.",
+        "`UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read; `set_timesteps(sigmas=...)` takes its levels.",
         "",
         "## Quality",
         "",
