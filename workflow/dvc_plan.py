@@ -40,9 +40,18 @@ def load_plan(is_main_process: bool) -> dict[str, Any]:
     A plan holds `stages`, a list of {name, parents, resources, reports}, and `stale`, {name: reason}.
     """
     if is_main_process:
+        explain_force(sys.argv[1:])
         return make_plan()
     mend_path_locks()
     return json.loads(PLAN.read_text(encoding="utf-8"))
+
+
+def explain_force(arguments: list[str]) -> None:
+    """Say what --forcerun, --forceall and --force come to here: the job runs, and DVC restores what it has made before."""
+    if any(argument.startswith("--force") or argument in ("-R", "-F", "-f") for argument in arguments):
+        logger.warning(
+            "A forced job asks DVC, which computes nothing that it has made before: `dvc repro --force --single-item STAGE` computes anew."
+        )
 
 
 def stamp(name: str) -> str:

@@ -91,3 +91,10 @@ def test_looking_at_a_run_does_not_disturb_it(project):
     assert run.wait(timeout=120) == 0
     assert project.executed() == RERUN
     assert project.changed() == set()
+
+
+def test_a_forced_job_says_that_dvc_computes_nothing_anew(project):
+    printed = project.run_snakemake("--forcerun", "teacher")
+    assert "`dvc repro --force --single-item STAGE` computes anew" in printed
+    assert project.executed() == []
+    assert "computes anew" not in project.run_snakemake()
