@@ -124,13 +124,16 @@ def ask_dvc() -> dict[str, Any]:
     """Return the plan as DVC sees the current folder; one sentence if it cannot be read."""
     try:
         from dvc import __version__ as version
-        from dvc.exceptions import DvcException
+        from dvc.exceptions import DvcException, NotDvcRepoError
+        from dvc.scm import SCMError
     except ImportError as error:
         raise WorkflowError(f"DVC cannot be imported ({error}): install it with `pip install dvc=={DVC_VERSION}`") from error
     try:
         return read_stages()
     except DvcException as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
+        if isinstance(error, NotDvcRepoError | SCMError) and not any((above / ".git").exists() for above in FOLDER.absolute().parents):
+            raise WorkflowError("There is no git history here, as in an archive of the sources, and DVC needs one: `git init`") from error
         raise WorkflowError(f"DVC cannot read the stages of this folder: {error}{cause}") from error
     except (ImportError, AttributeError, TypeError) as error:
         raise WorkflowError(
