@@ -46,11 +46,20 @@ def load_plan(is_main_process: bool) -> dict[str, Any]:
     A plan holds `stages`, a list of {name, parents, resources, reports}, and `stale`, {name: reason}.
     """
     if is_main_process:
+        explain_force(sys.argv[1:])
         return make_plan()
     mend_path_locks()
     if ends_within_a_line(LOCK):
         mend_lock()
     return json.loads(PLAN.read_text(encoding="utf-8"))
+
+
+def explain_force(arguments: list[str]) -> None:
+    """Say what --forcerun, --forceall and --force come to here: the job runs, and DVC restores what it has made before."""
+    if any(argument.startswith("--force") or argument in ("-R", "-F", "-f") for argument in arguments):
+        logger.warning(
+            "A forced job asks DVC, which computes nothing that it has made before: `dvc repro --force --single-item STAGE` computes anew."
+        )
 
 
 def stamp(name: str) -> str:
@@ -123,13 +132,16 @@ def ask_dvc() -> dict[str, Any]:
     """Return the plan as DVC sees the current folder; one sentence if it cannot be read."""
     try:
         from dvc import __version__ as version
-        from dvc.exceptions import DvcException
+        from dvc.exceptions import DvcException, NotDvcRepoError
+        from dvc.scm import SCMError
     except ImportError as error:
         raise WorkflowError(f"DVC cannot be imported ({error}): install it with `pip install dvc=={DVC_VERSION}`") from error
     try:
         return read_stages()
     except DvcException as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
+        if isinstance(error, NotDvcRepoError | SCMError) and not any((above / ".git").exists() for above in FOLDER.absolute().parents):
+            raise WorkflowError("There is no git history here, as in an archive of the sources, and DVC needs one: `git init`") from error
         raise WorkflowError(f"DVC cannot read the stages of this folder: {error}{cause}") from error
     except (ImportError, AttributeError, TypeError) as error:
         raise WorkflowError(
