@@ -106,8 +106,6 @@ def test_a_forced_job_says_that_dvc_computes_nothing_anew(project):
 def test_sources_without_a_history_are_one_sentence(project, tmp_path):
     shutil.copytree(project.root, tmp_path / "archive", ignore=shutil.ignore_patterns(".git", ".snakemake"))
     command = [sys.executable, "-m", "snakemake", "--profile", "local", "-n"]
-    done = subprocess.run(command, cwd=tmp_path / "archive", capture_output=True, text=True)
-    assert (
-        done.returncode == 1
-        and "There is no git history here, as in an archive of the sources, and DVC needs one: `git init`" in done.stderr
-    )
+    done = subprocess.run(command, cwd=tmp_path / "archive", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 1
+    assert "There is no git history here, as in an archive of the sources, and DVC needs one: `git init`" in done.stdout
