@@ -85,8 +85,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def start(project: Project, *arguments: str, **toy: str) -> subprocess.Popen:
-    """DVC as the head of its own process group."""
-    command = [sys.executable, "-m", "dvc", *arguments]
+    """DVC as the head of its own process group; it heeds SIGHUP, whether or not the tests were started to ignore it (`nohup`)."""
+    command = ["env", "--default-signal=HUP", sys.executable, "-m", "dvc", *arguments]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=project.root, env=project.environment(**toy), start_new_session=True, **streams)
 

@@ -40,7 +40,7 @@ from backtrail.teachers.published import PUBLISHED
 from backtrail.tensors import load_tensors
 from pipeline.conftest import ROOT, TinySuite, run_every_stage
 
-pytestmark = pytest.mark.xdist_group("rehearsal")
+pytestmark = [pytest.mark.xdist_group("rehearsal"), pytest.mark.slow]
 
 SHAPE = {"in_channels": 3, "out_channels": 3, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
 SONG, ADM = SongUNetConfiguration, DhariwalConfiguration
@@ -155,10 +155,7 @@ def write_originals(folder: Path, suite: str, values: dict[str, Any], patch: pyt
         np.savez(folder / unpinned(patch, source), mu=np.full(2048, 0.5), sigma=spread @ spread.T)
 
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("ffhq64", "afhqv2-64", "imagenet64", "cifar10-jpeg")]
-
-
-@pytest.fixture(scope="module", params=["cifar10", *OTHERS])
+@pytest.fixture(scope="module", params=["cifar10", "ffhq64", "afhqv2-64", "imagenet64", "cifar10-jpeg"])
 def rehearsal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "originals").mkdir()

@@ -152,6 +152,7 @@ def test_the_page_s_chains_are_those_of_the_ledger(finished: Path) -> None:
         assert set(link.sources) <= set(ledger.inputs(ledger.makers[path]) if link.stage else ())
 
 
+@pytest.mark.slow
 def test_the_page_is_rendered_again_to_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     render_report(finished, chains(finished), page=tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == (finished / "reports/index.html").read_bytes()
@@ -365,6 +366,7 @@ def test_nothing_private_is_in_records_reports_or_crate(finished: Path, crate: P
                 assert not [secret for secret in private if secret in text], path
 
 
+@pytest.mark.slow
 def test_code_committed_after_the_run_backs_it(ledger: Path) -> None:
     from backtrail.audit.audit import audit
     from tamper.test_tampering import dirty_tree

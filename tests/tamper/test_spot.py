@@ -73,6 +73,7 @@ def test_of_a_finished_suite_every_number_rests_on_the_data_and_few_on_one_stude
     assert "ledger" not in of.weights and "code" not in of.weights
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_seed_and_draws_again_by_it(tmp_path: Path) -> None:
     suite = build(tmp_path / "suite")
 

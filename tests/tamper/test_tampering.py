@@ -320,6 +320,7 @@ def test_a_table_and_a_picture_forged_with_their_whole_ledger_are_found_by_rende
     assert {finding.subject for finding in recomputed(ledger, "figure", "figures").findings} == {"reports/figures/nfe.svg"}
 
 
+@pytest.mark.slow
 def test_data_forged_with_its_whole_ledger_is_found_by_running_the_stage_again(ledger: Path) -> None:
     flip(ledger / "data/dataset.safetensors")
     rewrite_ledger(ledger)
