@@ -87,6 +87,7 @@ def test_a_stamp_made_while_dvc_answers_is_kept(tmp_path, monkeypatch):
 
 def test_a_failed_question_leaves_stamps_and_plan_as_they_were(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path(".git").mkdir()
     dvc_plan.STAMPS.mkdir(parents=True)
     Path(dvc_plan.stamp("teacher")).touch()
     dvc_plan.PLAN.write_text("{}")

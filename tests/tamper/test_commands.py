@@ -277,7 +277,7 @@ def test_audit_prints_the_finding_its_link_and_its_numbers_and_exits_by_the_wors
 
 
 def test_a_pattern_that_fits_no_stage_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"--stage metric@\* fits no stage of this suite; stages are called .*, report, \.\.\."):
+    with pytest.raises(UserError, match=r"--stage metric@\* fits no stage of this suite; stages are called .*, \.\.\."):
         told(finished, "audit", "--level", "metric", "--stage", "metrics@*", "--stage", "metric@*", capsys=capsys)
 
 

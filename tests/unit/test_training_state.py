@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -98,9 +99,17 @@ def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
         assert scratch.resumed_from == (step - 2 if step > 2 else None)
 
 
+@pytest.fixture
+def heeding_sighup() -> Iterator[None]:
+    """A run that was started to ignore SIGHUP (`nohup`) goes on ignoring it; these tests may have been."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_stopped_run_saves_says_so_and_ends_with_the_same_bytes(name, number, tmp_path):
+def test_a_stopped_run_saves_says_so_and_ends_with_the_same_bytes(name, number, tmp_path, heeding_sighup):
     method, changes = METHODS[name]
     whole = content(method(None, lambda student: 0.0, **changes))
     calls = []

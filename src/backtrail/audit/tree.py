@@ -19,14 +19,14 @@ def tree(chain: dict[str, Any]) -> Iterator[str]:
 
 
 def main_line(chain: dict[str, Any]) -> Iterator[str]:
-    """The chain in a screen: of every file the one source that took longest to compute, with all behind it, and the others counted."""
+    """The chain in a screen: of every file the one source with the most stages behind it, and the others counted."""
     if "number" in chain:
         yield from _head(chain, findings=3)
     roots = [chain["table"]] if "number" in chain else chain["chain"]
     told = {link["path"]: link for link in _links(roots) if not link.get("told")}
     folded, sources = dict(told), roots
     while sources:
-        link, *others = sorted(sources, key=lambda of: _seconds(told.get(of["path"], of), told), reverse=True)
+        link, *others = sorted(sources, key=lambda of: _stages(told.get(of["path"], of), told), reverse=True)
         link = told.get(link["path"], link)
         yield f"{_named(link)}{_beside(others)}"
         yield from (f"   {line}" for line in (_facts(link) if link["stage"] else ()))
@@ -44,9 +44,9 @@ def _links(roots: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from _links(link.get("from", []))
 
 
-def _seconds(link: dict[str, Any], told: dict[str, dict[str, Any]]) -> float:
-    """Time of the stages on the longest way from a link down to what no stage made."""
-    return link.get("seconds", 0.0) + max((_seconds(told.get(of["path"], of), told) for of in link.get("from", [])), default=0.0)
+def _stages(link: dict[str, Any], told: dict[str, dict[str, Any]]) -> int:
+    """Stages on the longest way from a link down to what no stage made: what was measured has more of them than the measure."""
+    return bool(link.get("stage")) + max((_stages(told.get(of["path"], of), told) for of in link.get("from", [])), default=0)
 
 
 def _beside(others: list[dict[str, Any]]) -> str:

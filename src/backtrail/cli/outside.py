@@ -37,11 +37,20 @@ def _of_memory(error: BaseException) -> str | None:
         return None
     size = f"{int(asked[1]) / 1e6:,.0f} MB" if asked and asked[2] == "bytes" else asked and f"{asked[1]} {asked[2]}"
     what = f"{size} were asked for" if size else str(error) or "more was asked for"
-    had_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
+    had = f"{most_memory_mb():,.0f} MB"
     return (
-        f"not enough memory: {what}, beside the {had_mb:,.0f} MB that this process had at most: smaller batches (batch, batch_size, "
+        f"not enough memory: {what}, beside the {had} that this process had at most: smaller batches (batch, batch_size, "
         "runtime.micro_batch) need less; on a cluster resources.*.mem_mb gives more"
     )
+
+
+def most_memory_mb() -> float:
+    """The most memory that this process has had. Linux counts a parent's into `getrusage`, which the kernel's own account does not."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1e3
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB
 
 
 def open_standard_streams() -> None:
