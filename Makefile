@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro ablations bench gpu test test-all lint format deps lock clean
+.PHONY: help setup repro ablations bench gpu test test-all lint format lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,15 +49,11 @@ lint: setup ## check style
 	ruff check .
 	ruff format --check .
 	snakefmt --check workflow
-	python -m backtrail pipeline --check
 
 format: setup ## mend style
 	ruff check --fix .
 	ruff format .
 	snakefmt workflow
-
-deps: setup ## renew the list of source files in dvc.yaml after a file came or went
-	python -m backtrail pipeline
 
 lock: setup ## renew requirements.lock from pyproject.toml, for Python 3.11 to 3.13
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --output-file requirements.lock

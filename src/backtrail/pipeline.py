@@ -20,6 +20,7 @@ from backtrail.parameters.base import read
 
 ROOT = Path(backtrail.__file__).parents[2]
 CODE_LINE = re.compile(r"^  - code: .*$", re.MULTILINE)
+CODE_FOLDER = re.compile(r"^      - \$\{code\}(?: #.*)?\n", re.MULTILINE)
 PROJECT_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 BY_HAND = "data/local/README.md"  # in a folder that is there from the start, since stages depend on it
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
@@ -112,14 +113,12 @@ def pipeline_text(folder: str | Path, params: Mapping[str, Any]) -> str:
     if not (ROOT / PIPELINE_FILE).is_file():
         raise UserError(f"{ROOT} holds no {PIPELINE_FILE}: backtrail runs from a checkout of its repository (`pip install --editable .`)")
     whole = (ROOT / "workflow/pipelines/ring.yaml" if "ring" in params else ROOT / PIPELINE_FILE).read_text(encoding="utf-8")
-    if "ring" in params:
-        whole = whole.replace("  # the stage `code`, as in the repository's dvc.yaml\n", _code_stage())
     parts = [_more("path", start) for start in params.get("start") or {} if start != "teacher"]
     report = params.get("report") or {}
     asked = {"second_stage": params.get("second_stage"), "axes": report.get("axes"), "sampler_axes": report.get("sampler_axes")}
     parts += [_more(name) for name, section in asked.items() if section]
     code = os.path.relpath(ROOT / "src/backtrail", Path(folder).resolve())
-    return LAID_DOWN + CODE_LINE.sub(f"  - code: {code}", whole + "".join(parts))
+    return LAID_DOWN + CODE_LINE.sub(f"  - code: {code}", CODE_FOLDER.sub(_file_by_file(), whole + "".join(parts)))
 
 
 def _more(name: str, start: str = "") -> str:
@@ -127,26 +126,12 @@ def _more(name: str, start: str = "") -> str:
     return "\n" + (ROOT / f"workflow/pipelines/{name}.yaml").read_text(encoding="utf-8").replace("START", start)
 
 
-def _code_stage() -> str:
-    """The stage `code` of the repository's pipeline, as text."""
-    text = (ROOT / PIPELINE_FILE).read_text(encoding="utf-8")
-    return re.search(r"^  code:.*\n(?:    .*\n)+", text, re.MULTILINE)[0]  # type: ignore[index]
-
-
-def source_list() -> list[str]:
-    """The dependencies of the stage `code`: each file by itself and no folder, since DVC heeds .dvcignore in its own project only, and a
-    suite below `suites/` would hash the compiled files in the folder too."""
+def _file_by_file() -> str:
+    """The dependencies of the stage `code` in a suite: DVC heeds .dvcignore in its own project only, so that of a folder outside of it, it
+    would hash the compiled files too."""
     package = ROOT / "src/backtrail"
     files = sorted(p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc")
-    return [f"      - ${{code}}/{name}\n" for name in files]
-
-
-def with_source_list(text: str) -> str:
-    """The repository's `dvc.yaml` with the list of source files as it is now; nothing else is touched."""
-    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("      - ${code}/")]
-    place = next(i for i, line in enumerate(lines) if line.startswith("  code:"))
-    place = next(i for i in range(place, len(lines)) if lines[i] == "    deps:\n") + 1
-    return "".join([*lines[:place], *source_list(), *lines[place:]])
+    return "".join(f"      - ${{code}}/{name}\n" for name in files)
 
 
 def is_laid_down(folder: Path) -> bool:
@@ -156,24 +141,22 @@ def is_laid_down(folder: Path) -> bool:
 
 
 def lay_down(folder: Path, writes: bool = True) -> list[str]:
-    """Make `folder`, which holds a params.yaml, a DVC project with its pipeline; in the repository's folder renew the list of source files.
+    """Make `folder`, which holds a params.yaml, a DVC project with its pipeline; the repository's own is written by hand.
 
     Returns the files that are (or, unless `writes`, would be) written. Raises UserError if one of them is there and was not laid down.
     """
     if folder.resolve() == ROOT:
-        wanted = {PIPELINE_FILE: with_source_list((ROOT / PIPELINE_FILE).read_text(encoding="utf-8"))}
-    else:
-        values = read(folder / PARAMS_FILE)
-        wanted = {PIPELINE_FILE: pipeline_text(folder, values)}
-        copied = PROJECT_FILES if "ring" in values else (*PROJECT_FILES, BY_HAND)
-        wanted |= {name: (ROOT / name).read_text(encoding="utf-8") for name in copied}
+        return []
+    values = read(folder / PARAMS_FILE)
+    copied = PROJECT_FILES if "ring" in values else (*PROJECT_FILES, BY_HAND)
+    wanted = {PIPELINE_FILE: pipeline_text(folder, values), **{name: (ROOT / name).read_text(encoding="utf-8") for name in copied}}
     written = []
     for name, text in wanted.items():
         path = folder / name
         found = path.read_text(encoding="utf-8") if path.is_file() else None
         if found == text:
             continue
-        if name == PIPELINE_FILE and folder.resolve() != ROOT and not is_laid_down(folder):
+        if name == PIPELINE_FILE and not is_laid_down(folder):
             raise UserError(f"{path} was written by hand: move it away, or keep it and do without `backtrail pipeline`")
         if writes:
             atomic_write(path, lambda file, text=text: file.write_text(text, encoding="utf-8"))

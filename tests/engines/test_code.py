@@ -215,3 +215,30 @@ def test_hostile_parameters_are_refused_in_one_sentence_by_every_entry_and_reach
         for printed in (by_dvc, by_snakemake):
             assert sentence in printed and "Traceback" not in printed, printed
         assert by_dvc.count("Running stage") == 1 and not canary.exists()
+
+
+def test_in_the_repository_every_file_of_code_counts_and_no_compiled_one(tmp_path: Path) -> None:
+    """There `code` depends on the whole folder: a new file marks it, and what Python and editors leave there does not."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("DVC")} | {"DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
+    checkout = Checkout(tmp_path / "copy", environment)
+    package = checkout.root / "src/backtrail"
+    shutil.copytree(ROOT / "src/backtrail/nets", package / "nets", ignore=IGNORED)
+    for name in (".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+        (checkout.root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, checkout.root / name)
+    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    stage = declared["stages"]["code"] | {"cmd": "echo digests > code.yaml"}
+    (checkout.root / "dvc.yaml").write_text(yaml.safe_dump({"vars": declared["vars"], "stages": {"code": stage}}), encoding="utf-8")
+
+    def status() -> str:
+        return checkout.call(sys.executable, "-m", "dvc", "status", folder=checkout.root)
+
+    checkout.call("git", "init", "-q", folder=checkout.root)
+    checkout.call(sys.executable, "-m", "dvc", "repro", folder=checkout.root)
+    assert "up to date" in status()
+    (package / "nets/__pycache__").mkdir()
+    (package / "nets/__pycache__/mlp.cpython-311.pyc").write_bytes(b"compiled")
+    (package / "nets/old.pyc").write_bytes(b"compiled")
+    assert "up to date" in status()
+    (package / "nets/added.py").write_text("ANSWER = 42\n", encoding="utf-8")
+    assert "src/backtrail" in status() and "up to date" not in status()

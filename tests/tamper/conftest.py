@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from backtrail.pipeline import CODE_LINE, pipeline_text, with_source_list
+from backtrail.pipeline import CODE_LINE, pipeline_text
 from pipeline.conftest import ROOT, tiny, write_images
 from unit.refusals import as_yaml
 
@@ -60,7 +60,7 @@ def build(folder: Path) -> Path:
     shutil.copytree(ROOT / "data/local", folder / "data/local")
     p = small(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     (folder / "params.yaml").write_text(as_yaml(p), encoding="utf-8")
-    (folder / "dvc.yaml").write_text(with_source_list(CODE_LINE.sub("  - code: src/backtrail", pipeline_text(folder, p))))
+    (folder / "dvc.yaml").write_text(CODE_LINE.sub("  - code: src/backtrail", pipeline_text(folder, p)))
     run(folder, "git", "init", "--quiet", ".")
     run(folder, "dvc", "init", "--quiet")
     commit(folder, "code and parameters")

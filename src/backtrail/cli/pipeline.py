@@ -15,8 +15,8 @@ from backtrail.pipeline import lay_down
 def command(check: bool) -> None:
     """Make this folder a DVC project that both engines can run: dvc.yaml out of the repository's, .dvc/config, .dvcignore.
 
-    A suite is its params.yaml; Snakemake lays the rest down by itself (`snakemake -d suites/NAME`). In the repository's own folder the
-    list of source files in dvc.yaml is renewed.
+    A suite is its params.yaml; Snakemake lays the rest down by itself (`snakemake -d suites/NAME`). The repository's own
+    pipeline is written by hand, and left as it is.
     """
     read_suite()
     changed = lay_down(Path.cwd(), writes=not check)
