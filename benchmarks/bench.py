@@ -32,13 +32,14 @@ from backtrail.parameters.base import read, section, validate
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.runtime import Runtime
 from backtrail.parameters.score_distillation import ScoreDistillation
-from backtrail.parameters.teacher import TrainedTeacher
+from backtrail.parameters.teacher import TrainedTeacher, is_imported
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.running.torch_stage import TorchStage, configure
 from backtrail.training.scratch import Scratch
 
 RATIO = 1.15  # the most that an update may take of its ideal count
 TRICKS_NET = "wide"
+TRAINS = Path(__file__).parents[1] / "suites/fashion-mnist-teacher" / PARAMS_FILE  # how a teacher is trained that a suite imports
 WIDE = UNetParameters(image_channels=3, resolution=32, channels=[64, 128], n_classes=10)
 TINY = UNetParameters(image_channels=1, resolution=4, stem=1, channels=[8], attention_levels=[0], n_classes=2)
 Row = dict[str, Any]
@@ -47,8 +48,8 @@ T = TypeVar("T")
 
 def setup(params: Path, net: str, device: torch.device) -> Setup:
     """The suite's parameters on one of the nets: the suite's own, a wide one (64 and 128 channels at 32x32), or a tiny one for tests."""
-    teacher = section(TrainedTeacher, "teacher", params)
     values = read(params)
+    teacher = section(TrainedTeacher, "teacher", TRAINS if is_imported(values) else params)
     score = {name: validate(ScoreDistillation, value, name, params) for name, value in values["score_distillation"].items()}
     trajectory = {name: validate(TrajectoryDistillation, value, name, params) for name, value in values["trajectory_distillation"].items()}
     nets = {"suite": (teacher.net, teacher.batch), "wide": (WIDE, 256 if device.type == "cuda" else 16), "tiny": (TINY, 2)}

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import click
 import torch
-import yaml
 
 import backtrail.cli as command_line
 from backtrail.artifacts import file_digest, save_json
@@ -35,7 +34,7 @@ from backtrail.pipeline import lay_down
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from pipeline.conftest import tiny, write_images  # noqa: E402 (the suite that the tests of the pipeline run)
-from unit.refusals import as_yaml  # noqa: E402
+from unit.refusals import as_yaml, self_contained  # noqa: E402
 
 RETRY = 75  # the exit code of a stage that was told to stop and has saved
 LONG = {"teacher": 300, "score": 150, "rounds": 80}  # steps, so that there is something to kill
@@ -147,7 +146,7 @@ def _become(folder: Path, arguments: str, log: Path, environment: dict[str, str]
 
 def prepare(folder: Path, stages: list[str]) -> None:
     """The tiny suite with trainings long enough to be killed, and all that these read."""
-    p = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    p = tiny(self_contained())
     p["teacher"]["steps"] = LONG["teacher"]
     p["score_distillation"]["disback"] |= {"updates": LONG["score"], "evaluate_every": 25}
     p["score_distillation"]["disback"]["recording"] |= {"steps": LONG["score"], "candidates": 5}

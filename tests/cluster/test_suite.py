@@ -1,14 +1,13 @@
 """The real dvc.yaml, at its smallest size, on a real Slurm."""
 
 import pytest
-import yaml
 
 from backtrail.artifacts import load_json
 from backtrail.pipeline import lay_down
-from cluster.conftest import ROOT, ClusterProject, make_project
+from cluster.conftest import ClusterProject, make_project
 from cluster.slurm import Slurm
 from pipeline.conftest import tiny, write_images
-from unit.refusals import as_yaml
+from unit.refusals import as_yaml, self_contained
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(2400)]
 KEPT = {"score_distillation": ["disback"], "trajectory_distillation": ["sfd-v"]}
@@ -18,7 +17,7 @@ KEPT = {"score_distillation": ["disback"], "trajectory_distillation": ["sfd-v"]}
 def project(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> ClusterProject:
     """The built-in suite with one method of each family and one seed; its training stages ask for a GPU, which they leave alone."""
     project = make_project(tmp_path_factory.mktemp("suite") / "tiny", slurm)
-    built_in = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    built_in = self_contained()
     parameters = tiny(built_in) | {"start": {"teacher": ["disback"]}}
     parameters.pop("second_stage")
     for family, methods in KEPT.items():

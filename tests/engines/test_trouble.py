@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from .conftest import NAMES, Project
 
 PATH_AND_AFTER = NAMES - {"data", "classifier", "reference", "teacher"}
@@ -72,6 +74,7 @@ def test_a_killed_run_is_taken_up(project):
     assert project.changed() == set()
 
 
+@pytest.mark.slow  # twice, with kills, in test_concurrency.py
 def test_eight_at_once(project):
     project.edit("seeds: [0, 1]", "seeds: [0, 1, 2, 3]")
     project.edit("# The code", "# New code", "tools/student.py")

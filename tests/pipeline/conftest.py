@@ -10,12 +10,11 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from backtrail.cli import backtrail
 from backtrail.pipeline import lay_down
-from unit.refusals import as_yaml
+from unit.refusals import as_yaml, self_contained
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,7 +92,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
     """Every stage of dvc.yaml, run once."""
     folder = tmp_path_factory.mktemp("tiny")
     write_images(folder / "images")
-    return run_every_stage(folder, tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))))
+    return run_every_stage(folder, tiny(self_contained()))
 
 
 def run_every_stage(folder: Path, parameters: dict[str, Any]) -> TinySuite:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from backtrail.pipeline import CODE_LINE, pipeline_text
 from pipeline.conftest import ROOT, tiny, write_images
-from unit.refusals import as_yaml
+from unit.refusals import as_yaml, self_contained
 
 
 def small(values: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def build(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder)
     write_images(folder / "images")
     shutil.copytree(ROOT / "data/local", folder / "data/local")
-    p = small(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    p = small(self_contained())
     (folder / "params.yaml").write_text(as_yaml(p), encoding="utf-8")
     (folder / "dvc.yaml").write_text(CODE_LINE.sub("  - code: src/backtrail", pipeline_text(folder, p)))
     run(folder, "git", "init", "--quiet", ".")

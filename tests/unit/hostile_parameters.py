@@ -73,22 +73,22 @@ def values() -> Iterator[tuple[str, str, object]]:
 
 def texts(valid: str) -> Iterator[tuple[str, str | bytes]]:
     """(kind, content): what the file holds instead."""
-    line = "  steps: 1200\n"
-    yield from (("doubtful numbers", valid.replace(line, f"  steps: {plain}\n")) for plain in DOUBTFUL)
+    line = "  n_curve: 500\n"
+    yield from (("doubtful numbers", valid.replace(line, f"  n_curve: {plain}\n")) for plain in DOUBTFUL)
     for word in ("yes", "off", "'true'", "1", "y"):
         yield "doubtful numbers", valid.replace("  threads: 1", f"  threads: 1\n  compile: {word}", 1)
     for word in ("yes", "Off", "N", "1:30", "-1:30:20", "1:30.5"):  # where text is meant
         yield "two readings", valid.replace("title: ", f"title: {word} # ")
     ours, between, theirs = (sign * 7 for sign in "<=>")
-    yield "merge conflict", valid.replace(line, f"{ours} HEAD\n{line}{between}\n  steps: 600\n{theirs} other\n")
+    yield "merge conflict", valid.replace(line, f"{ours} HEAD\n{line}{between}\n  n_curve: 600\n{theirs} other\n")
     yield "merge conflict", valid.replace(line, f"{between}\n{line}")
-    for added in ("steps: 600", "steps: 1200", "'steps': 1", '"st\\x65ps": 1'):
+    for added in ("n_curve: 600", "n_curve: 500", "'n_curve': 1", '"n_curv\\x65": 1'):
         yield "twice", valid.replace(line, f"{line}  {added}\n")
     yield "twice", f"{valid}\nteacher: {{}}\n"
     for added in ("1: x", "null: x", "[a]: x", "? {a: b}\n  : x", "1.5: x", "<<: {steps: 3}", "'<<': {steps: 3}", "stepz: 3", "yes: x"):
         yield "keys", valid.replace(line, f"{line}  {added}\n")
     yield "keys", "\n".join([valid, *(f"k{i}: 1" for i in range(10_000))])
-    for changed in ("  steps: &a 1200\n", "  steps: &a 1200\n  batch: *a\n", f"{line}  <<: *a\n", "  steps: *a\n"):
+    for changed in ("  n_curve: &a 500\n", "  n_curve: &a 500\n  n_reference: *a\n", f"{line}  <<: *a\n", "  n_curve: *a\n"):
         yield "anchors", valid.replace(line, changed)
     tens = [", ".join([f"*a{i}"] * 10) for i in range(30)]
     yield "anchors", "\n".join(["a0: &a0 [ha, ha]", *(f"a{i + 1}: &a{i + 1} [{ten}]" for i, ten in enumerate(tens)), valid])

@@ -11,6 +11,15 @@ import yaml
 from backtrail.errors import UserError
 from backtrail.parameters.suite import read_suite
 
+ROOT = Path(__file__).parents[2]
+
+
+def self_contained() -> dict[str, Any]:
+    """The built-in suite's parameters, with the teacher and the classifier trained in it, as the suite that publishes them trains them."""
+    files = (ROOT / "params.yaml", ROOT / "suites/fashion-mnist-teacher/params.yaml")
+    built_in, source = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
+    return built_in | {key: source[key] for key in ("classifier", "teacher")}
+
 
 def as_yaml(values: dict[str, Any]) -> str:
     """A parameter file; what several sections share in Python is written out in each, without an anchor."""

@@ -45,6 +45,7 @@ def test_an_update_runs_the_nets_as_often_as_it_has_to(method: str, tiny: Setup)
     assert case.ideal(0) == IDEAL.get(method, case.ideal(0))
 
 
+@pytest.mark.slow
 def test_sfd_v_is_worth_its_own_steps(tiny: Setup) -> None:
     """K = 4 teacher steps per student step, and 3 forwards for each step after the analytical one; all four lengths come up."""
     p = tiny.trajectory["sfd-v"]
@@ -136,6 +137,7 @@ def test_bfloat16_is_left_out_where_the_processor_has_none(tiny: Setup, tmp_path
         assert row["note"] == "not measured: this processor has neither AVX512-BF16 nor AMX" and "gain" not in row
 
 
+@pytest.mark.slow
 def test_extractors_are_measured_on_the_same_features(tmp_path: Path) -> None:
     """Each package in its own process; clean-fid's features are ours, so that its images per second are of the same work."""
     command = [sys.executable, "benchmarks/features.py", "--images", "1", "--turns", "1", "--threads", "1", "--out", str(tmp_path)]

@@ -17,6 +17,7 @@ import dvc_plan
 from backtrail.cli.own_files import check_own_files
 from backtrail.errors import UserError
 from backtrail.parameters.suite import read_suite
+from unit.refusals import self_contained
 
 ROOT = Path(__file__).parents[2]
 N_TEST = 30
@@ -37,7 +38,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def parameters(**changes: object) -> dict:
     """The built-in suite for those images; a dotted key sets one value."""
-    p = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    p = self_contained()
     p["data"] = {"name": "image-folder", "resolution": 16, "local": "mine", "held_out": N_TEST}
     p["teacher"]["net"]["n_classes"] = 2
     p["metrics"] |= {"n_samples": N_TEST, "n_curve": 20}

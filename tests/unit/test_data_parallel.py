@@ -112,7 +112,7 @@ def alone() -> dict[str, dict[str, Tensor]]:
     return {name: run(ALONE) for name, run in RUNS.items()}
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_with_one_batch_agree(processes, alone, tmp_path):
     multiprocessing.start_processes(worker, (processes, tmp_path), nprocs=processes, start_method="spawn")
     found = load_file(tmp_path / f"{processes}.safetensors")

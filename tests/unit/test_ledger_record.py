@@ -13,6 +13,7 @@ from backtrail.errors import UserError
 from backtrail.ledger.record import LOCAL_PATH, WITHHELD, digests, folder_digest, publishable, recorded
 from backtrail.ledger.schema import SCHEMA_FILE, faults, schema_text
 from backtrail.parameters.suite import read_suite
+from unit.refusals import self_contained
 
 ROOT = Path(__file__).parents[2]
 RECORD = "results/records/stage.json"
@@ -119,7 +120,7 @@ def test_gpu_seconds_are_those_of_a_stage_that_used_a_gpu(inside: Path, monkeypa
 @pytest.mark.parametrize("path", ["/home/alice/images", "~/images", "C:\\Users\\alice", "file:///home/alice"])
 def test_a_path_that_tells_whose_machine_it_was_is_refused_before_it_is_published(inside: Path, place: tuple[str, ...], path: str) -> None:
     """Parameters stand in dvc.lock and on the report's page, word for word: no record's care would keep such a path out of them."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = self_contained()
     if place == ("teacher",):
         values["teacher"] = {"source": "own-edm"}
     elif place == ("metrics", "inception"):

@@ -13,7 +13,6 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-import yaml
 from dvc.stage.cache import _get_cache_hash
 from dvc.utils.serialize import load_yaml, modify_yaml
 from hypothesis import given, settings
@@ -21,6 +20,7 @@ from pydantic import BaseModel
 
 from backtrail.errors import UserError
 from backtrail.parameters.base import RESERVED
+from backtrail.parameters.classifier import ClassifierParameters, ImportedClassifier
 from backtrail.parameters.reader import read_values
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.score_distillation import PathParameters
@@ -28,10 +28,10 @@ from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher
 from backtrail.pipeline import declared_stages
 from unit import hostile_parameters
-from unit.refusals import as_yaml, sentence_for
+from unit.refusals import as_yaml, self_contained, sentence_for
 
 ROOT = Path(__file__).parents[2]
-VALID = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+VALID = self_contained()
 refused = partial(sentence_for, VALID)
 
 
@@ -69,6 +69,8 @@ def test_suites_are_valid(path: Path) -> None:
         ("metrics.inception", None, ["metrics.inception"]),
         ("data.local", None, ["data.local = None"]),
         ("teacher.local", None, ["teacher.local = None"]),
+        ("classifier", {"source": "own-backtrail"}, ["lies beside such a teacher: import the teacher too, or train it"]),
+        ("classifier", {"source": "own-edm"}, ["classifier.source = 'own-edm'"]),
         ("metrics.extractors", ["efficientnet-lite0"], ["metrics.extractors must hold classifier"]),
         ("teacher", {"source": "teacher-edm-cifar10"}, ["teacher.source = 'teacher-edm-cifar10'", "teacher-edm-cifar10-32x32-uncond-vp"]),
         ("teacher", {"source": "own-edm", "stepz": 3}, ["unknown key teacher.stepz", "local, sha256, source"]),
@@ -238,7 +240,7 @@ def unbounded(schema: Any, place: str) -> Iterator[str]:
             yield from unbounded(part, f"{place}.{key}")
 
 
-@pytest.mark.parametrize("model", [Suite[TrainedTeacher], Suite[ImportedTeacher], RingSuite])
+@pytest.mark.parametrize("model", [Suite[TrainedTeacher, ClassifierParameters], Suite[ImportedTeacher, ImportedClassifier], RingSuite])
 def test_every_number_list_and_mapping_has_its_bounds(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     assert list(unbounded(schema, "")) == [] and len(schema["$defs"]) > 8
@@ -286,12 +288,12 @@ def test_what_editors_leave_is_read(tmp_path: Path, change: Callable[[bytes], by
 
 @pytest.mark.parametrize("rate", [1e-5, 1e-7, 5e-324, 0.1, 1e16, 1.5e-5])
 def test_a_number_that_dvc_writes_is_read(tmp_path: Path, rate: float) -> None:
-    """`dvc exp run -S teacher.optimiser.lr=1e-5` makes ruamel write 1e-05, text to YAML 1.1."""
+    """`dvc exp run -S trajectory_distillation.sfd.optimiser.lr=1e-5` makes ruamel write 1e-05, text to YAML 1.1."""
     path = tmp_path / "params.yaml"
     shutil.copy(ROOT / "params.yaml", path)
     with modify_yaml(path) as values:
-        values["teacher"]["optimiser"]["lr"] = rate
-    assert read_values(path)["teacher"]["optimiser"]["lr"] == rate
+        values["trajectory_distillation"]["sfd"]["optimiser"]["lr"] = rate
+    assert read_values(path)["trajectory_distillation"]["sfd"]["optimiser"]["lr"] == rate
 
 
 @pytest.mark.parametrize("name", ["size", "nfiles", "sfd"])

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
 from click.testing import CliRunner
 from oracles import tiny_denoiser
 
@@ -16,14 +15,14 @@ from backtrail.sampling.sample import Sampler, sample
 from backtrail.sampling.student import OneStep
 from backtrail.stages.path_samples import command
 from backtrail.tensors import load_tensors
-from unit.refusals import as_yaml
+from unit.refusals import as_yaml, self_contained
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_rows_are_the_nodes_then_the_snapshots(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = self_contained()
     values["teacher_samples"]["samplers"]["heun"]["num_steps"] = [3, 4]
     values["report"] |= {"sample_columns": 2, "sample_solvers": []}
     (tmp_path / "params.yaml").write_text(as_yaml(values), encoding="utf-8")

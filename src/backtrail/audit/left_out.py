@@ -57,7 +57,7 @@ def missing(ledger: Ledger, claims: Sequence[str] = ()) -> Iterator[Finding]:
             yield _lacks(CLAIMS, f"{_listed(lacking)}: the code judges {len(claims)} claims")
 
 
-def _stages(ledger: Ledger, suite: Suite[Any], made: set[str]) -> Iterator[Finding]:
+def _stages(ledger: Ledger, suite: Suite[Any, Any], made: set[str]) -> Iterator[Finding]:
     """What is measured and shown by no stage, neither one that ran nor one that dvc.yaml declares."""
     for method in suite.methods:
         if seeds := [seed for seed in suite.seeds if metrics(method, seed) not in made]:
@@ -73,7 +73,7 @@ def _no_stage(path: str, what: str) -> Finding:
     return Finding(UNBACKED, path, f"{PARAMS_FILE} -> {path}", message, "git checkout -- dvc.yaml && dvc repro")
 
 
-def _rows(suite: Suite[Any], rows: list[dict[str, str]]) -> Iterator[Finding]:
+def _rows(suite: Suite[Any, Any], rows: list[dict[str, str]]) -> Iterator[Finding]:
     """Rows, counts of seeds and columns of the table of results against the suite's declaration."""
     shown: dict[Cell, dict[str, str]] = {}
     for row in rows:
@@ -94,7 +94,7 @@ def _rows(suite: Suite[Any], rows: list[dict[str, str]]) -> Iterator[Finding]:
         yield _lacks(RESULTS, f"{_listed(empty)}: {PARAMS_FILE} declares the metric and extractor")
 
 
-def cells(suite: Suite[Any]) -> Iterator[Cell]:
+def cells(suite: Suite[Any, Any]) -> Iterator[Cell]:
     """The rows that a suite's table of results must have."""
     for name, sampler in suite.teacher_samples.samplers.items():
         for n in sampler.num_steps:

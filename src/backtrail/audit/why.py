@@ -1,5 +1,6 @@
 """Where a number or a file comes from: its chain of links, down to the data."""
 
+import functools
 import json
 import re
 import statistics
@@ -13,7 +14,7 @@ from backtrail.audit.audit import judge
 from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import Finding, worst
 from backtrail.errors import UserError
-from backtrail.layout import METRICS, PATHS, STUDENTS
+from backtrail.layout import LOCK_FILE, METRICS, PATHS, STUDENTS
 from backtrail.ledger.chains import Branch, Chains
 from backtrail.ledger.fingerprints import digest_of
 from backtrail.ledger.hashes import Hashes
@@ -21,6 +22,7 @@ from backtrail.ledger.ledger import Ledger, Stage, at_key, open_ledger
 from backtrail.ledger.numbers import Number, find
 from backtrail.ledger.record import recipe_key
 from backtrail.ledger.schema import faults
+from backtrail.pipeline import ROOT
 
 PAPER_FILE = Path(__file__).with_name("paper_parameters.yaml")
 UNKNOWN = "unknown"
@@ -140,7 +142,10 @@ class Told:
         if branch.told:
             return {"told": True}
         stage = branch.link.stage
-        return {**self.made_by(stage, branch.link.facts), "from": self.branches(branch.branches)} if stage else {}
+        if stage is None:
+            return {}
+        beyond = [tree for file in branch.link.facts.get("files", []) for tree in elsewhere(file["sha256"], self.ledger.folder)]
+        return {**self.made_by(stage, branch.link.facts), "from": [*self.branches(branch.branches), *beyond]}
 
     def made_by(self, stage: Stage, facts: dict[str, Any]) -> dict[str, Any]:
         """The stage's run, as far as its record can be read."""
@@ -158,6 +163,38 @@ class Told:
             "unlike_paper": unlike_paper(stage, record),
             **{key: of for key, of in facts.items() if key in ("nodes", "cost_F")},
         }
+
+
+def elsewhere(sha256: str, folder: Path) -> list[dict[str, Any]]:
+    """The chain of a fetched file in that suite of this repository whose stage made it, by its ledger; nothing of what none has made.
+
+    Its paths are told from the repository's folder.
+    """
+    suite, path = made_in_suites().get(sha256, (folder, ""))
+    if suite.resolve() == folder.resolve():
+        return []
+    ledger = open_ledger(suite)
+    hashes = Hashes(ledger.folder)
+    findings = [finding for finding in hash_findings(ledger, hashes) if finding.subject in ledger.closure(path)]
+    return [_told_from_above(tree, suite) for tree in Told(ledger, hashes, findings).branches(Chains(ledger).tree([path]))]
+
+
+@functools.cache
+def made_in_suites() -> dict[str, tuple[Path, str]]:
+    """Suite and path of every output in the ledgers that lie below suites/, by sha256."""
+    found = {}
+    for lock in sorted(ROOT.glob(f"suites/*/{LOCK_FILE}")):
+        ledger = open_ledger(lock.parent)
+        for record in ledger.records.values():
+            if record is not None and not faults(record):
+                found |= {sha256: (lock.parent, path) for path, sha256 in record["outputs"].items() if ledger.maker(path)}
+    return found
+
+
+def _told_from_above(link: dict[str, Any], suite: Path) -> dict[str, Any]:
+    """A link of another suite, and those below it, with paths from the repository's folder."""
+    below = {"from": [_told_from_above(source, suite) for source in link["from"]]} if "from" in link else {}
+    return link | {"path": (suite.relative_to(ROOT) / link["path"]).as_posix()} | below
 
 
 def unlike_paper(stage: Stage, record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from backtrail.data.sources import OWN_TEACHERS
+from backtrail.data.sources import CLASSIFIER, OWN_TEACHERS
 from backtrail.data.understood import Understood, understood
 from backtrail.errors import UserError
 from backtrail.layout import PIPELINE_FILE
+from backtrail.parameters.classifier import ImportedClassifier
 from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import ImportedTeacher, Teacher
 
@@ -82,6 +83,8 @@ def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None)
     if guided and (p.source in DIFFUSERS or UNCONDITIONAL in p.source):
         raise UserError(f"guidance of {', '.join(guided)} needs a teacher of classes and of none, which {p.source} is not: set it to 1")
     place = Path(p.local)
+    if isinstance(suite.classifier, ImportedClassifier) and not (place / CLASSIFIER).is_file():
+        raise UserError(f"classifier.source = 'own-backtrail': {place} has no {CLASSIFIER}: put it there, or train one here (`n_steps`)")
     if p.source in OWN_TEACHERS and (place.is_file() or (place / OWN_TEACHERS[p.source][0][0]).is_file() or p.source == "own-diffusers"):
         n_classes = _check_own_teacher(suite, p, images)
         if guided and not n_classes:

@@ -4,6 +4,8 @@ A digest stands here only if it was published by the source or verified on the b
 first fetch records what it found, and `sha256` in the parameters pins it.
 """
 
+from pathlib import Path
+
 from backtrail.data.diffusers_folder import find_diffusers
 from backtrail.data.registry import File, Packaged, Source
 from backtrail.parameters.data import Data
@@ -228,6 +230,7 @@ _ENTRIES = (
 SOURCES: dict[str, Source] = {source.name: source for source in _ENTRIES}
 
 OWN = "images.zip"  # the archive that the user's own images become
+CLASSIFIER = "classifier.safetensors"  # beside a teacher of another suite, where that suite's classifier is wanted too
 # The user's own teachers: files, the first of which says how they are read, and what to name in `local`.
 OWN_TEACHERS = {
     "own-backtrail": (("teacher.safetensors",), "name the teacher.safetensors that a suite's stage `teacher` wrote"),
@@ -264,6 +267,8 @@ def source_of_teacher(name: str, local: str | None = None) -> Source:
     files, by_hand = OWN_TEACHERS[name]
     if name == "own-diffusers" and local is not None:
         files = find_diffusers(local).files
+    if name == "own-backtrail" and local is not None and (Path(local) / CLASSIFIER).is_file():
+        files = (*files, CLASSIFIER)
     return Source(
         name=name,
         purpose="your own teacher",

@@ -97,6 +97,14 @@ def save_classifier(path: str | Path, net: Classifier, **extra: Any) -> None:
     save_tensors(path, net.state_dict(), {"classifier": net.architecture, **extra})
 
 
+def import_classifier(path: str | Path, dataset: str) -> Classifier:
+    """The classifier of another suite, in eval mode. Raises UserError unless it was trained on the data set of this digest."""
+    net, about = load_classifier(path)
+    if about.get("dataset") != dataset:
+        raise UserError(f"{path} was trained on another data set than this suite's: train one here (say `n_steps` and no `source`)")
+    return net
+
+
 def load_classifier(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
     """The classifier in eval mode, and its file's metadata. Raises UserError if the file is absent, broken, or holds something else."""
     weights, metadata = load_tensors(path)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import ByName, Distinct, Name, read, validate
 from backtrail.parameters.base_suite import BaseSuite
-from backtrail.parameters.classifier import ClassifierParameters
+from backtrail.parameters.classifier import ClassifierParameters, ImportedClassifier, is_imported_classifier
 from backtrail.parameters.data import Data
 from backtrail.parameters.metrics import Metrics, Mismatch
 from backtrail.parameters.report import Report
@@ -20,14 +20,15 @@ from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher, is_imp
 from backtrail.parameters.trajectory_distillation import SecondStage, TrajectoryDistillation
 
 T = TypeVar("T", TrainedTeacher, ImportedTeacher)
+C = TypeVar("C", ClassifierParameters, ImportedClassifier)
 TEACHER = "teacher"  # the start that is no student
 
 
-class Suite(BaseSuite, Generic[T]):
+class Suite(BaseSuite, Generic[T, C]):
     """A suite: one data set, one teacher, the methods that are distilled from it, and how they are sampled and measured."""
 
     data: Data
-    classifier: ClassifierParameters
+    classifier: C
     teacher: T
     teacher_samples: TeacherSamples
     start: dict[Literal["teacher"] | Name, Distinct[Name]] = Field(
@@ -115,6 +116,13 @@ class Suite(BaseSuite, Generic[T]):
         return self
 
     @model_validator(mode="after")
+    def _classifier(self) -> Self:
+        """A classifier is imported from where the teacher is."""
+        if isinstance(self.classifier, ImportedClassifier) and getattr(self.teacher, "source", "") != self.classifier.source:
+            raise ValueError("classifier.source = 'own-backtrail' lies beside such a teacher: import the teacher too, or train it")
+        return self
+
+    @model_validator(mode="after")
     def _curves(self) -> Self:
         if "classifier" not in self.metrics.extractors:
             raise ValueError("metrics.extractors must hold classifier: the curves are measured in its features")
@@ -176,4 +184,6 @@ def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite:
     values = read(path)
     if is_ring(values):
         return validate(RingSuite, values, "", path)
-    return validate(Suite[ImportedTeacher] if is_imported(values) else Suite[TrainedTeacher], values, "", path)
+    teacher = ImportedTeacher if is_imported(values) else TrainedTeacher
+    classifier = ImportedClassifier if is_imported_classifier(values) else ClassifierParameters
+    return validate(Suite[teacher, classifier], values, "", path)  # type: ignore[valid-type]

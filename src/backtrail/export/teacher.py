@@ -1,0 +1,116 @@
+"""A trained teacher for other suites: its weights and the classifier's, with a card that says what they are and where they come from."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from backtrail import layout
+from backtrail.artifacts import atomic_write, load_json
+from backtrail.data.sources import CLASSIFIER
+from backtrail.errors import UserError
+from backtrail.export.cards import data_source
+from backtrail.ledger.hashes import Hashes
+from backtrail.ledger.ledger import Ledger, Stage, open_ledger
+
+WEIGHTS = "teacher.safetensors"
+CARD = """\
+---
+license: apache-2.0
+library_name: pytorch
+tags: [diffusion, teacher]
+datasets: [{data_set}]
+---
+# The teacher of the suite `{suite}`, trained on {data}
+
+Name this folder in another suite's `params.yaml`; the files are held against their digests when they are fetched:
+
+```yaml
+classifier:
+  source: own-backtrail
+teacher:
+  source: own-backtrail
+  local: {folder}
+  sha256: {{{digests}}}
+```
+
+## Quality
+
+{quality}
+
+## Where it comes from
+
+{origin}
+- data: {purpose}; {homepage}; licence: {licence}
+
+Its record is in `{ledger}` of that suite; `backtrail why` goes on into it from a suite that imports the file.
+
+## Limits
+
+Made to compare methods that distil it: it shows what the data set shows, at its size, and nothing else.
+"""
+
+
+def export_teacher(folder: str | Path, suite: str | Path = ".") -> list[str]:
+    """Write the teacher of `suite`, its classifier and `README.md`, their card, into `folder`; returns the names of the files.
+
+    Raises UserError unless the suite has trained both, and their bytes are those of its ledger.
+    """
+    ledger = open_ledger(suite)
+    made = {WEIGHTS: layout.TEACHER, CLASSIFIER: layout.CLASSIFIER}
+    digests = {name: _digest(ledger, path) for name, path in made.items()}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, path in made.items():
+        atomic_write(Path(folder) / name, lambda file, path=path: shutil.copyfile(ledger.folder / path, file))
+    text = _card(ledger, folder, digests)
+    atomic_write(Path(folder) / "README.md", lambda file: file.write_text(text, encoding="utf-8"))
+    return [*made, "README.md"]
+
+
+def _digest(ledger: Ledger, path: str) -> str:
+    """sha256 of an output whose bytes are here as its record has them."""
+    stage, found = ledger.maker(path), Hashes(ledger.folder).of(path)
+    record = ledger.records[stage.name] if stage else None
+    if record is None or found is None or record["outputs"].get(path) != found.sha256:
+        raise UserError(f"{path} is not here as this suite's ledger has it: run the suite, or `dvc checkout`, and try again")
+    return found.sha256
+
+
+def _card(ledger: Ledger, folder: str | Path, digests: dict[str, str]) -> str:
+    """The card as Markdown with the head that model hubs read."""
+    source = data_source(ledger)
+    made = ((WEIGHTS, layout.TEACHER), (CLASSIFIER, layout.CLASSIFIER))
+    return CARD.format(
+        data_set=json.dumps(source.name),
+        data=source.name,
+        suite=ledger.params.get("suite", ""),
+        folder=f"data/teachers/{Path(folder).name}",
+        digests=", ".join(f"{file}: {of}" for file, of in digests.items()),
+        quality="\n".join(_quality(load_json(ledger.folder / layout.metrics()))),
+        origin="\n".join(line for file, path in made for line in _made(ledger, ledger.maker(path), file, digests[file])),
+        ledger=layout.GATHERED,
+        **{key: getattr(source, key) for key in ("purpose", "homepage", "licence")},
+    )
+
+
+def _made(ledger: Ledger, stage: Stage | None, file: str, digest: str) -> Iterator[str]:
+    record = (ledger.records[stage.name] if stage else None) or {}
+    dirty = " with changes that were not committed" if record["dirty"] else ""
+    machine = (record["device"] or {}).get("name") or record["host"]["processor"]
+    yield f"- `{file}`: sha256 `{digest}`"
+    yield f"  - stage `{record['stage']}`, commit `{record['commit']}`{dirty}, {record['cpu_seconds']:,.0f} CPU s on {machine}"
+
+
+def _quality(measured: dict[str, Any]) -> Iterator[str]:
+    """A row per sampler and number of network evaluations, and one line of protocol for each metric."""
+    names = [entry["metric"] for entry in measured["protocol"]]
+    yield f"| solver | NFE | {' | '.join(names)} |"
+    yield f"|{' --- |' * (len(names) + 2)}"
+    for sampler, by_nfe in measured["values"].items():
+        for nfe, of in by_nfe.items():
+            yield f"| {sampler} | {nfe.removeprefix('nfe')} | {' | '.join(f'{of[name]:.4g}' for name in names)} |"
+    yield ""
+    first = measured["protocol"][0]
+    counts = f"{first['n_images']} images against {first['n_reference']} in the first column"
+    yield f"{counts}; every protocol is in `{layout.metrics()}` of that suite."

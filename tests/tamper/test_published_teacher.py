@@ -1,0 +1,61 @@
+"""A teacher that a suite trained, published with its card, and imported by another suite: the chain goes on into the first one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backtrail import layout
+from backtrail.artifacts import file_digest, load_json
+from backtrail.audit import why as why_module
+from backtrail.audit.why import elsewhere
+from backtrail.data.dataset import load_dataset
+from backtrail.data.fetched_folder import fetch_outside
+from backtrail.data.sources import source_of_teacher
+from backtrail.errors import UserError
+from backtrail.export.teacher import export_teacher
+from backtrail.metrics.classifier import import_classifier
+from backtrail.teachers.imported import import_teacher
+from tamper.forging import flip
+
+pytestmark = pytest.mark.xdist_group("tamper")
+
+
+def test_what_is_published_is_what_a_suite_imports(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    assert export_teacher(folder, finished) == ["teacher.safetensors", "classifier.safetensors", "README.md"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    listed = fetch_outside(tmp_path / "data", [source_of_teacher("own-backtrail", str(folder))], str(folder))["files"]
+    assert [of["name"] for of in listed] == ["teacher.safetensors", "classifier.safetensors"]
+    for file in listed:
+        assert file["sha256"] == file_digest(folder / file["name"]) and f"{file['name']}: {file['sha256']}" in card
+    measured = load_json(finished / layout.metrics())["values"]
+    assert all(f"| {sampler} | {nfe.removeprefix('nfe')} | " in card for sampler, by_nfe in measured.items() for nfe in by_nfe)
+    assert "commit `" in card and "licence: yours to know" in card
+    teacher, dataset = import_teacher("own-backtrail", tmp_path / "data"), load_dataset(finished / layout.DATASET)
+    assert teacher.image_shape == tuple(dataset.train_images.shape[1:])
+    import_classifier(tmp_path / "data/classifier.safetensors", dataset.digest)
+    with pytest.raises(UserError, match="another data set"):
+        import_classifier(tmp_path / "data/classifier.safetensors", "0" * 64)
+
+
+def test_bytes_that_are_not_the_ledgers_are_not_published(ledger: Path, tmp_path: Path) -> None:
+    flip(ledger / layout.TEACHER)
+    with pytest.raises(UserError, match=f"{layout.TEACHER} is not here as this suite's ledger has it"):
+        export_teacher(tmp_path / "published", ledger)
+    assert not (tmp_path / "published").exists()
+
+
+def test_the_chain_of_an_imported_teacher_goes_on_in_the_suite_that_trained_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = tmp_path / "suites/origin"
+    shutil.copytree(finished, suite, ignore=shutil.ignore_patterns(".git", ".dvc", "src"))
+    monkeypatch.setattr(why_module, "ROOT", tmp_path)
+    why_module.made_in_suites.cache_clear()
+    digest = file_digest(suite / layout.TEACHER)
+    (chain,) = elsewhere(digest, finished)
+    assert (chain["path"], chain["stage"], chain["sha256"]) == (f"suites/origin/{layout.TEACHER}", "teacher", digest)
+    assert f"suites/origin/{layout.DATASET}" in [source["path"] for source in chain["from"]]
+    assert elsewhere(digest, suite) == [] == elsewhere("0" * 64, finished)
+    why_module.made_in_suites.cache_clear()
