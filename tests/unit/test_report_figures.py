@@ -138,6 +138,23 @@ def test_nfe_marks_what_was_not_trained_for(suite):
     assert {round(nfe) for (nfe, _), alpha in points if alpha == 1} == set(STUDENTS["sfd-v"][0])
 
 
+def test_nfe_has_guided_points_and_the_converged_teacher_as_a_line(suite):
+    data = FIGURES["nfe"].data(suite)
+    guided = data[data["method"] == "sfd"].assign(guidance=1.5, nfe=lambda rows: 2 * rows["nfe"])
+    data = pd.concat([data, guided], ignore_index=True)
+    with drawing():
+        figure = FIGURES["nfe"].draw(data)
+    axes, far = figure.axes[0], data[(data["method"] == "heun") & (data["nfe"] > 12)]
+    assert len(far) == 1
+    across = [line for line in axes.lines if list(line.get_xdata()) == [0, 1] and to_rgb(line.get_color()) == to_rgb(LOOKS["heun"].colour)]
+    assert [line.get_ydata()[0] for line in across] == far["mean"].tolist()
+    assert axes.get_xlim()[1] < far["nfe"].iloc[0]  # no half of the figure is empty for one point
+    half = [line for line in axes.lines if line.get_fillstyle() == "left"]
+    assert sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in half) == sorted(zip(guided["nfe"], guided["mean"], strict=True))
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "SFD, guided (w = 1.5)" in told and f"Teacher, Heun, NFE {far['nfe'].iloc[0]}" in told
+
+
 def _points(of):
     """Place, face and edge of every point of a collection of markers."""
     if not isinstance(of, PathCollection):

@@ -31,7 +31,7 @@ LAYOUTS = {
     f"{FIGURES}/convergence.csv": Layout(("method", "update", "nfe"), "mean", (("floor", REFERENCE), ("", CURVES))),
     f"{FIGURES}/mismatch.csv": Layout(("measure", "method", "update"), "mean", (("", MISMATCH),)),
     f"{FIGURES}/path.csv": Layout(("method", "loss", "node"), "mean", (("", PATHS),)),
-    f"{FIGURES}/nfe.csv": Layout(("metric", "kind", "method", "nfe", "trained"), "mean", (("floor", REFERENCE), ("", METRICS))),
+    f"{FIGURES}/nfe.csv": Layout(("metric", "kind", "method", "nfe", "guidance", "trained"), "mean", (("floor", REFERENCE), ("", METRICS))),
     f"{FIGURES}/cost.csv": Layout(("metric", "kind", "method", "nfe"), "mean", (("cost", CURVES), ("", METRICS))),
     f"{FIGURES}/samples.csv": Layout(("row", "column", "source", "key", "image_seed"), "sha256"),
     f"{FIGURES}/ring.csv": Layout(("panel", "method", "update"), "mean", (("floor", TEACHER_VALUES), ("teacher", TEACHER_VALUES))),

@@ -12,44 +12,67 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from backtrail.errors import UserError
-from backtrail.report.collect import Suite, archive_metadata, costs, floor, images, of_metric, quality, unguided
+from backtrail.report.collect import Suite, archive_metadata, costs, floor, images, of_metric, quality
 from backtrail.report.mosaic import draw_images
 from backtrail.report.names import look, metric_label
 from backtrail.report.seeds import over_seeds, seeds_sentence
 from backtrail.report.style import floor_line, handle, legend_below, log_if_wide, over
 
+HALF = {"fillstyle": "left", "markerfacecoloralt": "white"}  # the marker of what was sampled with guidance
+
 
 def nfe_data(suite: Suite) -> pd.DataFrame:
-    """The table metric over NFE: metric, kind, method, nfe, trained, mean, min, max, n_seeds, floor."""
+    """The table metric over NFE: metric, kind, method, nfe, guidance, trained, mean, min, max, n_seeds, floor."""
     metric = suite.report.metric
-    rows = of_metric(unguided(quality(suite)), metric)
-    data = over_seeds(rows, ["metric", "kind", "method", "nfe", "trained"], "value").assign(floor=floor(suite, metric))
+    rows = of_metric(quality(suite), metric)
+    data = over_seeds(rows, ["metric", "kind", "method", "nfe", "guidance", "trained"], "value").assign(floor=floor(suite, metric))
     order = {method: i for i, method in enumerate(data["method"].unique())}
     return data.sort_values(
-        ["method", "nfe"], key=lambda column: column.map(order) if column.name == "method" else column, ignore_index=True
+        ["method", "guidance", "nfe"], key=lambda column: column.map(order) if column.name == "method" else column, ignore_index=True
     )
+
+
+def is_reference(data: pd.DataFrame) -> pd.Series:
+    """Which rows of `nfe_data` are the solvers of many evaluations, which the others are to come near: lines across the figure."""
+    few = data[(data["kind"] == "student") & (data["guidance"] == 1)]
+    return (data["kind"] == "teacher") & (data["nfe"] > 2 * (few["nfe"].max() if len(few) else data["nfe"].max()))
 
 
 def draw_nfe(data: pd.DataFrame) -> Figure:
     """SFD, Fig. 6: quality against the number of function evaluations; open markers where a student was not trained for that number."""
     figure = Figure(figsize=(6.8, 4.6), layout="constrained")
-    ticks = sorted(set(data["nfe"]))
-    across = so.Continuous().tick(at=ticks)
-    if ticks[-1] > 6 * ticks[0]:
-        shown = [tick for i, tick in enumerate(ticks) if i == 0 or tick > 1.1 * ticks[i - 1] or tick == ticks[-1]]
-        across = so.Continuous(trans="log").tick(at=shown)
+    across_all, near = data[is_reference(data)], data[~is_reference(data)]
+    plain, guided = near[near["guidance"] == 1], near[near["guidance"] != 1]
     aside = so.Dodge(empty="drop", by=["color"])  # points of one NFE would cover one another
-    plot = over(data, "nfe").add(so.Line(marker=""), aside, legend=False).add(so.Range(linewidth=1, linestyle="-"), aside, legend=False)
+    plot = over(plain, "nfe").add(so.Line(marker=""), aside, legend=False).add(so.Range(linewidth=1, linestyle="-"), aside, legend=False)
     plot = plot.add(so.Dot(color="white", marker="o"), aside, legend=False)  # an open marker shows no line through it
     plot = plot.add(so.Dot(stroke=1.3), aside, fill="trained", legend=False).scale(fill=so.Nominal({True: True, False: False}))
-    plot.scale(x=across.label(like="{x:g}")).label(
+    plot.scale(x=so.Continuous().tick(at=sorted(set(near["nfe"]))).label(like="{x:g}")).label(
         x="NFE (network forwards per image)", y=f"{metric_label(data['metric'].iloc[0])} (lower is better)"
     ).on(figure).plot()
-    floor_line(figure.axes[0], data["floor"].iloc[0], data["min"].min())
-    log_if_wide(figure.axes[0], data["min"])
-    counts = data["method"].value_counts()
-    handles = [handle(look(method), alone=counts[method] == 1) for method in data["method"].unique()]
-    if not data["trained"].all():
+    axes = figure.axes[0]
+    counts = plain["method"].value_counts()
+    handles = [handle(look(method), alone=counts[method] == 1) for method in plain["method"].unique()]
+    for point in guided.itertuples():
+        of, ends = look(point.method), [[point.mean - point.min], [point.max - point.mean]]
+        ring = {
+            "marker": of.marker,
+            "color": of.colour,
+            "fillstyle": "left",
+            "markerfacecoloralt": "white",
+            "markersize": 7,
+            "linestyle": "none",
+        }
+        axes.errorbar(point.nfe, point.mean, ends, elinewidth=1, **ring)
+        handles.append(Line2D([], [], label=f"{of.label}, guided (w = {point.guidance:g})", **ring))
+    for line in across_all.itertuples():
+        of = look(line.method)
+        weight = "" if line.guidance == 1 or "guided" in of.label else f", w = {line.guidance:g}"
+        axes.axhline(line.mean, color=of.colour, linestyle=of.line, linewidth=1.2, zorder=1)
+        handles.append(Line2D([], [], color=of.colour, linestyle=of.line, linewidth=1.2, label=f"{of.label}{weight}, NFE {line.nfe}"))
+    floor_line(axes, data["floor"].iloc[0], data["min"].min())
+    log_if_wide(axes, data["min"])
+    if not plain["trained"].all():
         hollow = {"marker": "o", "markerfacecolor": "white", "linestyle": "none", "color": "#444444"}
         handles.append(Line2D([], [], label="Open marker: NFE not trained for", **hollow))
     legend_below(figure, handles, 3)
@@ -59,10 +82,13 @@ def draw_nfe(data: pd.DataFrame) -> Figure:
 def nfe_caption(data: pd.DataFrame) -> str:
     """What the figure shows, with its seeds."""
     seeds = seeds_sentence(data[data["kind"] == "student"])
+    across = "; a line across: the teacher with many more evaluations" if is_reference(data).any() else ""
+    guided = " Half-filled markers: sampled with guidance, which evaluates two branches a step." if (data["guidance"] != 1).any() else ""
     return (
         f"{metric_label(data['metric'].iloc[0])} against NFE, for the teacher's solvers and the students. Students: mean, bars from "
-        f"minimum to maximum over {seeds}; the teacher is one model. Open markers: the student was not trained for that NFE. Dotted line: "
-        "what the metric reads for real images against real images at this sample size. Compare SFD, Fig. 6."
+        f"minimum to maximum over {seeds}; the teacher is one model{across}. Open markers: the student was not trained for that NFE."
+        f"{guided} Points of one NFE stand side by side. "
+        "Dotted line: what the metric reads for real images against real images at this sample size. Compare SFD, Fig. 6."
     )
 
 
@@ -72,6 +98,7 @@ def cost_data(suite: Suite) -> pd.DataFrame:
     Students at the NFE they were trained for, and solvers at no more NFE than those: the paper's figure is about fast sampling.
     """
     data = nfe_data(suite)
+    data = data[data["guidance"] == 1]
     students = (data["kind"] == "student") & data["trained"]
     data = data[students | ((data["kind"] == "teacher") & (data["nfe"] <= data.loc[students, "nfe"].max()))]
     spent = costs(suite).groupby("method")["cost"].mean()
