@@ -61,20 +61,26 @@ class Stage:
 
     def section(self, model: type[S], key: str) -> S:
         """A section of params.yaml, or of a method by its own key; a stage reads what dvc.yaml declares and nothing else."""
-        if not any(f"{key}.".startswith(f"{known}.") for known in self.declared.params):
-            raise LookupError(f"{self.name} reads {key} of params.yaml, which dvc.yaml does not declare")
+        self._check_declared(key)
         return section(model, key)
 
     def part(self, model: type[S], whole: type[Section], key: str) -> S:
         """The fields that a model has of the section at `key`, a `whole`: dvc.yaml declares each by itself, and none of the others."""
-        return model(**{name: self.value(whole, f"{key}.{name}") for name in model.model_fields})
+        self._check_declared(*(f"{key}.{name}" for name in model.model_fields))
+        values = section(whole, key)
+        return model(**{name: getattr(values, name) for name in model.model_fields})
 
     def value(self, model: type[Section], key: str) -> Any:
         """One value of a section, its default where the file has none: `stage.value(Metrics, "metrics.n_curve")`."""
+        self._check_declared(key)
         head, _, last = key.rpartition(".")
-        if key not in self.declared.params and head not in self.declared.params:
-            raise LookupError(f"{self.name} reads {key} of params.yaml, which dvc.yaml does not declare")
         return getattr(section(model, head), last)
+
+    def _check_declared(self, *keys: str) -> None:
+        """Raises LookupError unless dvc.yaml declares each key, or a section that it is in."""
+        for key in keys:
+            if not any(f"{key}.".startswith(f"{known}.") for known in self.declared.params):
+                raise LookupError(f"{self.name} reads {key} of params.yaml, which dvc.yaml does not declare")
 
     @property
     def inputs(self) -> list[str]:
