@@ -1,0 +1,36 @@
+"""What the repository publishes: a teacher whose solvers are in order, and weights that are those of the suite that trained them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from backtrail import layout
+from backtrail.artifacts import file_digest, load_json
+from backtrail.ledger.gathered import read_gathered
+from backtrail.parameters.suite import read_suite
+
+ROOT = Path(__file__).parents[2]
+TRAINED = ROOT / "suites/fashion-mnist-teacher"
+SPREAD = 1.02  # of a Frechet distance of 5,000 images between two sets of seeds, generously
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpmpp-3m"])
+@pytest.mark.parametrize("metric", ["fd_efficientnet_lite0", "fd_classifier"])
+def test_more_evaluations_are_never_worse(solver: str, metric: str) -> None:
+    by_nfe = load_json(TRAINED / layout.metrics())["values"][solver]
+    distances = [by_nfe[nfe][metric] for nfe in sorted(by_nfe, key=lambda key: int(key.removeprefix("nfe")))]
+    assert len(distances) >= 3
+    assert all(more <= SPREAD * fewer for fewer, more in zip(distances, distances[1:], strict=False)), distances
+
+
+def test_the_weights_are_those_of_the_suite_that_trained_them() -> None:
+    built_in = read_suite(ROOT / "params.yaml")
+    folder = ROOT / built_in.teacher.local
+    records = read_gathered(TRAINED)
+    for stage, path in (("teacher", layout.TEACHER), ("classifier", layout.CLASSIFIER)):
+        digest = file_digest(folder / Path(path).name)
+        record = yaml.safe_load(records[layout.record(stage)])
+        assert digest == record["outputs"][path] == built_in.teacher.sha256[Path(path).name]
+        assert digest in (folder / "README.md").read_text(encoding="utf-8")
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 8e6
