@@ -8,7 +8,10 @@ import pytest
 from backtrail.audit import prose, quotes
 from backtrail.audit.audit import audit
 from backtrail.audit.findings import BROKEN, UNBACKED, Finding
+from backtrail.cli.quote import TEXTS
 from backtrail.ledger.ledger import Ledger, open_ledger
+from backtrail.parameters.base import read
+from pipeline.conftest import ROOT
 from tamper.conftest import commit
 
 pytestmark = pytest.mark.xdist_group("tamper")
@@ -20,7 +23,8 @@ def mark(selector: str, shown: str) -> str:
 
 
 DISBACK, SFD_V = mark("disback,fd", "22.59"), mark("sfd-v,nfe=3,fd", "20.99")
-VERDICT = "undecided at this size: SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5 (FD-classifier)"
+CLAIM = "SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5 (FD-classifier)"
+VERDICT = f"undecided at this size: {CLAIM}"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def found(opened: Ledger, monkeypatch: pytest.MonkeyPatch):
     def of(text: str) -> list[Finding]:
         for module in (prose, quotes):
             monkeypatch.setattr(module, "texts", lambda ledger: [("RESULTS.md", text)])
-        return [*quotes.wrong_quotes(opened), *prose.unmarked(opened)]
+        return [*quotes.wrong_quotes(opened, TEXTS), *prose.unmarked(opened)]
 
     return of
 
@@ -47,6 +51,8 @@ def found(opened: Ledger, monkeypatch: pytest.MonkeyPatch):
         f"| student | FD |\n|---|---|\n| DisBack, NFE 1 | {DISBACK} |\n| SFD-v, NFE 3 | {SFD_V} |\n",
         f"SFD-v ends at {SFD_V}, DisBack at {DISBACK}.",
         f"- {VERDICT}\n- {VERDICT.upper()}",
+        f"- undecided with three seeds (it takes more):\n  - {CLAIM}\n- held:\n\n{CLAIM} is undecided.",
+        f"## Held\n\n## Undecided\n\n- {CLAIM}\n\n## Held against the paper\n\n{CLAIM}",
         "DisBack ran for 12.5 min with 3 seeds on CIFAR-10 (arXiv 2408.15991, Table 12, Eq. 10), `lr=0.001`, at NFE 34.",
         "The data set has 60,000 images, and the teacher's loss was 0.31.",
     ],
@@ -103,6 +109,10 @@ def test_a_mark_that_points_to_a_better_row_is_broken(found, text: str, message:
         (VERDICT.replace("undecided at this size", "HELD").replace(" beats ", "\n  beats "), BROKEN, "says held of"),
         ("| SFD-v improves with every further NFE it is trained for | held |", BROKEN, "says held of 'SFD-v improves"),
         ("- held: DisBack beats every other method", UNBACKED, "gives a verdict on no claim"),
+        (f"- held:\n  - {CLAIM}", BROKEN, "says held of 'SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5'"),
+        (f"**Held** (three seeds):\n\n* of the few-step students:\n  * {CLAIM}", BROKEN, "says held of"),
+        (f"## Not held\n\nIn FD-classifier:\n\n1. {CLAIM}", BROKEN, "says not held of"),
+        (f"- held:\n\n| {CLAIM} |", BROKEN, "says held of"),
     ],
 )
 def test_a_verdict_that_is_not_the_table_s_is_named(found, text: str, verdict: str, message: str) -> None:
@@ -119,7 +129,10 @@ def test_what_is_measured_by_other_means_is_told_and_what_stands_beside_it_is_no
     ]
 
 
-@pytest.mark.parametrize("piece", ["DisBack 1.5 ", "<!-- number a -->", "<!-- measured: x -->", "[", "`", "\n ", "held "])
+@pytest.mark.parametrize(
+    "piece",
+    ["DisBack 1.5 ", "<!-- number a -->", "<!-- measured: x -->", "<!-- quote x -->", "# held\n- ", "held:\n", "[", "`", "\n ", "held "],
+)
 def test_a_text_made_to_be_slow_is_read_in_a_moment(found, piece: str) -> None:
     started = time.process_time()
     found(piece * (100_000 // len(piece)))
@@ -141,6 +154,14 @@ def test_another_file_that_git_tracks_is_read_and_the_right_numbers_beside_stay_
 
 
 def test_this_repository_s_own_prose_is_quoted() -> None:
-    ledger = open_ledger(Path(__file__).parents[2])
-    assert [finding.message for finding in [*prose.unmarked(ledger), *quotes.wrong_quotes(ledger)]] == []
-    assert len(list(quotes.quoted_numbers(ledger))) > 8
+    ledger = open_ledger(ROOT)
+    assert [finding.message for finding in [*prose.unmarked(ledger), *quotes.wrong_quotes(ledger, TEXTS)]] == []
+    assert len(list(quotes.quoted(ledger, TEXTS))) > 8
+
+
+def test_the_ablations_prose_is_quoted_too(tmp_path: Path) -> None:
+    """Its results have no ledger here: what names methods are read from the parameters alone."""
+    folder = ROOT / "suites/ablations"
+    ledger = Ledger(folder, {}, {}, read(folder / "params.yaml"))
+    assert [finding.message for finding in [*prose.unmarked(ledger), *quotes.wrong_quotes(ledger, TEXTS)]] == []
+    assert len(list(quotes.quoted(ledger, TEXTS))) == len(list((folder / "reports/axes").glob("*.csv")))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from backtrail.audit.alike import apart
-from backtrail.audit.quotes import same_rounded
+from backtrail.audit.quotes import as_shown
 from backtrail.ledger.hashes import Hashes, hash_file
 from backtrail.nested import differences, is_number, leaves
 
@@ -119,10 +119,18 @@ def test_a_hash_audit_of_ten_gigabytes_takes_no_more_than_sha256sum_and_a_half(t
         ("1,234", "1234.4", True),
         ("held", "held", True),
         ("0.040", "0.04", True),
+        ("-0.7", "-0.66", True),
+        ("4,7,1", "471", False),
+        ("5e2", "500", False),
+        ("+471", "471", False),
+        ("0471", "471", False),
+        ("٤٧١", "471", False),
+        ("nan", "nan", True),
+        ("", "0.5", False),
     ],
 )
 def test_a_quoted_number_must_be_the_value_rounded(shown: str, value: str, same: bool) -> None:
-    assert same_rounded(shown, value) is same
+    assert (as_shown(value, shown) == shown) is same and as_shown(value, as_shown(value, shown)) == as_shown(value, shown)
 
 
 def test_results_that_are_rounded_otherwise_are_held_against_one_another(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from synthetic_suite import METRIC, SEEDS, SOLVERS, parameters, write_csv, write
 from backtrail.errors import UserError
 from backtrail.parameters.base import validate
 from backtrail.parameters.report import Axis, Report, SamplerAxis
-from backtrail.report.ablations import axis_caption, axis_data, axis_sentence, below, render_axis, sampler_axis_data, sampler_axis_sentence
+from backtrail.report.ablations import axis_data, render_axis, sampler_axis_data
+from backtrail.report.axis_text import axis_caption, axis_sentence, below, sampler_axis_sentence
 from backtrail.report.collect import open_suite
 
 # Last three evaluations and what a mean over them gives; the first row and the one before the last three must not count.

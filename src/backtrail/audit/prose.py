@@ -2,15 +2,15 @@
 
 A text is taken in blocks, as a reader sees it: a paragraph, an item of a list or a row of a table, wherever its lines are broken. In a
 block that names a method, each number that is no setting (`NFE 4`, `3 seeds`, `12 min`) has to be quoted (`quotes.py`), and each verdict
-has to be the one that the table of claims has for the claim beside it. What was measured by other means than the suite's stages stands
-between `<!-- measured: COMMAND -->` and `<!-- /measured -->`, and is counted and told. Numbers below ten without a point, and numbers in
-words, are not looked for.
+has to be the one that the table of claims has for the claim beside it, or in the list below it. A text that is quoted whole is left to
+`quotes.py` too. What was measured by other means than the suite's stages stands between `<!-- measured: COMMAND -->` and
+`<!-- /measured -->`, and is counted and told. Numbers below ten without a point, and numbers in words, are not looked for.
 """
 
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -24,8 +24,10 @@ from backtrail.ledger.numbers import owner_of, read_rows
 from backtrail.ledger.repository import tracked
 
 SHOWN = 6
+UNDECIDED = "undecided at this size"
 MARK = re.compile(r"<!-- number (\S+) -->(.{0,200}?)<!-- /number -->", re.DOTALL)
 MEASURED = re.compile(r"<!-- measured: ([^\n>]{1,200}) -->((?:(?!<!-- measured:).)*?)<!-- /measured -->", re.DOTALL)
+WHOLE = re.compile(r"<!-- quote ([\w./-]{1,200}) -->((?:(?!<!-- quote ).)*?)<!-- /quote -->", re.DOTALL)
 QUOTED = re.compile(r"\0(\d+)\0")  # what stands for a mark while blocks are read
 STYLE = re.compile(
     r"</?(?:a|b|i|em|strong|sub|sup|span|s|u|del|ins|code|kbd|small|big|font)\b[^<>]*>|[*~`]+|\[([^\][]{0,500})\]\([^)\s]{0,2000}\)"
@@ -46,6 +48,11 @@ SETTING = re.compile(
 )
 NFE = re.compile(r"\bNFE\s*=?\s*(\d+)\b(?!\s*(?:to|-|\u2013)\s*\d)", re.IGNORECASE)
 VERDICT = re.compile(r"(?<![\w-])(not held|held|undecided at this size|not run)(?=\s*(?:[:|)]|$))", re.IGNORECASE)
+# What stands above a list, or as a heading above claims, and gives them their verdict: `held:`, `## Not held (three seeds)`.
+LEAD = re.compile(
+    r"[\W_]*(not held|held|undecided|not run)(?![\w-])(?: (?:\(|at|with|by|in|for|after|here|so far|yet)\b.*| \(.*)?:?\W*", re.IGNORECASE
+)
+ITEM = re.compile(r"\s*?( *)(?:[-*+]|\d+[.)]|\|)(?: |$|(?<=\|))")
 # How the field spells parts of names otherwise than params.yaml does.
 SPELT = {"dpmpp": r"dpmpp|dpm[\s-]*solver[\s-]*\+\+", "3m": r"\(?3m\)?", "trajectory": r"trajectory[\s-]*distillation|algorithm[\s-]*1"}
 
@@ -94,21 +101,26 @@ def texts(ledger: Ledger) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a text as it is read, marks taken out of it: (place in it, target, what is quoted) of each."""
+    """One block of a text as it is read, marks taken out of it: (place in it, target, what is quoted) of each.
+
+    indent: spaces before an item of a list or a row of a table; None of a paragraph or a heading.
+    """
 
     text: str
     quotes: tuple[tuple[int, str, str], ...]
+    indent: int | None = None
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """The blocks of a text; what was measured by other means is left out."""
+    """The blocks of a text; what is quoted whole or was measured by other means is left out."""
     marks: list[tuple[str, str]] = []
 
     def taken(mark: re.Match[str]) -> str:
         marks.append((mark[1], mark[2].strip()))
         return f"\0{len(marks) - 1}\0"
 
-    text = MEASURED.sub("\n\n", MARK.sub(taken, text.replace("\0", " ").replace("\r\n", "\n")))
+    text = WHOLE.sub("\n\n", text.replace("\0", " ").replace("\r\n", "\n"))
+    text = MEASURED.sub("\n\n", MARK.sub(taken, text))
     text = "".join(c for c in unicodedata.normalize("NFKC", html.unescape(text)) if unicodedata.category(c) != "Cf")
     for part in BLOCK.split(text):
         line = " ".join(ADDRESS.sub(" ", STYLE.sub(lambda found: found[1] or "", part)).split())
@@ -117,7 +129,7 @@ def blocks(text: str) -> Iterator[Block]:
         for index, after in zip(pieces[1::2], pieces[2::2], strict=True):
             quotes.append((len(read), *marks[int(index)]))
             read += "  " + after
-        yield Block(read, tuple(quotes))
+        yield Block(read, tuple(quotes), len(item[1]) if (item := ITEM.match(part)) else None)
 
 
 def unquoted(names: Names, block: Block) -> list[str]:
@@ -139,9 +151,9 @@ def unmarked(ledger: Ledger) -> Iterator[Finding]:
     names, claims = names_of(ledger), read_rows(ledger.folder / CLAIMS)
     for file, text in texts(ledger):
         found = []
-        for block in blocks(text):
+        for block, lead in with_leads(blocks(text)):
             found += unquoted(names, block)
-            yield from _verdicts(file, names, block, claims)
+            yield from _verdicts(file, names, block, lead, claims)
         if found:
             shown = "; ".join(f"'... {one}'" for one in found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
             message = f"{file}: {len(found)} numbers beside a method's name are quoted from nothing: {shown}"
@@ -149,8 +161,24 @@ def unmarked(ledger: Ledger) -> Iterator[Finding]:
             yield Finding(UNBACKED, f"{file}:unmarked", f"? -> {file}", message, "mark them: <!-- number FILE:SELECTOR -->")
 
 
-def _verdicts(file: str, names: Names, block: Block, claims: list[dict[str, str]]) -> Iterator[Finding]:
-    said = {found[1].lower() for found in VERDICT.finditer(block.text)}
+def with_leads(of: Iterable[Block]) -> Iterator[tuple[Block, str]]:
+    """Each block with the verdict that a lead above gives it: above its list, or in a heading above it; empty where there is none."""
+    heading, verdict, indent = "", "", 0
+    for block in of:
+        if block.text.startswith("#"):
+            heading, verdict = (lead[1] if (lead := LEAD.fullmatch(block.text)) else ""), ""
+            continue
+        if block.indent is None or block.indent <= indent:
+            verdict = ""
+        if lead := LEAD.fullmatch(block.text):
+            verdict, indent = lead[1], -1 if block.indent is None else block.indent
+        yield block, verdict or heading
+
+
+def _verdicts(file: str, names: Names, block: Block, lead: str, claims: list[dict[str, str]]) -> Iterator[Finding]:
+    said = {
+        UNDECIDED if (word := found.lower()).startswith("undecided") else word for found in VERDICT.findall(block.text) or [lead] if found
+    }
     if not said or not names.pattern.search(block.text):
         return
     text = _plain(block.text)

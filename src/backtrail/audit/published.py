@@ -7,7 +7,7 @@ commits `published.json` beside them (`backtrail reproduced --publish`), which n
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from backtrail.artifacts import save_json
 from backtrail.audit.runs import Run, open_run
 from backtrail.errors import UserError
-from backtrail.layout import METRICS, TABLES
+from backtrail.layout import METRICS, PARAMS_FILE, TABLES
 from backtrail.ledger.history import history
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find
@@ -75,6 +75,18 @@ def numbers_at(run: Run, ledger: Ledger, file: str) -> list[Number]:
     """The numbers of a file in a run; none where the run's own lock names other bytes."""
     text = run.read(file)
     return numbers_in(ledger, file, text) if text is not None and _as_locked(run, file, text) else []
+
+
+def text_at(run: Run, paths: Iterable[str], write: Callable[[Path], str]) -> str:
+    """What `write` makes of files of a suite as a run has them, laid into a folder; empty where one is not there or not the lock's."""
+    texts = {path: run.read(path) for path in paths}
+    if not all(text is not None and (path == PARAMS_FILE or _as_locked(run, path, text)) for path, text in texts.items()):
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        for path, text in texts.items():
+            (copy := Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(text or "", encoding="utf-8")
+        return write(Path(folder))
 
 
 def _as_locked(run: Run, file: str, text: str) -> bool:

@@ -1,22 +1,37 @@
-"""Numbers quoted in prose: `<!-- number FILE:SELECTOR -->13.9<!-- /number -->` in a Markdown file of the suite.
+"""What prose quotes: `<!-- number FILE:SELECTOR -->13.9<!-- /number -->`, and texts that are quoted whole, `<!-- quote NAME -->`.
 
-What stands between the marks must be the number's value, rounded to the digits that are shown: the value that lies here, or the one of the
-published results, those of the present commit, where this machine's own run does not repeat it (another processor rounds differently). The
-method and NFE that the words around it name must be its own.
+What stands between the marks is rendered from the suite's results, a number to the digits that are shown. `backtrail quote` writes it,
+the audit compares: with what is rendered from the values that lie here, or from the published ones, those of the present commit, where this
+machine's own run does not repeat them (another processor rounds differently). The method and NFE that the words around a number name must
+be its own.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from functools import cache
+from functools import cache, partial
+from itertools import zip_longest
+from pathlib import Path
 
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, Finding
-from backtrail.audit.prose import Block, blocks, misplaced, names_of, texts
-from backtrail.audit.published import numbers_at
+from backtrail.audit.prose import MARK, WHOLE, Block, blocks, misplaced, names_of, texts
+from backtrail.audit.published import numbers_at, text_at
 from backtrail.audit.runs import open_run
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find
+
+RENEW = "backtrail quote"
+PLAIN = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who writes the texts that are quoted whole, by name: from which files, and how. Handed in: this room does not know the report's."""
+
+    sources: Callable[[str], tuple[str, ...]]
+    write: Callable[[str, Path], str]
 
 
 @dataclass(frozen=True)
@@ -40,14 +55,26 @@ def marked(ledger: Ledger) -> Iterator[tuple[Quotation, Block, int]]:
                 yield Quotation(file, (("value", target),), "quoted", shown, (target.partition(":")[0],)), block, place
 
 
-def quoted_numbers(ledger: Ledger) -> Iterator[Quotation]:
-    """The quoted numbers alone."""
+def whole(ledger: Ledger, writer: Writer) -> Iterator[Quotation]:
+    """Every text that is quoted whole in the Markdown files of the suite, resting on the files that it is written from."""
+    for file, text in texts(ledger):
+        for name, shown in WHOLE.findall(text):
+            try:
+                sources = writer.sources(name)
+            except UserError:
+                sources = ()
+            yield Quotation(file, (("value", name),), "quoted", shown.strip(), sources)
+
+
+def quoted(ledger: Ledger, writer: Writer) -> Iterator[Quotation]:
+    """Everything that is quoted."""
     for quotation, _, _ in marked(ledger):
         yield quotation
+    yield from whole(ledger, writer)
 
 
-def wrong_quotes(ledger: Ledger) -> Iterator[Finding]:
-    """Quoted numbers that are not what they quote, or not what the words around them say, each a finding of its own; those that are so in
+def wrong_quotes(ledger: Ledger, writer: Writer) -> Iterator[Finding]:
+    """Quotations that are not what they quote, or not what the words around them say, each a finding of its own; those that are so in
     the published results alone are told."""
     names, in_head = names_of(ledger), cache(lambda file: published(ledger, file))
     for quotation, block, place in marked(ledger):
@@ -62,14 +89,75 @@ def wrong_quotes(ledger: Ledger) -> Iterator[Finding]:
             message = f"{file}: {text}, quoted from {number.name}, {wrong}: '{block.text[:100]}'"
             yield Finding(BROKEN, quotation.subject, link, message)
             continue
-        if same_rounded(text, number.text):
+        if text == as_shown(number.text, text):
             continue
         other = {of.name: of.text for of in in_head(number.file)}.get(number.name, "")
-        if other and same_rounded(text, other):
+        if other and text == as_shown(other, text):
             message = f"{file} says {text}, as published; {number.name} is {number.text} in this run{_apart(other, number.text)}"
             yield Finding(PUBLISHED, quotation.subject, link, message)
         else:
-            yield Finding(BROKEN, quotation.subject, link, f"{file} says {text}; {number.name} is {number.text}")
+            yield Finding(BROKEN, quotation.subject, link, f"{file} says {text}; {number.name} is {number.text}", RENEW)
+    for quotation in whole(ledger, writer):
+        yield from _wrong_text(ledger, writer, quotation)
+
+
+def _wrong_text(ledger: Ledger, writer: Writer, quotation: Quotation) -> Iterator[Finding]:
+    file, name = quotation.file, dict(quotation.row)["value"]
+    link = f"{', '.join(quotation.sources) or '?'} -> {file}"
+    try:
+        now = writer.write(name, ledger.folder)
+    except (UserError, ValueError) as error:
+        yield Finding(UNBACKED, quotation.subject, link, f"{file} quotes the text {name}, which cannot be written: {error}")
+        return
+    if quotation.text == now:
+        return
+    try:
+        as_published = text_at(open_run("HEAD", ledger.folder), quotation.sources, partial(writer.write, name))
+    except (UserError, ValueError):
+        as_published = ""
+    if quotation.text == as_published:
+        yield Finding(PUBLISHED, quotation.subject, link, f"{file} quotes the text {name} as published; this run's is another")
+    else:
+        was, is_now = first_difference(quotation.text, now)
+        message = f"{file}: the text {name} is not what {', '.join(quotation.sources)} says: found '{was}', expected '{is_now}'"
+        yield Finding(BROKEN, quotation.subject, link, message, RENEW)
+
+
+def first_difference(was: str, now: str) -> tuple[str, str]:
+    """The first lines in which two texts differ, shortened."""
+    pairs = zip_longest(was.splitlines(), now.splitlines(), fillvalue="")
+    return next(((a[:100], b[:100]) for a, b in pairs if a != b), ("", ""))
+
+
+def renewed(ledger: Ledger, text: str, writer: Writer) -> tuple[str, list[str], list[str]]:
+    """A Markdown text with everything that it quotes rendered anew; what changed, and what cannot be found, a line for each."""
+    changes: list[str] = []
+    faults: list[str] = []
+
+    def write(mark: re.Match[str]) -> str:
+        try:
+            now = writer.write(mark[1], ledger.folder)
+        except (UserError, ValueError) as error:
+            faults.append(f"the text {mark[1]}: {error}")
+            return mark[0]
+        if (was := mark[2].strip().replace("\r\n", "\n")) == now:
+            return mark[0]
+        changes.append("the text {}: '{}' -> '{}'".format(mark[1], *first_difference(was, now)))
+        ending = "\r\n" if "\r\n" in text else "\n"
+        return ending.join([f"<!-- quote {mark[1]} -->", *now.splitlines(), "<!-- /quote -->"])
+
+    def number(mark: re.Match[str]) -> str:
+        try:
+            (found,) = find(ledger, mark[1])
+        except (UserError, ValueError) as error:
+            faults.append(f"{mark[1]}: {error}")
+            return mark[0]
+        if (shown := mark[2].strip()) == (now := as_shown(found.text, shown)):
+            return mark[0]
+        changes.append(f"{found.name}: {shown or 'nothing'} -> {now}")
+        return f"<!-- number {mark[1]} -->{now}<!-- /number -->"
+
+    return MARK.sub(number, WHOLE.sub(write, text)), changes, faults
 
 
 def published(ledger: Ledger, file: str) -> list[Number]:
@@ -88,10 +176,16 @@ def _apart(published: str, here: str) -> str:
         return ""
 
 
-def same_rounded(shown: str, value: str) -> bool:
-    """Whether `shown` is `value` to the last digit shown."""
+def as_shown(value: str, shown: str) -> str:
+    """A value as a text shows it that has `shown`: to as many digits behind the point, with commas where it has some.
+
+    A word stands as it is, and so does a value in the place of what is no number in plain digits (`5e2`, `4,7,1`, nothing yet).
+    """
     try:
-        quoted, exact = Decimal(shown.replace(",", "")), Decimal(value)
-        return quoted == exact.quantize(quoted)
+        exact = Decimal(value)
+        if not exact.is_finite() or not PLAIN.fullmatch(shown):
+            return value
+        rounded = exact.quantize(Decimal(shown.replace(",", "")))
     except InvalidOperation:
-        return shown == value
+        return value
+    return f"{rounded:,f}" if "," in shown else f"{rounded:f}"

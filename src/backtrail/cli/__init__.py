@@ -46,6 +46,7 @@ COMMANDS = {
     "images": "images of a teacher or a student to look at, by seed",
     "why": "where a number comes from: its chain down to the data",
     "audit": "check every number against the bytes it comes from",
+    "quote": "renew the numbers and texts that Markdown files quote from the results",
     "impact": "which numbers change if a file is wrong",
     "diff": "where two runs part",
     "reproduced": "how near this run came to the published results",

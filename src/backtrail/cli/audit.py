@@ -15,6 +15,7 @@ from backtrail.audit.findings import EXIT_CODES, MEANINGS
 from backtrail.audit.findings_text import findings_in_words
 from backtrail.audit.levels import LEVELS, what_it_proves
 from backtrail.audit.plausible import EXIT_CODE
+from backtrail.cli.quote import TEXTS
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import open_ledger
 from backtrail.report.statements import STATEMENTS
@@ -38,7 +39,7 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], sample: int | None
     if (seed is not None and sample is None) or (sample is not None and "stage" not in levels):
         raise click.UsageError("--seed goes with --sample, and --sample with --level stage")
     check_patterns(stages)
-    done = audit(".", recomputations(levels, stages or ("*",), sample=sample, seed=seed), list(STATEMENTS))
+    done = audit(".", recomputations(levels, stages or ("*",), sample=sample, seed=seed), list(STATEMENTS), TEXTS)
     if form == "json":
         click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2, ensure_ascii=False))
     else:

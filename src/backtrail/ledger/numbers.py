@@ -150,10 +150,10 @@ def _solver_is_known(ledger: Ledger, row: dict[str, str]) -> bool:
 
 
 def of_json(ledger: Ledger, file: str) -> Iterator[Number]:
-    """The values of a metric file or of a reference's file."""
+    """The values of a metric file or of a reference's file; none where there is no such file, or no JSON in it."""
     try:
         content = json.loads((ledger.folder / file).read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError):
         return
     found = content.get("values", {}) if "values" in content else {k: v for k, v in content.items() if isinstance(v, dict)}
     stage = ledger.maker(file)

@@ -1,0 +1,137 @@
+"""`backtrail quote` renews what prose quotes, by the renderer that the audit compares with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backtrail.audit.audit import audit
+from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, VERIFIED
+from backtrail.cli.quote import TEXTS
+from tamper.conftest import commit
+from tamper.forging import rewrite_ledger
+from tamper.hand_made import LAST, build
+
+TABLE = "reports/tables/claims.csv"
+CLAIMS = """claim,text,source,quantity,verdict,weakest_margin,seeds_to_decide
+a,SFD beats its teacher,SFD,FD,held,3.5,
+b,SFD-v beats SFD,SFD,FD,undecided at this size,-0.5,26
+b2,SFD-v beats SFD,SFD,KID,undecided at this size,0.5,inf
+c,DisBack beats Diff-Instruct,DisBack,FD,undecided at this size,-1,
+d,DisBack ends nearer,DisBack,FD,not run,,
+"""
+LIST = """- held:
+  - SFD beats its teacher (FD)
+- undecided at this size (seeds: how many would decide it, if the effect is the one seen; *against*: in its weakest condition):
+  - SFD-v beats SFD (FD: 26 seeds, *against*; KID)
+  - DisBack beats Diff-Instruct (FD: *against*)
+- not run:
+  - DisBack ends nearer (FD)"""
+PROSE = f"""# Results
+
+Heun has <!-- number {LAST}:heun/nfe34/fd -->4.1<!-- /number -->, to more digits <!-- number {LAST}:heun/nfe34/fd -->0.000<!-- /number -->,
+and <!-- number {LAST}:heun/nfe34/fd --><!-- /number --> as it stands; the verdict on one claim is
+<!-- number {TABLE}:a,verdict -->not held<!-- /number -->.
+
+<!-- quote claims -->
+- held: SFD-v beats everything
+<!-- /quote -->
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    folder = build(tmp_path / "suite")
+    (folder / "reports/tables").mkdir(parents=True)
+    (folder / TABLE).write_text(CLAIMS)
+    return folder
+
+
+def backtrail(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "backtrail", *arguments], cwd=folder, capture_output=True, text=True)
+
+
+def verdicts(folder: Path) -> list[str]:
+    return [one.verdict for one in audit(folder, writer=TEXTS).judged if one.number.file == "README.md"]
+
+
+def test_what_is_quoted_is_renewed_and_the_audit_finds_it_right(suite: Path) -> None:
+    (suite / "README.md").write_text(PROSE)
+    said = backtrail(suite, "quote", "--check")
+    assert said.returncode == 1 and "5 quotations in 1 files differ" in said.stdout
+    assert f"README.md: {LAST}:heun/nfe34,fd: 4.1 -> 4.2" in said.stdout
+    assert (suite / "README.md").read_text() == PROSE, "--check writes nothing"
+    assert "5 quotations in 1 files renewed" in backtrail(suite, "quote").stdout
+    text = (suite / "README.md").read_text()
+    assert "-->4.2<" in text and "-->4.250<" in text and "-->4.25<" in text and "-->held<" in text
+    assert f"<!-- quote claims -->\n{LIST}\n<!-- /quote -->" in text
+    # The table of claims is of no stage in this suite.
+    assert verdicts(suite) == [VERIFIED] * 3 + [UNBACKED] * 2
+    again = backtrail(suite, "quote", "--check")
+    assert (again.returncode, again.stdout) == (0, "every quotation is as the results say\n")
+
+
+def test_line_ends_and_all_else_stay(suite: Path) -> None:
+    (suite / "README.md").write_bytes("\ufeffé\r\n<!-- quote claims --><!-- /quote -->\r\n\tend  \r\n".encode())
+    backtrail(suite, "quote")
+    wanted = f"\ufeffé\n<!-- quote claims -->\n{LIST}\n<!-- /quote -->\n\tend  \n".replace("\n", "\r\n")
+    assert (suite / "README.md").read_bytes().decode() == wanted
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("  - SFD beats its teacher (FD)", "  - SFD-v beats its teacher (FD)"),
+        ("- held:", "- not held:"),
+        ("26 seeds", "6 seeds"),
+        ("- not run:\n  - DisBack ends nearer (FD)", ""),
+        ("  - DisBack ends", "DisBack reaches 2.1\n\n  - DisBack ends"),
+    ],
+)
+def test_a_text_that_was_edited_is_broken(suite: Path, was: str, now: str) -> None:
+    assert was in LIST
+    (suite / "README.md").write_text(f"<!-- quote claims -->\n{LIST.replace(was, now)}\n<!-- /quote -->\n")
+    done = audit(suite, writer=TEXTS)
+    (finding,) = [one for one in done.findings if one.verdict == BROKEN]
+    assert "README.md: the text claims is not what reports/tables/claims.csv says" in finding.message and done.exit_code == 30
+
+
+def test_as_published_and_otherwise_here_is_told(suite: Path) -> None:
+    (suite / "README.md").write_text("<!-- quote axes/nodes -->x<!-- /quote -->")
+    commit(suite, "a text that nobody can write")
+    (finding,) = [one for one in audit(suite, writer=TEXTS).findings if one.subject.startswith("README.md")]
+    assert finding.verdict == UNBACKED and "cannot be written" in finding.message
+    (suite / "README.md").write_text(f"<!-- number {LAST}:heun/nfe34/fd -->4.25<!-- /number -->")
+    commit(suite, "4.25")
+    (suite / LAST).write_text(json.dumps({"protocol": [], "values": {"heun": {"nfe34": {"fd": 4.5}}}}))
+    rewrite_ledger(suite)
+    assert verdicts(suite) == [PUBLISHED]
+    assert "4.25 -> 4.50" in backtrail(suite, "quote").stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("<!-- number results/nothing.json:fd -->1<!-- /number -->", "README.md: not there: results/nothing.json:fd: "),
+        ("<!-- quote poem -->1<!-- /quote -->", "there is no text poem to quote; known: claims, axes/NAME"),
+        ("<!-- quote axes/../../x -->1<!-- /quote -->", "there is no text axes/../../x to quote"),
+    ],
+)
+def test_what_is_not_there_is_named_and_left(suite: Path, target: str, message: str) -> None:
+    (suite / "README.md").write_text(target)
+    said = backtrail(suite, "quote")
+    assert said.returncode == 2 and message in said.stderr and (suite / "README.md").read_text() == target
+
+
+def test_a_text_in_another_encoding_is_left_alone(suite: Path) -> None:
+    (suite / "README.md").write_bytes(b"caf\xe9")
+    said = backtrail(suite, "quote")
+    assert said.returncode == 2 and "README.md is not UTF-8" in said.stderr and (suite / "README.md").read_bytes() == b"caf\xe9"
+
+
+def test_results_without_a_ledger_can_be_quoted(suite: Path) -> None:
+    (suite / "dvc.lock").unlink()
+    (suite / "README.md").write_text(PROSE)
+    assert backtrail(suite, "quote").returncode == 0 and "-->4.250<" in (suite / "README.md").read_text()
