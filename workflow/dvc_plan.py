@@ -113,6 +113,7 @@ def prepare_suite() -> None:
     sys.path.insert(0, str(package))
     from backtrail.cli.own_files import check_places
     from backtrail.errors import UserError
+    from backtrail.ledger.repository import nameless
     from backtrail.parameters.suite import Suite, read_suite
     from backtrail.pipeline import is_laid_down, lay_down
 
@@ -122,6 +123,8 @@ def prepare_suite() -> None:
             lay_down(Path.cwd())
         if isinstance(suite, Suite):
             check_places(suite)
+        if said := nameless(package):
+            logger.warning(said)
     except UserError as error:
         raise WorkflowError(str(error)) from None
     finally:
@@ -141,7 +144,10 @@ def ask_dvc() -> dict[str, Any]:
     except DvcException as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         if isinstance(error, NotDvcRepoError | SCMError) and not any((above / ".git").exists() for above in FOLDER.absolute().parents):
-            raise WorkflowError("There is no git history here, as in an archive of the sources, and DVC needs one: `git init`") from error
+            raise WorkflowError(
+                "There is no git history here, as in an archive of the sources, and DVC needs one: `git init`, and `git add --all`, "
+                "`git commit --message sources`, or records of stages would name no commit"
+            ) from error
         raise WorkflowError(f"DVC cannot read the stages of this folder: {error}{cause}") from error
     except (ImportError, AttributeError, TypeError) as error:
         raise WorkflowError(

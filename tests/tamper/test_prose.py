@@ -112,7 +112,7 @@ def test_a_mark_that_points_to_a_better_row_is_broken(found, text: str, message:
         (f"- held:\n  - {CLAIM}", BROKEN, "says held of 'SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5'"),
         (f"**Held** (three seeds):\n\n* of the few-step students:\n  * {CLAIM}", BROKEN, "says held of"),
         (f"## Not held\n\nIn FD-classifier:\n\n1. {CLAIM}", BROKEN, "says not held of"),
-        (f"- held:\n\n| {CLAIM} |", BROKEN, "says held of"),
+        (f"Held:\n\n| {CLAIM} |", BROKEN, "says held of"),
     ],
 )
 def test_a_verdict_that_is_not_the_table_s_is_named(found, text: str, verdict: str, message: str) -> None:

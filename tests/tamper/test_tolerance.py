@@ -10,12 +10,14 @@ import torch
 
 from backtrail.audit.audit import Audit, audit
 from backtrail.audit.findings import BROKEN, CLOSE
+from backtrail.audit.rounding import is_near
 from backtrail.cli.audit import recomputations
 from backtrail.ledger.record import processor
 from tamper.forging import edit_record, rewrite_ledger
 from tamper.hand_made import LAST, build
 
 THIS_MACHINE = {"packages": {"torch": metadata.version("torch")}, "host": {"system": "Linux", "machine": "x86_64", "cpus": 1}}
+METRIC = "results/metrics/disback/seed0.json"
 GPU = {"name": "NVIDIA H100", "driver": "1", "cuda": "12", "cudnn": 9}
 
 
@@ -56,6 +58,50 @@ def test_where_the_record_names_this_machine_nothing_may_differ(suite: Path) -> 
     said = {**THIS_MACHINE, "host": {**THIS_MACHINE["host"], "processor": processor()}}
     (finding,) = audited(suite, 4.252, **said).findings
     assert finding.verdict == BROKEN and "apart" not in finding.message
+
+
+@pytest.mark.parametrize(
+    ("distances", "bounds", "near"),
+    [
+        ([2e-4, 0.0], [1e-4, 0.0], True),
+        ([4e-4, 0.0], [1e-4, 0.0], False),
+        ([9e-5, 9e-5], [1e-9, 0.0], True),
+        ([2e-4, 1e-6], [0.0, 1e-3], False),  # one value's rounding allows another nothing
+        ([1e-9], [0.0], False),
+        ([0.06], [0.05], False),
+        ([0.0], [], False),
+    ],
+)
+def test_each_value_may_move_by_its_own_rounding(distances: list[float], bounds: list[float], near: bool) -> None:
+    assert is_near(distances, bounds) is near
+
+
+@pytest.mark.xdist_group("tamper")
+@pytest.mark.parametrize(
+    "said", [{"device": GPU, "gpu_seconds": 1.0}, {"processor": "Babbage's Engine"}], ids=["a GPU", "another processor"]
+)
+def test_a_record_that_lies_about_its_machine_buys_no_metric(ledger: Path, said: dict[str, Any]) -> None:
+    """The metric level too measures what rounding does here; what the record claims allows nothing by itself."""
+
+    def again(factor: float) -> Audit:
+        path = ledger / METRIC
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["values"]["student"]["nfe1"]["fd_classifier"] *= factor
+        path.write_text(json.dumps(content, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+        rewrite_ledger(ledger)
+        return audit(ledger, recomputations(("metric",), ("metrics@disback-0",), ledger))
+
+    edit_record(ledger, "metrics@disback-0", lambda of: of["host"].update(said) if "processor" in said else of.update(said))
+    done = again(1 + 1e-6)
+    (finding,) = [one for one in done.findings if one.subject == METRIC]
+    assert (
+        finding.verdict == CLOSE
+        and finding.message.endswith("within tolerance")
+        and "this machine's own rounding takes it" in finding.message
+    )
+    assert any("0 the same to the last digit, 1 within tolerance" in note for note in done.notes) and done.exit_code in (5, 7)
+    (finding,) = [one for one in again(1 - 4e-4).findings if one.subject == METRIC]
+    assert finding.verdict == BROKEN and "this machine's own rounding takes it" in finding.message
 
 
 def test_the_same_bytes_are_the_same_wherever_they_were_made(suite: Path) -> None:

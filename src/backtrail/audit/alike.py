@@ -7,14 +7,13 @@ set do. A set of other images with the same mean and spread is as far off as the
 import csv
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backtrail.nested import is_number, leaves
+from backtrail.nested import Place, is_number, leaves
 from backtrail.tensors import load_tensors
 
 
@@ -36,8 +35,13 @@ def apart(was: Path, now: Path) -> float:
         return _archives_apart(was, now)
     if was.suffix not in (".csv", ".json"):
         return math.inf
-    first, second = list(_values(was)), list(_values(now))
-    return max((_numbers_apart(a, b) for a, b in zip(first, second, strict=True)), default=0.0) if len(first) == len(second) else math.inf
+    return max(values_apart(_content(was), _content(now)), default=0.0)
+
+
+def values_apart(was: Any, now: Any) -> list[float]:
+    """The relative differences of two nested values, place by place; infinite where anything differs that is no number."""
+    first, second = ([(place, of if is_number(of) else str(of)) for place, of in leaves(one)] for one in (was, now))
+    return [_numbers_apart(a, b) for a, b in zip(first, second, strict=True)] if len(first) == len(second) else [math.inf]
 
 
 def _archives_apart(was: Path, now: Path) -> float:
@@ -78,7 +82,7 @@ def tensors_apart(pairs: list[tuple[Tensor, Tensor]]) -> float:
     return math.sqrt(square / length) if length else (math.inf if square else 0.0)
 
 
-def _numbers_apart(a: tuple[str, Any], b: tuple[str, Any]) -> float:
+def _numbers_apart(a: tuple[Place, Any], b: tuple[Place, Any]) -> float:
     (name, x), (other, y) = a, b
     if (name, x) == (other, y):
         return 0.0
@@ -89,16 +93,12 @@ def _numbers_apart(a: tuple[str, Any], b: tuple[str, Any]) -> float:
     return abs(x - y) / max(abs(x), 1e-6)
 
 
-def _values(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, value) of everything that a table or a JSON file says; digests of tensors are no numbers that could be near."""
+def _content(path: Path) -> Any:
+    """What a table or a JSON file says; digests of tensors are no numbers that could be near."""
     with open(path, newline="", encoding="utf-8") as file:
         if path.suffix == ".json":
-            content: Any = json.load(file)
-        else:
-            rows = csv.DictReader(file)
-            content = [{key: _number(text) for key, text in row.items() if key not in ("digest", "sha256")} for row in rows]
-    for place, of in leaves(content):
-        yield "/".join(place), of if is_number(of) else str(of)
+            return json.load(file)
+        return [{key: _number(text) for key, text in row.items() if key not in ("digest", "sha256")} for row in csv.DictReader(file)]
 
 
 def _number(text: str) -> float | str:

@@ -19,7 +19,7 @@ from backtrail.layout import LOCK_FILE, PARAMS_FILE
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, open_ledger
 from backtrail.ledger.numbers import Number, layout_of, numbers
-from backtrail.ledger.repository import changed_since_commit
+from backtrail.ledger.repository import changed_since_commit, silence
 
 DOCUMENTS = ("reports/",)
 
@@ -140,7 +140,7 @@ def _notes(ledger: Ledger) -> Iterator[str]:
     """What a reader should know, and what no verdict hangs on."""
     changed = changed_since_commit(ledger.folder, (LOCK_FILE, PARAMS_FILE, "dvc.yaml", "results", "reports", ledger.code))
     if changed is None:
-        yield "the suite lies in no git repository: nothing says which ledger was published"
+        yield f"{silence(ledger.folder)}: nothing says which ledger was published"
     elif changed:
         yield f"not committed: {', '.join(changed[:6])}{f' and {len(changed) - 6} more' if len(changed) > 6 else ''}"
     yield from dropped(ledger)

@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from backtrail.audit.findings import ABSENT, BROKEN, UNBACKED, Finding
 from backtrail.layout import GATHERED
 from backtrail.ledger.fingerprints import text_fingerprint
 from backtrail.ledger.hashes import Digest, Hashes, hash_bytes
 from backtrail.ledger.ledger import Entry, Ledger, Stage
-from backtrail.ledger.repository import cached, code_at, file_at
+from backtrail.ledger.repository import cached, code_at, file_at, silence
 
 TEXT_BYTES = 1 << 22  # of longer files the lines that differ are not looked for
 
@@ -28,6 +29,11 @@ class Evidence:
     bad: set[str] = field(default_factory=set)
     commits: dict[str, dict[str, str]] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def git_is_silent(self) -> str | None:
+        """Why git holds no commit of the suite; None if it does."""
+        return silence(self.ledger.folder)
 
     def code_in(self, commit: str) -> dict[str, str]:
         """Fingerprints of the code's files in a commit that is held, by path in the folder of the code."""

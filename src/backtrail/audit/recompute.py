@@ -5,26 +5,27 @@ since this room knows nothing of the report's.
 """
 
 import fnmatch
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from backtrail.artifacts import load_json
+from backtrail.audit.alike import values_apart
 from backtrail.audit.findings import BROKEN, CLOSE, Finding
+from backtrail.audit.rounding import TOLERANCE, is_near, metrics_bounds, same_machine
 from backtrail.errors import UserError
-from backtrail.layout import AXES, FIGURES, METRICS, PAGE, PARAMS_FILE, TABLES
-from backtrail.ledger.ledger import Ledger, Stage
-from backtrail.ledger.record import processor
+from backtrail.layout import AXES, FIGURES, METRICS, PAGE, PARAMS_FILE, SAMPLES, TABLES
+from backtrail.ledger.ledger import Ledger, Stage, open_ledger
 from backtrail.metrics.evaluate import Measure, evaluate_archive
 from backtrail.metrics.measures import load_measure
-from backtrail.nested import differences, is_number
+from backtrail.nested import differences
 from backtrail.parameters.base import validate
 from backtrail.parameters.metrics import Metrics
 from backtrail.running.determinism import deterministic
@@ -32,7 +33,6 @@ from backtrail.tensors import load_tensors
 
 Result = tuple[list[Finding], set[str], list[str]]  # findings, files that came out the same, notes
 Render = Callable[[str, Path], None]  # of one table or figure, by name, into a folder
-LAST_DIGITS = 1e-4  # relative; where torch or the processor are not those of the record
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,6 @@ def chosen(ledger: Ledger, bad: set[str], patterns: Sequence[str], makes: str) -
     return sound, [f"not computed again, because something that it reads is not sound: {', '.join(left)}"] if left else []
 
 
-def same_machine(ledger: Ledger, stage: Stage) -> bool:
-    """Whether torch and the processor here are those that the stage's record names, and neither is a GPU: then each byte must agree."""
-    record = ledger.records[stage.name] or {}
-    was = record.get("packages", {}).get("torch"), record.get("host", {}).get("processor"), record.get("device")
-    return not torch.cuda.is_available() and was == (metadata.version("torch"), processor(), None)
-
-
 def metrics(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
     """Every metric of the chosen metric stages from the stored samples, held against the stored values to the last digit."""
     found, right = [], set()
@@ -69,36 +62,57 @@ def metrics(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
     measures: dict[str, Measure] = {}
     started = time.perf_counter()
     for stage in todo:
-        (out,) = (path for path in stage.products if path.startswith(f"{METRICS}/"))
-        if (finding := _measured_again(ledger, stage, out, measures)) is None:
-            right.add(out)
+        if (finding := _measured_again(ledger, stage, measures)) is None:
+            right.add(_metric_file(stage))
         else:
             found.append(finding)
-    return found, right, [*notes, f"metrics of {len(todo)} stages computed again in {time.perf_counter() - started:.1f} s"]
+    close = sum(finding.verdict == CLOSE for finding in found)
+    said = f"{len(right)} the same to the last digit" + (f", {close} within tolerance" if close else "")
+    return found, right, [*notes, f"metrics of {len(todo)} stages computed again in {time.perf_counter() - started:.1f} s: {said}"]
 
 
-def _measured_again(ledger: Ledger, stage: Stage, out: str, measures: dict[str, Measure]) -> Finding | None:
-    """What is wrong with a metric file, by its samples and the parameters that the lock names; None if every digit is the same."""
+def measured(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) -> tuple[Any, Any]:
+    """Values and protocol of a metric stage by its samples and the parameters that the lock names. measures: kept from stage to stage."""
     torch.set_num_threads(int((stage.params.get("runtime") or {}).get("threads", 1)))
     deterministic()
     p = validate(Metrics, stage.params["metrics"], "metrics")
     measures |= {name: load_measure(name, folder=ledger.folder) for name in p.extractors if name not in measures}
-    samples = next(path for path in stage.deps if path.startswith("results/samples/"))
-    stored = load_json(ledger.folder / out)
-    values, rule = evaluate_archive(*load_tensors(ledger.folder / samples), measures, p)
+    return evaluate_archive(*load_tensors(ledger.folder / _samples(stage)), measures, p)
+
+
+def print_measured(folder: str, stage: str) -> None:
+    """The values alone, as JSON on standard output: for a process that rounds otherwise (`rounding.metrics_bounds`)."""
+    ledger = open_ledger(folder)
+    print(json.dumps(measured(ledger, ledger.stages[stage], {})[0]))
+
+
+def _metric_file(stage: Stage) -> str:
+    return next(path for path in stage.products if path.startswith(f"{METRICS}/"))
+
+
+def _samples(stage: Stage) -> str:
+    return next(path for path in stage.deps if path.startswith(f"{SAMPLES}/"))
+
+
+def _measured_again(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) -> Finding | None:
+    """What is wrong with a metric file; None if every digit is the same.
+
+    Where the last digits differ, this machine measures by other instructions what rounding may do; the record has no say in it.
+    """
+    out = _metric_file(stage)
+    stored, (values, rule) = load_json(ledger.folder / out), measured(ledger, stage, measures)
     unlike = [("/".join(place), was, now) for place, was, now in differences(stored["values"], values)]
     said = ([] if rule == stored["protocol"] else ["the protocol"]) + [f"{p}: stored {was!r}, computed {now!r}" for p, was, now in unlike]
     if not said:
         return None
-    close = rule == stored["protocol"] and not same_machine(ledger, stage) and all(_close(was, now) for _, was, now in unlike)
     message = f"{out}: {'; '.join(said[:3])}{f' and {len(said) - 3} more' if len(said) > 3 else ''}"
-    if close:
-        message += f"; within {LAST_DIGITS:g} (relative), on another processor or with another torch than its record's"
-    return Finding(CLOSE if close else BROKEN, out, f"{samples} -> {out}", message, "" if close else f"dvc repro -f {stage.name}")
-
-
-def _close(was: Any, now: Any) -> bool:
-    return is_number(was) and is_number(now) and abs(was - now) <= LAST_DIGITS * max(abs(was), abs(now), 1e-6)
+    near, distances = False, values_apart(stored["values"], values)
+    if rule == stored["protocol"] and max(distances) <= TOLERANCE and not same_machine(ledger, stage):
+        bounds = metrics_bounds(ledger, stage, values)
+        near = is_near(distances, bounds)
+        message += f"; {max(distances):.2g} apart, and this machine's own rounding takes it {max(bounds, default=0.0):.2g} apart"
+    link, cure = f"{_samples(stage)} -> {out}", "" if near else f"dvc repro -f {stage.name}"
+    return Finding(CLOSE if near else BROKEN, out, link, f"{message}: {CLOSE}" if near else message, cure)
 
 
 @contextmanager

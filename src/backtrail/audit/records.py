@@ -127,11 +127,13 @@ def _commit(of: Evidence, stage: Stage, said: Record) -> Iterator[Finding]:
     """The code that ran against the commit that the record names: git must hold it, and the code stand in it or in the present one."""
     subject, link, commit, folder = f"stage:{stage.name}", f"commit -> {stage.name}", said["commit"], of.ledger.folder
     if commit is None:
-        yield Finding(UNBACKED, subject, link, f"{stage.record}: the code lay in no git repository")
+        yield Finding(UNBACKED, subject, link, f"{stage.record} names no commit: git told of none where the code ran")
         return
     if not holds(folder, commit):
-        message = f"commit {commit[:12]!r} of {stage.record} is none that this repository holds"
-        yield Finding(UNBACKED, subject, link, message, "git fetch --unshallow", absent=True)
+        message, cure = f"commit {commit[:12]!r} of {stage.record} is none that this repository holds", "git fetch --unshallow"
+        if why := of.git_is_silent:
+            message, cure = f"commit {commit[:12]!r} of {stage.record} cannot be looked up: {why}", ""
+        yield Finding(UNBACKED, subject, link, message, cure, absent=True)
         return
     missing: list[str] = []
     for one in (commit, "HEAD"):

@@ -16,22 +16,14 @@ from pathlib import Path
 
 from backtrail.audit.alike import apart
 from backtrail.audit.findings import BROKEN, CLOSE, Finding
-from backtrail.audit.recompute import Result, chosen, same_machine
+from backtrail.audit.recompute import Result, chosen
+from backtrail.audit.rounding import OTHER_INSTRUCTIONS, is_near, same_machine
 from backtrail.layout import LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.ledger.record import SECRET_NAME
 
 WARNING = "the stage level executes the suite's own code, as you, here and now: audit a suite of others in a container"
-# What torch, oneDNN and MKL heed: the instructions of the least of x86-64 processors, and no GPU.
-OTHER_INSTRUCTIONS = {
-    "ATEN_CPU_CAPABILITY": "default",
-    "ONEDNN_MAX_CPU_ISA": "SSE41",
-    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
-    "CUDA_VISIBLE_DEVICES": "",
-}
-ROUNDINGS = 3.0  # how many times what rounding does here it may do elsewhere
-LEAST, TOLERANCE = 1e-4, 0.05  # and never more than the second share, nor less than the first where it does anything; see `apart`
 WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD)")
 
 
@@ -115,7 +107,7 @@ def _unlike(ledger: Ledger, stage: Stage, folder: Path) -> Iterator[Finding]:
         distance, bound = apart(ledger.folder / path, folder / path) if path in allowed else math.inf, allowed.get(path, 0.0)
         if path in allowed:
             message += f"; {distance:.2g} apart, and this machine's own rounding takes it {bound:.2g} apart"
-        near = bound > 0 < distance <= min(max(ROUNDINGS * bound, LEAST), TOLERANCE)
+        near = distance > 0 and is_near([distance], [bound])
         yield Finding(CLOSE if near else BROKEN, path, link, f"{message}: {CLOSE}" if near else message)
 
 

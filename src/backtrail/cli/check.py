@@ -3,6 +3,8 @@
 import click
 
 from backtrail.cli.own_files import check_own_files
+from backtrail.ledger.fingerprints import PACKAGE_FOLDER
+from backtrail.ledger.repository import nameless
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import read_suite
 
@@ -16,6 +18,8 @@ def command() -> None:
     """
     suite = read_suite()
     understood = [] if isinstance(suite, RingSuite) else check_own_files(suite)
+    if said := nameless(PACKAGE_FOLDER):
+        click.echo(f"note: {said}", err=True)
     for line in understood:
         click.echo(line)
     click.echo(f"params.yaml is valid: suite {suite.suite}, methods {', '.join(suite.methods)}, seeds {', '.join(map(str, suite.seeds))}")

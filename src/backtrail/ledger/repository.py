@@ -31,6 +31,8 @@ CLEAN_ENVIRONMENT = {
 }
 # What a repository's own configuration could have executed; none of it is reached by `cat-file`, and all of it is switched off as well.
 CLEAN_OPTIONS = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", f"core.attributesFile={os.devnull}", "core.sshCommand=false")
+NAMELESS = "records of stages would name no commit, and an audit calls their numbers unbacked"
+MAKE_HISTORY = "`git init`, `git add --all`, `git commit --message sources`"
 TREE, FILE_MODES = "40000", ("100644", "100755")
 Contents = dict[str, tuple[str, str, bytes]]  # by the name asked for: (object name, type, content)
 
@@ -44,14 +46,51 @@ def root_of(folder: Path) -> Path | None:
 def objects(root: Path, names: Iterable[str]) -> Contents:
     """What git holds under these names; what it does not hold, or holds with another content than the name says, is left out."""
     asked = [name for name in dict.fromkeys(names) if not any(c.isspace() or not c.isprintable() for c in name)]
+    return dict(_parsed(asked, _ask(root, asked)[0])) if asked else {}
+
+
+def _ask(root: Path, asked: list[str]) -> tuple[bytes, str]:
+    """What `cat-file --batch` writes, and the last line that it complains in."""
     options = [part for option in CLEAN_OPTIONS for part in ("-c", option)]
     command = ["git", f"--git-dir={root / '.git'}", "--no-replace-objects", "--no-pager", *options, "cat-file", "--batch"]
     environment = {name: of for name, of in os.environ.items() if not name.startswith("GIT_")} | CLEAN_ENVIRONMENT
     try:
         done = subprocess.run(command, cwd=root, env=environment, input="\n".join([*asked, ""]).encode(), capture_output=True)
     except OSError:
-        return {}
-    return dict(_parsed(asked, done.stdout)) if asked else {}
+        return b"", "git is not installed"
+    complaint = [line for line in done.stderr.decode(errors="replace").splitlines() if line.isprintable() and line]
+    return done.stdout, complaint[-1] if complaint else ""
+
+
+def silence(folder: Path) -> str | None:
+    """Why git says nothing of a suite, as the rest of a sentence; None if it holds the present commit."""
+    if (root := root_of(folder)) is None:
+        return "the suite lies in no git repository"
+    if _top(root, "HEAD") is not None:
+        return None
+    complaint = _ask(root, ["HEAD"])[1]
+    return f"git finds no commit here ({complaint or 'none has been made yet, or .git is damaged'})"
+
+
+def nameless(folder: Path) -> str | None:
+    """Why git will name no commit for code in a folder, as a sentence with its cure; None if it names one.
+
+    By git as the user has it, which a record asks too. So this is for one's own folder, not for a suite of somebody else.
+    """
+    try:
+        command = ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    except OSError:
+        return f"git is not installed: {NAMELESS}"
+    if done.returncode == 0:
+        return None
+    if "dubious ownership" in done.stderr:
+        root = root_of(folder) or folder
+        cure = f"`git config --global --add safe.directory {root}`, or `chown` it"
+        return f"git does not read {root}, which belongs to another user: {NAMELESS}; {cure}"
+    if root_of(folder) is None:
+        return f"there is no git history here, as in an archive of the sources: {NAMELESS}; {MAKE_HISTORY}"
+    return f"git finds no commit here: {NAMELESS}; {MAKE_HISTORY}"
 
 
 def _parsed(asked: list[str], text: bytes) -> Iterator[tuple[str, tuple[str, str, bytes]]]:
