@@ -43,11 +43,13 @@ REPORT_KEYS = {"category", "caption", "patterns"}
 def load_plan(is_main_process: bool) -> dict[str, Any]:
     """Return the plan of the project in the current folder; the main process makes it anew first.
 
-    A plan holds `stages`, a list of {name, parents, resources, reports}, and `stale`, {name: reason}.
+    A plan holds `stages`, a list of {name, parents, outs, resources, reports}, and `stale`, {name: reason}.
     """
     if is_main_process:
         explain_force(sys.argv[1:])
-        return make_plan()
+        plan = make_plan()
+        explain_files(asked_targets(sys.argv[1:]), plan)
+        return plan
     mend_path_locks()
     if ends_within_a_line(LOCK):
         mend_lock()
@@ -60,6 +62,28 @@ def explain_force(arguments: list[str]) -> None:
         logger.warning(
             "A forced job asks DVC, which computes nothing that it has made before: `dvc repro --force --single-item STAGE` computes anew."
         )
+
+
+def explain_files(targets: Iterable[str], plan: dict[str, Any]) -> None:
+    """Name the stages that make a file, or what lies in a folder, which was asked for: rules make stamps alone, and know no other files."""
+    names = {stage["name"] for stage in plan["stages"]}
+    for target in targets:
+        path = os.path.relpath(target)
+        makers = [stage["name"] for stage in plan["stages"] if any(overlaps(path, out) for out in stage["outs"])]
+        if target not in names and path != "." and makers:
+            raise WorkflowError(
+                f"{target} is made by {list_some(makers)}: stages are the targets here, `snakemake ... {' '.join(makers[:3])}`"
+            )
+
+
+def asked_targets(arguments: list[str]) -> list[str]:
+    """Return the targets of a command line of Snakemake, by its own parser; none where it is not one."""
+    from snakemake.cli import get_argument_parser
+
+    try:
+        return list(get_argument_parser().parse_known_args(arguments)[0].targets or [])
+    except SystemExit:
+        return []
 
 
 def stamp(name: str) -> str:
@@ -179,6 +203,7 @@ def read_stages() -> dict[str, Any]:
             {
                 "name": stage.addressing,
                 "parents": parents[stage.addressing],
+                "outs": [os.path.relpath(out.fs_path) for out in stage.outs],
                 "resources": read_resources(stage),
                 "reports": read_reports(stage),
             }
