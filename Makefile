@@ -8,6 +8,12 @@ export OMP_NUM_THREADS ?= 1
 # Each stage is a process of its own: with nothing compiled, half of what DVC and torch take to start is Python's compiler.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Snakemake keeps a cache in the home folder, and cannot do without.
+ifneq ($(shell test -w "$${XDG_CACHE_HOME:-$$HOME}" || echo no),)
+export XDG_CACHE_HOME := $(CURDIR)/.scratch/cache
+$(info the home folder $(HOME) cannot be written to: caches go to $(XDG_CACHE_HOME))
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup repro ablations bench gpu test test-all lint format lock clean
 

@@ -71,9 +71,7 @@ def explain_files(targets: Iterable[str], plan: dict[str, Any]) -> None:
         path = os.path.relpath(target)
         makers = [stage["name"] for stage in plan["stages"] if any(overlaps(path, out) for out in stage["outs"])]
         if target not in names and path != "." and makers:
-            raise WorkflowError(
-                f"{target} is made by {list_some(makers)}: stages are the targets here, `snakemake ... {' '.join(makers[:3])}`"
-            )
+            raise WorkflowError(f"{target} is made by {list_some(makers)}: ask for the stage, `snakemake ... {' '.join(makers[:3])}`")
 
 
 def asked_targets(arguments: list[str]) -> list[str]:

@@ -1,15 +1,20 @@
 """Stages that are deleted, fail, are killed or run at once, and what Snakemake and DVC make of it."""
 
+import contextlib
+import fcntl
 import os
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
 
-from .conftest import NAMES, Project
+from .conftest import NAMES, ROOT, Project
 
 PATH_AND_AFTER = NAMES - {"data", "classifier", "reference", "teacher"}
 RERUN = sorted(PATH_AND_AFTER - {"figure"})  # the figure needs the metrics' JSON alone, which comes out as it was
@@ -112,3 +117,40 @@ def test_sources_without_a_history_are_one_sentence(project, tmp_path):
     done = subprocess.run(command, cwd=tmp_path / "archive", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 1
     assert "There is no git history here, as in an archive of the sources, and DVC needs one: `git init`" in done.stdout
+
+
+def test_a_file_that_is_asked_for_is_found(project):
+    printed = project.snakemake("--profile", "local", "-n", "results/teacher.txt", code=1)
+    assert "results/teacher.txt is made by teacher: ask for the stage, `snakemake ... teacher`" in printed
+    printed = project.snakemake("--profile", "local", "-n", "--until", "path", "--", "results/students/sfd-v", code=1)
+    assert "results/students/sfd-v is made by student@sfd-v-0, student@sfd-v-1: ask for the stage" in printed
+    assert "Nothing to be done" in project.snakemake("--profile", "local", "-n", "teacher")
+
+
+def test_a_run_says_where_it_is(project):
+    """In a log a line for each stage that ends; in a terminal a line at the bottom."""
+    project.edit("teacher_lr: 1", "teacher_lr: 2")
+    lines = re.findall(r"^\d+ of 13 stages done.*$", project.run_snakemake(), flags=re.MULTILINE)
+    assert lines[-1] == "13 of 13 stages done" and len(lines) == len(project.executed())
+    project.edit("teacher_lr: 2", "teacher_lr: 3")
+    inside, outside = os.openpty()
+    fcntl.ioctl(outside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    command = [sys.executable, "-m", "snakemake", "--profile", "local", "--cores", "4", "--resources", "gpu=8", "mem_mb=8000"]
+    run = subprocess.Popen(command, cwd=project.root, env={**project.env, "TERM": "xterm"}, stdout=outside, stderr=outside)
+    os.close(outside)
+    seen = b""
+    with contextlib.suppress(OSError):  # as Linux says that nobody writes any more
+        while part := os.read(inside, 65536):
+            seen += part
+    assert run.wait() == 0
+    drawn = re.findall(r"\r\x1b\[K(\d+ of 13 stages done[^\r\n]*)", seen.decode())
+    assert any("; running: " in line for line in drawn) and max(map(len, drawn)) < 60
+
+
+def test_a_home_that_cannot_be_written_to_is_done_without(tmp_path):
+    """By `make`: Snakemake would end in a traceback before it reads our Snakefile."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    environment = {**os.environ, "HOME": "/proc/nowhere"} | {"XDG_CACHE_HOME": ""}
+    printed = subprocess.run(["make", "help"], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    assert printed.startswith(f"the home folder /proc/nowhere cannot be written to: caches go to {tmp_path}/.scratch/cache\n")
+    assert "caches" not in subprocess.run(["make", "help"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
