@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 # Snakemake keeps a cache in the home folder, and cannot do without.
-ifneq ($(shell test -w "$${XDG_CACHE_HOME:-$$HOME}" || echo no),)
+ifneq ($(shell test -n "$$XDG_CACHE_HOME" -o -w "$$HOME" || echo no),)
 export XDG_CACHE_HOME := $(CURDIR)/.scratch/cache
 $(info the home folder $(HOME) cannot be written to: caches go to $(XDG_CACHE_HOME))
 endif
