@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from own_inputs import write_diffusers, write_images
+from own_inputs import write_diffusers, write_edm, write_images
 
 from backtrail.artifacts import load_json
 from backtrail.cli import new
@@ -36,15 +36,17 @@ def shortened(values: dict[str, Any]) -> dict[str, Any]:
     return p
 
 
-@pytest.fixture(scope="module", params=["diffusers", "grey"])
+@pytest.fixture(scope="module", params=["diffusers", "edm", "grey"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
-    """A U-Net of diffusers for colour images in three classes; and grey images without classes, whose teacher is trained."""
+    """A U-Net of diffusers for colour images in three classes; a pickle in EDM's format for as many classes; and grey images without
+    classes, whose teacher is trained."""
     here = tmp_path_factory.mktemp(request.param)
     (here / "workflow").mkdir()
     (here / "workflow/Snakefile").touch()
     is_grey = request.param == "grey"
     images = write_images(here / "photos", N_IMAGES, 0 if is_grey else 3, side=16, colour=not is_grey)
-    teacher = [] if is_grey else ["--teacher", str(write_diffusers(here / "pipeline"))]
+    made = {"diffusers": lambda: write_diffusers(here / "pipeline"), "edm": lambda: write_edm(here / "net.pkl", label_dim=3)}
+    teacher = [] if is_grey else ["--teacher", str(made[request.param]())]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         done = CliRunner().invoke(new.command, ["mine", "--images", str(images), *teacher, "--device", "cpu"], catch_exceptions=False)

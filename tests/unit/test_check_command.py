@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from own_inputs import write_edm
 from PIL import Image
 from snakemake.exceptions import WorkflowError
 
@@ -147,6 +148,19 @@ def test_what_a_teacher_cannot_do_is_refused_by_the_names_of_those_that_ask(insi
         p = plain(parameters(teacher=OWN | {"source": source}))
         p["students"]["sfd"] = {"guidance": [2.0]}
         with pytest.raises(UserError, match="guidance of sfd needs a teacher of classes"):
+            checked(p)
+
+
+@pytest.mark.parametrize("label_dim", [0, 2])
+def test_guidance_is_refused_where_an_edm_teacher_has_no_classes(inside: Path, label_dim: int) -> None:
+    write_edm(inside / "net.pkl", label_dim=label_dim, in_channels=1, out_channels=1)
+    p = plain(parameters(teacher={"source": "own-edm", "local": "net.pkl"}))
+    assert checked(p)[0].startswith("mine: 100 images")
+    p["teacher_samples"]["samplers"]["heun"]["guidance"] = 1.5
+    if label_dim:
+        assert checked(p)[0].startswith("mine: 100 images")
+    else:
+        with pytest.raises(UserError, match=r"guidance of heun needs a teacher of classes, and net\.pkl has none: set it to 1"):
             checked(p)
 
 

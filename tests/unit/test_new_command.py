@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from own_inputs import write_diffusers, write_edm, write_images, write_zip
+from own_inputs import TINY_UNET, write_diffusers, write_edm, write_images, write_zip
 
 from backtrail.cli import check, new
 from backtrail.cli.compute_cost import forward_gflop
@@ -126,6 +126,16 @@ def test_a_pipeline_of_diffusers_is_distilled_without_a_step_condition(here: Pat
     suite, lines = written("pipes", "--images", images, "--teacher", write_diffusers(here / "ddpm"))
     assert (suite.teacher.source, suite.teacher.local, suite.data.resolution) == ("own-diffusers", "teacher", 16)
     assert suite.methods == ["diff-instruct", "disback", "trajectory", "sfd"] and any("teacher is a link" in line for line in lines)
+
+
+def test_a_model_that_was_saved_without_its_pipeline(here: Path) -> None:
+    """As `UNet2DModel.save_pretrained` lays it down, with the scheduler's file beside it; without one nothing says how it was trained."""
+    images, folder = write_images(here / "grey", side=16), here / "unet"
+    UNet2DModel(**TINY_UNET | {"sample_size": 16, "in_channels": 1, "out_channels": 1}).save_pretrained(folder)
+    assert "scheduler_config.json" in refused("bare", "--images", images, "--teacher", folder)
+    DDPMScheduler().save_pretrained(folder)
+    suite, _ = written("bare", "--images", images, "--teacher", folder)
+    assert (suite.teacher.source, suite.data.resolution) == ("own-diffusers", 16)
 
 
 def test_the_suites_folder_may_hold_the_images_already(here: Path) -> None:
