@@ -73,6 +73,15 @@ def test_what_is_quoted_is_renewed_and_the_audit_finds_it_right(suite: Path) -> 
     assert (again.returncode, again.stdout) == (0, "every quotation is as the results say\n")
 
 
+def test_the_verdicts_are_those_of_the_table() -> None:
+    """They stand in two places, so that an audit of bytes loads no pandas."""
+    from backtrail.audit.prose import UNDECIDED
+    from backtrail.report import quoted, verdicts
+
+    assert quoted.VERDICTS == (verdicts.HELD, verdicts.NOT_HELD, verdicts.UNDECIDED, verdicts.NOT_RUN)
+    assert {*quoted.EXPLAINED} == {UNDECIDED} == {verdicts.UNDECIDED}
+
+
 def test_line_ends_and_all_else_stay(suite: Path) -> None:
     (suite / "README.md").write_bytes("\ufeffé\r\n<!-- quote claims --><!-- /quote -->\r\n\tend  \r\n".encode())
     backtrail(suite, "quote")
