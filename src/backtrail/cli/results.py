@@ -1,0 +1,53 @@
+"""`backtrail results`: what was measured, in a screen, where `dvc metrics show` has a column for every value of every file."""
+
+from pathlib import Path
+
+import click
+
+from backtrail.errors import UserError
+from backtrail.layout import PARAMS_FILE, TABLES
+from backtrail.ledger.numbers import read_rows
+from backtrail.parameters.base import read
+
+TABLE = f"{TABLES}/results.csv"
+HEADINGS = ("method", "NFE", "guidance", "seeds", "cost (F)")
+
+
+@click.command()
+@click.argument("metrics", nargs=-1)
+def command(metrics: tuple[str, ...]) -> None:
+    """Print the mean of METRICS over seeds, and their standard deviation, of each method and number of evaluations.
+
+    By default that of `report.metric`; others as they are called in reports/tables/results.csv: `kid_classifier`, or `kid` for all of them.
+    """
+    rows = read_rows(Path(TABLE))
+    if not rows:
+        raise UserError(f"{TABLE} is missing or empty: `make repro`, or `dvc pull`")
+    wanted = list(metrics) or [str((read(Path(PARAMS_FILE)).get("report") or {}).get("metric", ""))]
+    known = [name.removesuffix("_mean") for name in rows[0] if name.endswith("_mean")]
+    shown = [name for of in wanted for name in known if name == of or name.startswith(f"{of}_")]
+    if not shown:
+        raise UserError(f"{TABLE} has no metric {', '.join(wanted)}; it has {', '.join(known)}")
+    table = [[*HEADINGS, *shown], *([*_row(row), *(_value(row, name) for name in shown)] for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        cells = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        click.echo("  ".join(cells))
+
+
+def _row(row: dict[str, str]) -> list[str]:
+    untrained = " (untrained)" if row.get("trained") == "False" else ""
+    return [f"{row['method']}{untrained}", row["nfe"], row["guidance"], row["n_seeds"], _number(row["cost_F"])]
+
+
+def _value(row: dict[str, str], name: str) -> str:
+    mean, std = (_number(row.get(f"{name}_{part}", "")) for part in ("mean", "std"))
+    return f"{mean} ± {std}" if std else mean
+
+
+def _number(text: str) -> str:
+    """To four digits, without a power of ten; nothing for an empty cell."""
+    if not text:
+        return ""
+    value = float(text)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
