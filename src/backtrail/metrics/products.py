@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-BLOCK = 128  # rows of the result at a time: fewer cost more calls, more cost more of what is known and computed all the same
+BLOCK = 256  # rows of the result at a time: fewer cost more calls, more cost more of what is known and computed all the same
 
 
 def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
