@@ -117,8 +117,8 @@ class Masks:
         """x [B, ...] with values put to 0 with `probability` (a multiple of 2^-16), the others scaled up by 1 / (1 - probability)."""
         if probability == 1:
             return x * 0
-        keep = kept(x, self.place, layer, round(probability * (1 << 16)))
-        return x * keep.to(x.dtype, memory_format=_layout(x)).mul_(1 / (1 - probability))
+        keep = kept(x, self.place, layer, round(probability * (1 << 16))).contiguous(memory_format=_layout(x))
+        return torch.where(keep, x, 0.0).mul_(1 / (1 - probability))  # one byte a value is kept for the backward pass
 
 
 @torch.library.custom_op("backtrail::kept", mutates_args=())

@@ -9,6 +9,7 @@ import torch
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
 from backtrail.errors import UserError
+from backtrail.metrics import products
 from backtrail.metrics.frechet import factor, frechet_distance, moments
 
 
@@ -61,6 +62,30 @@ def test_closed_form_of_gaussians_with_diagonal_covariance(n):
 def test_both_ways_agree_with_scipy(n):
     x, y = draw(n, 64, 4), draw(500, 64, 5)
     assert frechet_distance(x, *reference_of(y)) == pytest.approx(by_scipy(x, y), rel=1e-6 if n < 64 else 1e-10)
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_products_in_blocks_are_the_whole_ones(monkeypatch, n):
+    """Blocks that do not divide the sizes, and a reference of lower rank than there are features."""
+    x, y = draw(n, 64, 22), draw(50, 64, 23)
+    expected = frechet_distance(x, *reference_of(y))
+    monkeypatch.setattr(products, "BLOCK", 12)
+    assert frechet_distance(x, *reference_of(y)) == pytest.approx(expected, rel=1e-11)
+    _, lower = reference_of(y)
+    covariance, left = torch.cov(x.T), draw(7, 64, 24)
+    whole = (lower.T @ covariance @ lower).tril()
+    assert torch.allclose(products.lower_congruence(lower, covariance).tril(), whole, rtol=1e-10, atol=1e-10 * whole.abs().max().item())
+    assert torch.allclose(products.lower_product(left, lower), left @ lower, rtol=1e-10, atol=1e-12)
+
+
+def test_the_factor_is_lower_trapezoidal_and_another_is_refused():
+    mean, covariance = moments(draw(30, 48, 25))
+    lower = factor(covariance)
+    assert lower.shape == (48, 29) and not lower.triu(1).any()
+    assert torch.allclose(lower @ lower.T, covariance, rtol=1e-10, atol=1e-12 * covariance.abs().max().item())
+    turned = lower @ torch.linalg.qr(draw(29, 29, 26)).Q  # a factor too, and the products would leave half of it out
+    with pytest.raises(UserError, match="should be lower trapezoidal"):
+        frechet_distance(draw(60, 48, 27), mean, turned)
 
 
 def test_agrees_with_torch_fidelity():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backtrail.randomness import Draw, Part, generator
+from backtrail.randomness import Draw, Masks, Part, generator
 
 DRAW = Draw(3, "distil", 5)
 NORMAL = [0.026568, 1.116372, 0.841863]
@@ -32,3 +32,15 @@ def test_a_part_gets_its_rows_of_the_whole_batch():
     assert torch.equal(own.uniform(6), DRAW.uniform(6)[2:5])
     assert own.integer(1000) == DRAW.integer(1000) and torch.equal(own.permutation(6), DRAW.permutation(6))
     assert own.batch(torch.zeros(3)) == 6 and DRAW.batch(torch.zeros(3)) == 3
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_keeps_a_byte_a_value_for_the_backward_pass_and_the_layout(layout):
+    x = torch.randn(3, 8, 4, 4, generator=generator(0, "test")).contiguous(memory_format=layout).requires_grad_()
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        y = Masks(7).dropout(x, 0.25, layer=1)
+    assert sum(tensor.nbytes for tensor in saved) <= x.numel() + 8  # and a number
+    assert y.is_contiguous(memory_format=layout)
+    (gradient,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    assert torch.equal(y, x * gradient) and set(gradient.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}

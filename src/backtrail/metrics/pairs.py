@@ -17,7 +17,7 @@ from backtrail.metrics.products import symmetric_product
 
 ROWS = 256  # rows of a matrix of pairs at a time, so that they stay in the processor's cache
 UNSURE = 100  # a squared distance is unsure by so many units in the last place of the squared lengths; measured: below 20
-CHUNK = 256  # pairs computed anew at a time
+CHUNK = 128  # images taken to float64 at a time, for the same reason
 
 
 class Side:
@@ -25,11 +25,15 @@ class Side:
 
     def __init__(self, features: Tensor):
         self.features = features
-        self.squares = features.double().square().sum(1)  # float64 [n], squared lengths
         self._radii: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """The squared lengths, float64 [n]."""
+        return torch.cat([torch.linalg.vecdot(rows, rows) for rows in map(Tensor.double, self.features.split(CHUNK))])
 
     @cached_property
     def products(self) -> Tensor:
@@ -39,8 +43,8 @@ class Side:
     @cached_property
     def kernel_mean(self) -> float:
         """The mean of the kernel over pairs of two different images; the unbiased estimator's part within a set."""
-        alone = (self.squares / self.features.shape[1] + 1).pow(3).sum().item()
-        return (kernel_sum(self.products, self.features.shape[1]) - alone) / (len(self) * (len(self) - 1))
+        whole, alone = (kernel_sum(products, self.features.shape[1]) for products in (self.products, self.products.diagonal()))
+        return (whole - alone) / (len(self) * (len(self) - 1))
 
     def radii(self, k: int) -> Tensor:
         """The squared distance from each image to its k-th nearest other one, float64 [n].
@@ -89,19 +93,19 @@ class Pairs:
 
     def precision(self, k: int) -> float:
         """The fraction of samples within the k-th neighbour's radius of a reference image (Kynkaanniemi et al. 2019, arXiv 1904.06991)."""
-        return (self._around_reference(k) <= 0).any(0).double().mean().item()
+        return (self._around_reference(k).amin(0) <= 0).double().mean().item()
 
     def recall(self, k: int) -> float:
         """The fraction of reference images within the k-th neighbour's radius of a sample (arXiv 1904.06991)."""
-        return (self.beyond(self.samples.radii(k)[None]) <= 0).any(1).double().mean().item()
+        return (self.beyond(self.samples.radii(k)[None]).amin(1) <= 0).double().mean().item()
 
     def density(self, k: int) -> float:
         """How many reference balls hold a sample, on average, over k (Naeem et al. 2020, arXiv 2002.09797); 1 for equal laws."""
-        return (self._around_reference(k) < 0).sum().item() / (k * len(self.samples))
+        return (self._around_reference(k) < 0).count_nonzero().item() / (k * len(self.samples))
 
     def coverage(self, k: int) -> float:
         """The fraction of reference images whose ball holds a sample (arXiv 2002.09797); 1 - 2^-k expected for equal ones."""
-        return (self._around_reference(k) < 0).any(1).double().mean().item()
+        return (self._around_reference(k).amin(1) < 0).double().mean().item()
 
     def _around_reference(self, k: int) -> Tensor:
         if k not in self._around:
@@ -110,7 +114,7 @@ class Pairs:
 
 
 def kernel_sum(products: Tensor, dimension: int) -> float:
-    """The sum of (p / dimension + 1)^3 over the inner products p, added up in float64."""
+    """The sum of (p / dimension + 1)^3 over the inner products p [m, ...], added up in float64."""
     total = 0.0
     for rows in products.split(ROWS):
         base = rows / dimension + 1
@@ -120,5 +124,5 @@ def kernel_sum(products: Tensor, dimension: int) -> float:
 
 def squared_distances(a: Tensor, b: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """|a[rows] - b[columns]|^2 in float64, [n], of features a [m, d] and b [l, d]."""
-    pieces = zip(rows.split(CHUNK), columns.split(CHUNK), strict=True)
-    return torch.cat([(a[i].double() - b[j].double()).square().sum(1) for i, j in pieces])
+    gaps = (a[i].double() - b[j] for i, j in zip(rows.split(CHUNK), columns.split(CHUNK), strict=True))
+    return torch.cat([torch.linalg.vecdot(gap, gap) for gap in gaps])

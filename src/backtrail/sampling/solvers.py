@@ -1,7 +1,8 @@
 """Solvers of the probability-flow ODE dx/dt = (x - D(x, t)) / t, one generator per published algorithm.
 
 Each takes x at times[0] and yields x at times[1], times[2], ...: the caller sees the whole trajectory. `times` is float64; coefficients are
-computed in double precision and applied in x's own. Multistep solvers keep their history over the whole run.
+computed in double precision and applied in x's own. Multistep solvers keep their history over the whole run. A step makes few passes over
+the images: Euler's, x + (t_next - t) (x - D) / t, lies between D and x, the fraction t_next / t of the way.
 """
 
 import math
@@ -23,16 +24,17 @@ Trajectory = Iterator[Tensor]
 def euler(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | None = None) -> Trajectory:
     """Euler's method, which is DDIM in this parametrisation (arXiv 2010.02502). 1 evaluation per step."""
     for t, t_next in pairs(times):
-        x = x + (t_next - t) * _epsilon(denoiser, x, t, condition)
+        x = _euler_step(denoiser, x, t, t_next, condition)
         yield x
 
 
 def heun(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | None = None) -> Trajectory:
     """Heun's second-order method (arXiv 2206.00364, Algorithm 1), corrected in the last step too. 2 evaluations per step."""
     for t, t_next in pairs(times):
-        d = _epsilon(denoiser, x, t, condition)
-        d_next = _epsilon(denoiser, x + (t_next - t) * d, t_next, condition)
-        x = x + (t_next - t) * (d + d_next) / 2
+        ahead = _euler_step(denoiser, x, t, t_next, condition)
+        residual = ahead - denoiser(ahead, _as_sigma(t_next, x), condition)
+        # Half of Euler's step, and half of a step along the slope where it ends.
+        x = torch.lerp(x, ahead, 0.5).add_(residual, alpha=(t_next - t) / (2 * t_next))
         yield x
 
 
@@ -40,8 +42,8 @@ def dpm_solver_2(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condit
     """DPM-Solver-2 (arXiv 2206.00927, Algorithm 1 with r = 1/2): the midpoint rule in ln t. 2 evaluations per step."""
     for t, t_next in pairs(times):
         t_middle = math.sqrt(t * t_next)
-        x_middle = x + (t_middle - t) * _epsilon(denoiser, x, t, condition)
-        x = x + (t_next - t) * _epsilon(denoiser, x_middle, t_middle, condition)
+        x_middle = _euler_step(denoiser, x, t, t_middle, condition)
+        x = _moved(x, [t_next - t], [_epsilon(denoiser, x_middle, t_middle, condition)])
         yield x
 
 
@@ -68,32 +70,26 @@ def dpm_solver_pp(
     lambdas = [-math.log(t) for t in times.tolist()]
     for i, (t, t_next) in enumerate(steps):
         denoised = denoiser(x, _as_sigma(t, x), condition)
-        model = [denoised if predict_x0 else (x - denoised) / t, *model[: order - 1]]
+        model = [denoised if predict_x0 else (x - denoised).div_(t), *model[: order - 1]]
         o = min(order, i + 1) if i + 1 < order or not lower_order_final else min(order, len(steps) - i)
         h = lambdas[i + 1] - lambdas[i]
-        # Scaled first and second differences of the model's output in lambda (Eq. 2.4 of arXiv 2211.01095's appendix).
-        first = second = torch.zeros((), dtype=x.dtype, device=x.device)
+        phi1 = math.expm1(-h if predict_x0 else h)
+        phi2 = phi1 / h + (1 if predict_x0 else -1)
+        phi3 = phi2 / h - 0.5
+        sign = 1 if predict_x0 else -1
+        weights = [-phi1, 0.0, 0.0]  # of the model's outputs, newest first
+        # Scaled first and second differences of the outputs in lambda (Eq. 2.4 of arXiv 2211.01095's appendix), spread over the outputs.
         if o >= 2:
             r0 = (lambdas[i] - lambdas[i - 1]) / h
-            first = (model[0] - model[1]) / r0
-        if o == 3:
-            r1 = (lambdas[i - 1] - lambdas[i - 2]) / h
-            earlier = (model[1] - model[2]) / r1
-            second = (first - earlier) / (r0 + r1)
-            first = first + r0 * second
-        if predict_x0:
-            phi1 = math.expm1(-h)
-            phi2 = phi1 / h + 1
-            base, scale, signs = t_next / t * x, 1.0, (-1, 1, -1)
-        else:
-            phi1 = math.expm1(h)
-            phi2 = phi1 / h - 1
-            base, scale, signs = x, t_next, (-1, -1, -1)
-        phi3 = phi2 / h - 0.5
-        # Order 2 as published takes phi1 / 2 for the first difference where order 3 takes phi2: both are right to their order.
-        weight1 = signs[0] * phi1 / 2 if o == 2 else signs[1] * phi2
-        weight2 = signs[2] * phi3 * (2 if whole_curvature else 1)
-        x = base + scale * (signs[0] * phi1 * model[0] + weight1 * first + weight2 * second)
+            # Order 2 as published takes phi1 / 2 for the first difference where order 3 takes phi2: both are right to their order.
+            newer, older = (-phi1 / 2 if o == 2 else sign * phi2), 0.0
+            if o == 3:
+                r1 = (lambdas[i - 1] - lambdas[i - 2]) / h
+                second = (r0 * newer - phi3 * (2 if whole_curvature else 1)) / (r0 + r1)
+                newer, older = newer + second, -second / r1
+            weights = [weights[0] + newer / r0, older - newer / r0, -older]
+        scale = 1.0 if predict_x0 else t_next
+        x = _moved(t_next / t * x if predict_x0 else x, [scale * weight for weight in weights[:o]], model[:o])
         yield x
 
 
@@ -115,7 +111,7 @@ def ipndm(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | N
     history: list[Tensor] = []
     for t, t_next in pairs(times):
         history = [_epsilon(denoiser, x, t, condition), *history[: order - 1]]
-        x = x + (t_next - t) * _combine(ADAMS_BASHFORTH[len(history)], history)
+        x = _moved(x, [(t_next - t) * weight for weight in ADAMS_BASHFORTH[len(history)]], history)
         yield x
 
 
@@ -139,7 +135,7 @@ def deis(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | No
         past = tau[i::-1][: len(history)]
         older = [float((node_weights * rate * _lagrange(points, past, k)).sum() * (end - start) / 2) for k in range(1, len(history))]
         # The basis sums to one, so the weights sum to the step: that leaves no error of the integral in the largest of them.
-        x = x + _combine([t_next - t - sum(older), *older], history)
+        x = _moved(x, [t_next - t - sum(older), *older], history)
         yield x
 
 
@@ -200,13 +196,19 @@ def _as_sigma(t: float, x: Tensor) -> Tensor:
 
 
 def _epsilon(denoiser: Denoiser, x: Tensor, t: float, condition: Condition | None) -> Tensor:
-    return (x - denoiser(x, _as_sigma(t, x), condition)) / t
+    return (x - denoiser(x, _as_sigma(t, x), condition)).div_(t)
 
 
-def _combine(weights: tuple[float, ...] | list[float], tensors: list[Tensor]) -> Tensor:
-    total = weights[0] * tensors[0]
+def _euler_step(denoiser: Denoiser, x: Tensor, t: float, t_next: float, condition: Condition | None) -> Tensor:
+    """x + (t_next - t) (x - D(x, t)) / t = D + (t_next / t) (x - D)."""
+    return torch.lerp(denoiser(x, _as_sigma(t, x), condition), x, t_next / t)
+
+
+def _moved(x: Tensor, weights: list[float], tensors: list[Tensor]) -> Tensor:
+    """x and the sum of the weighted tensors."""
+    total = torch.add(x, tensors[0], alpha=weights[0])
     for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
-        total = total + weight * tensor
+        total.add_(tensor, alpha=weight)
     return total
 
 
