@@ -1,5 +1,6 @@
 """What the repository publishes: a teacher whose solvers are in order, and weights that are those of the suite that trained them."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_more_evaluations_are_never_worse(solver: str, metric: str) -> None:
     by_nfe = load_json(TRAINED / layout.metrics())["values"][solver]
     distances = [by_nfe[nfe][metric] for nfe in sorted(by_nfe, key=lambda key: int(key.removeprefix("nfe")))]
     assert len(distances) >= 3
-    assert all(more <= SPREAD * fewer for fewer, more in zip(distances, distances[1:], strict=False)), distances
+    assert all(more <= SPREAD * fewer for fewer, more in itertools.pairwise(distances)), distances
 
 
 def test_the_weights_are_those_of_the_suite_that_trained_them() -> None:
