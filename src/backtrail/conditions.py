@@ -87,13 +87,14 @@ class Conditions(Protocol):
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes, uniform; without any (0), no condition."""
+    """Classes, uniform; without any (0), no condition. knows_absence: the network has a row for the null label, `n_classes`."""
 
     n_classes: int = 0
+    knows_absence: bool = True
 
     @property
     def null(self) -> Condition | None:
-        return Condition(labels=torch.tensor([self.n_classes])) if self.n_classes else None
+        return Condition(labels=torch.tensor([self.n_classes])) if self.n_classes and self.knows_absence else None
 
     def drawn(self, draw: Draw, n: int) -> Condition | None:
         return Condition(labels=draw.integers(self.n_classes, n)) if self.n_classes else None

@@ -169,9 +169,9 @@ def test_diffusers_loads_a_student_of_a_diffusers_teacher(facts: StudentSampling
     exported(tmp_path, student, facts, programs)
     unet = UNet2DModel.from_pretrained(tmp_path / "unet")
     scheduler = EulerDiscreteScheduler.from_pretrained(tmp_path / "scheduler")
-    levels = standalone.load(tmp_path)[1]["plans"][str(facts.trained_nfe[0])]["sigmas"]
-    scheduler.set_timesteps(sigmas=levels)
-    x = levels[0] * image_noise(range(4), student.image_shape)
+    plan = standalone.load(tmp_path)[1]["plans"][str(facts.trained_nfe[0])]
+    scheduler.set_timesteps(sigmas=plan["sigmas"])
+    x = plan["start"] * image_noise(range(4), student.image_shape)
     with torch.no_grad():
         for time in scheduler.timesteps:
             x = scheduler.step(unet(scheduler.scale_model_input(x, time), time).sample, time, x).prev_sample

@@ -15,10 +15,11 @@ from own_inputs import TINY_UNET
 from pickle_bombs import bombs
 from safetensors.torch import load_file, save_file
 
+from backtrail.conditions import Condition
 from backtrail.data.diffusers_folder import find_diffusers
 from backtrail.data.fetched_folder import fetch_outside, fetched_files
 from backtrail.data.sources import source_of_teacher
-from backtrail.denoiser import Condition
+from backtrail.denoiser import guided
 from backtrail.errors import UserError
 from backtrail.levels import noise_levels
 from backtrail.nets.build import load_denoiser, save_denoiser
@@ -95,6 +96,8 @@ def test_labels_reach_a_network_with_classes_and_learned_variance_is_left_out():
     first, second = (denoiser(x, torch.tensor(1.0), Condition(labels=torch.tensor(labels))) for labels in ([0, 1], [0, 2]))
     assert first.shape == x.shape
     assert torch.allclose(first[0], second[0]) and not torch.allclose(first[1], second[1], rtol=1e-4)
+    with pytest.raises(UserError, match=r"guidance 2\.0 needs"):  # its embedding has no row for the absence of a class
+        guided(denoiser, 2.0, denoiser.conditions)
 
 
 def save(folder: Path, nested: bool = True, safe: bool = True, **scheduler) -> UNet2DModel:
@@ -209,10 +212,11 @@ def test_a_weight_file_that_torch_wrote_passes_and_one_whose_numbers_are_not_the
         check_work(tmp_path / "old.bin")
 
 
-def levels_of(scheduler) -> torch.Tensor:
-    """The library's own, which it computes in float32."""
-    signal = scheduler.alphas_cumprod.double()
-    return ((1 - signal) / signal).sqrt()
+def assert_levels(sigmas: torch.Tensor, scheduler) -> None:
+    """Those of the library's cumulated signal, which it computes in float32."""
+    expected = scheduler.alphas_cumprod.double()[: len(sigmas)]
+    # Rescaled to end at nothing, the last are differences of small numbers, of which single precision loses some.
+    torch.testing.assert_close(1 / (1 + sigmas**2), expected, rtol=2e-5, atol=1e-9 if scheduler.config.get("rescale_betas_zero_snr") else 0)
 
 
 @pytest.mark.parametrize("kind", DDPM_FAMILY)
@@ -222,7 +226,7 @@ def test_a_scheduler_of_the_ddpm_family_is_read_by_its_betas(tmp_path, kind):
     scheduler.save_pretrained(tmp_path)
     edit(tmp_path / "scheduler_config.json", use_karras_sigmas=True)  # how it samples, which is no matter of the network
     denoiser = import_diffusers(tmp_path)
-    torch.testing.assert_close(denoiser.sigmas, levels_of(scheduler), rtol=3e-6, atol=0)
+    assert_levels(denoiser.sigmas, scheduler)
     assert len(denoiser.sigmas) == 100 and denoiser.p.prediction_type == "epsilon"
 
 
@@ -231,7 +235,7 @@ def test_a_value_that_the_file_leaves_out_is_the_default_of_its_own_class(tmp_pa
     for kind in ("HeunDiscreteScheduler", "DDPMScheduler"):
         (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": kind, "beta_schedule": "linear"}), encoding="utf-8")
         default = getattr(diffusers, kind)(beta_schedule="linear")
-        torch.testing.assert_close(import_diffusers(tmp_path).sigmas, levels_of(default), rtol=1e-5, atol=0)
+        assert_levels(import_diffusers(tmp_path).sigmas, default)
         (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": kind}), encoding="utf-8")
         assert "says nothing of its betas: expected beta_schedule, beta_start and beta_end, or trained_betas" in refusal(tmp_path)
 
@@ -252,9 +256,7 @@ def test_trained_betas_are_taken_as_they_are_and_must_be_betas(tmp_path):
 @pytest.mark.parametrize("zero_snr", [False, True])
 def test_levels_are_the_librarys_within_its_single_precision(kind, zero_snr):
     settings = {"beta_schedule": kind, "beta_start": 0.001, "beta_end": 0.02, "rescale_betas_zero_snr": zero_snr}
-    expected = levels_of(DDPMScheduler(**settings))[: -1 if zero_snr else None]
-    # Rescaled, the last levels are differences of small numbers, which single precision loses.
-    torch.testing.assert_close(noise_levels(DiffusersTeacher(unet=UNET, **settings)), expected, rtol=2e-3 if zero_snr else 2e-5, atol=0)
+    assert_levels(noise_levels(DiffusersTeacher(unet=UNET, **settings)), DDPMScheduler(**settings))
 
 
 def test_a_network_of_noise_is_refused_where_the_last_step_is_nothing_else(tmp_path):

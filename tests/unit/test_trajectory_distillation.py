@@ -151,7 +151,7 @@ def test_labels_of_a_conditional_teacher_are_used():
     assert set(piece.condition.labels.tolist()) == {0, 1, 2}
     other = Pool(teacher, p, Labelled(IMAGES, (LABELS + 1) % 3)).piece(4, 0)
     assert torch.equal(piece.states[0], other.states[0]) and not torch.equal(piece.states[1], other.states[1])
-    with pytest.raises(ValueError, match="needs the images' labels"):
+    with pytest.raises(ValueError, match="needs the labels of the data"):
         Pool(teacher, p, Labelled(IMAGES)).piece(4, 0)
     with pytest.raises(ValueError, match="needs the training images"):
         Pool(teacher, p).piece(4, 0)

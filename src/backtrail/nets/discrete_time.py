@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from backtrail.conditions import Condition
+from backtrail.conditions import Condition, Conditions, Labels
 from backtrail.denoiser import NetDenoiser, per_image
 from backtrail.errors import UserError
 from backtrail.levels import TIME_MAPS, noise_levels
@@ -101,6 +101,11 @@ class DiffusersDenoiser(DiscreteTimeDenoiser):
     @property
     def n_classes(self) -> int:
         return self.net.config.num_class_embeds or 0
+
+    @property
+    def conditions(self) -> Conditions:
+        """The library's embedding of classes has no row for their absence, so that such a network cannot be guided."""
+        return Labels(self.n_classes, knows_absence=False) if self.told is None else self.told
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

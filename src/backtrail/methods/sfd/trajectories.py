@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backtrail.conditions import Condition
+from backtrail.conditions import Condition, Labels
 from backtrail.data.dataset import Labelled, to_float
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
@@ -160,7 +160,7 @@ class Pool:
         assert self.cache is not None
         if (labels := self.cache.get(f"{num_steps}/{batch:05d}/labels")) is not None:
             return Condition(labels=labels)
-        if self.teacher.conditions.null is None:
+        if isinstance(self.teacher.conditions, Labels):  # without classes, or they would lie there
             return None
         draw = self._draw(batch)
         if self.p.inputs == "trajectory":
