@@ -90,6 +90,6 @@ def write_diffusers(student: DiffusersDenoiser, folder: Path) -> None:
     if not isinstance(configuration, DiffusersTeacher):
         raise TypeError(f"a U-Net of diffusers is described by DiffusersTeacher; found {type(configuration).__name__}")
     student.net.save_pretrained(folder / "unet")
-    EulerDiscreteScheduler.from_config(configuration.model_dump(exclude={"format", "unet", *Asked.model_fields})).save_pretrained(
+    EulerDiscreteScheduler.from_config(configuration.model_dump(exclude={"format", "kind", "unet", *Asked.model_fields})).save_pretrained(
         folder / "scheduler"
     )

@@ -27,7 +27,8 @@ class DiffusersTeacher(DiscreteTime):
     """All that is needed, beside the weights, to build a U-Net of the diffusers library again; the defaults are the library's."""
 
     format: Literal["diffusers"] = "diffusers"
-    unet: dict[str, Any] = Field(description="the library's own configuration of its UNet2DModel")
+    kind: Literal["UNet2DModel", "UNet2DConditionModel"] = Field("UNet2DModel", description="the library's class of U-Nets")
+    unet: dict[str, Any] = Field(description="the library's own configuration of it")
 
 
 class DiscreteTimeDenoiser(NetDenoiser):
@@ -96,7 +97,7 @@ class DiscreteTimeDenoiser(NetDenoiser):
 
 
 class DiffusersDenoiser(DiscreteTimeDenoiser):
-    """A U-Net of the diffusers library."""
+    """A U-Net of the diffusers library: of (x, t), of a class, or of a text with SDXL's pooled vector and time ids (arXiv 2307.01952)."""
 
     @property
     def n_classes(self) -> int:
@@ -118,14 +119,24 @@ class DiffusersDenoiser(DiscreteTimeDenoiser):
         return False
 
     def estimate(self, x_t: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
-        """The first half of the output, where a learned variance is the second."""
+        """The first half of the output, where a learned variance is the second. Raises ValueError if it is not told the text it needs."""
         told = condition or Condition()
-        labels = told.labels if self.net.class_embedding is not None else None
-        return self.network(x_t.to(self.net.dtype), time, class_labels=labels).sample[:, : x_t.shape[1]]
+        known: dict[str, Any] = {"class_labels": told.labels if self.net.class_embedding is not None else None}
+        if "cross_attention_dim" in self.net.config:
+            known |= {"encoder_hidden_states": self._needed(told.tokens, "tokens"), "encoder_attention_mask": told.mask}
+        if self.net.config.get("addition_embed_type") == "text_time":
+            pooled, ids = self._needed(told.pooled, "pooled"), self._needed(told.time_ids, "time_ids")
+            known["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids}
+        return self.network(x_t.to(self.net.dtype), time, **known).sample[:, : x_t.shape[1]]
+
+    def _needed(self, value: Tensor | None, name: str) -> Tensor:
+        if value is None:
+            raise ValueError(f"the network is told a text, and the condition has no {name}")
+        return value.to(self.net.dtype)
 
 
 def build(configuration: DiffusersTeacher) -> NetDenoiser:
     """A denoiser with new weights; under `torch.device("meta")` without any."""
-    from diffusers import UNet2DModel
+    import diffusers
 
-    return DiffusersDenoiser(UNet2DModel.from_config(configuration.unet), configuration)
+    return DiffusersDenoiser(getattr(diffusers, configuration.kind).from_config(configuration.unet), configuration)

@@ -16,6 +16,7 @@ from backtrail.conditions import Condition
 from backtrail.denoiser import Denoiser, NetDenoiser, guided, per_image
 from backtrail.methods.disback.one_step import generate, initial_student, student_input
 from backtrail.methods.disback.path import DegradationPath
+from backtrail.nets.lora import to_train
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam
 from backtrail.randomness import Draw, Part
@@ -71,8 +72,8 @@ def distil(path: DegradationPath, p: ScoreDistillation, seed: int, evaluate: Eva
 
 def initial_state(path: DegradationPath, p: ScoreDistillation, seed: int) -> ScoreRun:
     """Student G^0 and fake score s'_N (DisBack, Algorithm 2, first line); for a path of one node the fake score is the teacher."""
-    student = initial_student(path.teacher, p.student_start, seed, path.start)
-    fake = copy.deepcopy(path.nodes[-1] if p.fake_start == "last-node" else path.teacher)
+    student = initial_student(path.teacher, p.student_start, seed, path.start, p.adapters)
+    fake = to_train(path.nodes[-1] if p.fake_start == "last-node" else path.teacher, p.adapters, seed, "fake")
     modules = {"student": student.train(p.dropout).requires_grad_(True), "fake": fake.eval().requires_grad_(True)}
     optimisers, first = {"student": adam(student, p.student), "fake": adam(fake, p.fake)}, first_node(path, p)
     return ScoreRun(modules, optimisers, averages={"student": weights(student)}, node=first, target=first)

@@ -1,7 +1,5 @@
 """The one-step student of score distillation: what it starts from, what goes into it, and what it makes."""
 
-import copy
-
 import torch
 from torch import Tensor
 
@@ -9,7 +7,9 @@ from backtrail.conditions import Condition
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets.build import construct
+from backtrail.nets.lora import to_train
 from backtrail.parameters.discrete_time import TimeStep
+from backtrail.parameters.lora import Lora
 from backtrail.randomness import Draw
 
 
@@ -23,14 +23,15 @@ def generate(student: NetDenoiser, z: Tensor, at: float | TimeStep, condition: C
     return student(z, torch.tensor(student.level(at), dtype=z.dtype, device=z.device), condition)
 
 
-def initial_student(teacher: NetDenoiser, kind: str, seed: int, start: NetDenoiser | None = None) -> NetDenoiser:
+def initial_student(teacher: NetDenoiser, kind: str, seed: int, start: NetDenoiser | None = None, lora: Lora | None = None) -> NetDenoiser:
     """G^0: a copy of `start` if there is one, else the teacher's weights, or weights drawn at random from (seed, "init").
 
-    Raises UserError if `start` has another architecture than the teacher: the path's nodes have to be able to fit its samples.
+    With `lora` it is adapters that do nothing yet, on the tensors of what it would be a copy of. Raises UserError if `start` has another
+    architecture than the teacher: the path's nodes have to be able to fit its samples.
     """
     if start is not None:
         if start.configuration != teacher.configuration:
             found, expected = start.configuration, teacher.configuration
             raise UserError(f"the student to start from ({found!r}) is another architecture than the teacher ({expected!r})")
-        return copy.deepcopy(start)
-    return construct(teacher.configuration, seed).to(teacher.device) if kind == "random" else copy.deepcopy(teacher)
+        return to_train(start, lora, seed, "student")
+    return to_train(construct(teacher.configuration, seed).to(teacher.device) if kind == "random" else teacher, lora, seed, "student")

@@ -18,6 +18,7 @@ from backtrail.data.dataset import Labelled
 from backtrail.denoiser import NetDenoiser
 from backtrail.methods.disback.one_step import generate, initial_student, student_input
 from backtrail.methods.disback.path import DegradationPath, Origin
+from backtrail.nets.lora import to_train
 from backtrail.parameters.score_distillation import PathParameters, Recording, ScoreDistillation
 from backtrail.randomness import Draw
 from backtrail.training.loop import HERE, Execution, Losses, run
@@ -36,12 +37,13 @@ def record(
     The path's table has a row {step, loss_student, loss_data} for each node, teacher first.
     """
     teacher = origin.teacher
-    student = initial_student(teacher, p.student_start, seed, origin.start).eval().requires_grad_(False)
+    lora = p.recording.lora if p.recording else None
+    student = initial_student(teacher, p.student_start, seed, origin.start, lora).eval().requires_grad_(False)
     measure = PathLoss(student, p, data, seed)
     if p.recording is None:
         rows = pd.DataFrame([{"step": 0, **measure(teacher)}])
         return DegradationPath([teacher], rows, origin.start, origin.start_cost), {"stopped_by": "path of one node", "steps": 0}
-    node = copy.deepcopy(teacher).eval().requires_grad_(True)
+    node = to_train(teacher, lora, seed, "node").eval().requires_grad_(True)
     state = TrainingState({"node": node}, {"node": adam(node, p.recording.optimiser)}, group=execution.group)
     stopped_by = "budget"
     for step, _ in run(state, lambda step: update_node(state, student, p, seed, step), p.recording.steps, execution.scratch):
@@ -52,7 +54,7 @@ def record(
                 stopped_by = "convergence"
                 break
     chosen = choose_nodes(state.rows, p.recording)
-    nodes = [teacher, *(_with_weights(teacher, state.snapshots[f"{row['step']:09d}"]) for row in chosen)]
+    nodes = [teacher, *(_with_weights(node, state.snapshots[f"{row['step']:09d}"]) for row in chosen)]
     path = DegradationPath(nodes, pd.DataFrame([state.rows[0], *chosen]), origin.start, origin.start_cost)
     return path, {"stopped_by": stopped_by, "steps": state.rows[-1]["step"]}
 

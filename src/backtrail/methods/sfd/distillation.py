@@ -15,6 +15,7 @@ from backtrail.denoiser import NetDenoiser
 from backtrail.methods.sfd.lpips import LPIPS, load_lpips
 from backtrail.methods.sfd.trajectories import Piece, Pool, student_times, teacher_evaluations, told_steps
 from backtrail.nets.build import with_step_condition
+from backtrail.nets.lora import to_train
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.randomness import Draw
 from backtrail.sampling.solvers import AnalyticalFirstStep, euler
@@ -40,7 +41,7 @@ def distil(pool: Pool, seed: int, evaluate: Evaluate, execution: Execution = HER
     """
     p, teacher = pool.p, pool.teacher
     perceptual = load_lpips(p.lpips.file, p.lpips.sha256).to(teacher.device) if p.lpips is not None else None
-    student = copy.deepcopy(teacher)
+    student = to_train(teacher, p.lora, seed, "student")
     if p.step_condition != "none":
         student = with_step_condition(teacher, seed, random_start=p.step_condition == "random")
     # Dropout is the only part of the nets that train() turns on.
