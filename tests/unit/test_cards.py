@@ -130,14 +130,14 @@ def test_a_program_makes_the_images_that_the_stage_makes(kind: str, length: str,
     exported(tmp_path, student, facts, programs)
     program, about = standalone.load(tmp_path)
     for way in facts.samplers(None, [1.0]):
-        drawn = sample(student, way, range(3, 7), student.image_shape, student.n_classes)
+        drawn = sample(student, way, range(3, 7), student.image_shape, student.conditions)
         found = standalone.draw(program, about, range(3, 7), way.nfe)
         # The library's own network orders some sums differently when it is traced.
         torch.testing.assert_close(found, drawn, **({"rtol": 1e-4, "atol": 1e-4} if kind == "diffusers" else {"rtol": 0, "atol": 0}))
         assert drawn.std() > 0
     if student.step_condition and length == "few steps":
         untold = few_steps(False).samplers(None, [1.0])[0]
-        other = sample(student, untold, range(3, 7), student.image_shape, student.n_classes)
+        other = sample(student, untold, range(3, 7), student.image_shape, student.conditions)
         assert not torch.equal(standalone.draw(program, about, range(3, 7), untold.nfe), other)
 
 
@@ -149,7 +149,7 @@ def test_the_cards_example_needs_torch_alone(kind: str, tmp_path: Path, torch_al
     run_example(tmp_path, example(facts.trained_nfe[0]), torch_alone)
     with Image.open(tmp_path / "samples.png") as file:
         shown = np.asarray(file)
-    drawn = sample(student, facts.samplers(None, [1.0])[0], range(16), student.image_shape, student.n_classes)
+    drawn = sample(student, facts.samplers(None, [1.0])[0], range(16), student.image_shape, student.conditions)
     pixels = (drawn * 127.5 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).flatten(0, 1).squeeze(-1).numpy()
     assert np.array_equal(shown, pixels) and pixels.std() > 0
 
@@ -169,9 +169,9 @@ def test_diffusers_loads_a_student_of_a_diffusers_teacher(facts: StudentSampling
     exported(tmp_path, student, facts, programs)
     unet = UNet2DModel.from_pretrained(tmp_path / "unet")
     scheduler = EulerDiscreteScheduler.from_pretrained(tmp_path / "scheduler")
-    levels = standalone.load(tmp_path)[1]["plans"][str(facts.trained_nfe[0])]["sigmas"]
-    scheduler.set_timesteps(sigmas=levels)
-    x = levels[0] * image_noise(range(4), student.image_shape)
+    plan = standalone.load(tmp_path)[1]["plans"][str(facts.trained_nfe[0])]
+    scheduler.set_timesteps(sigmas=plan["sigmas"])
+    x = plan["start"] * image_noise(range(4), student.image_shape)
     with torch.no_grad():
         for time in scheduler.timesteps:
             x = scheduler.step(unet(scheduler.scale_model_input(x, time), time).sample, time, x).prev_sample

@@ -18,7 +18,7 @@ from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import Teacher
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.sampling.sample import Sampler
-from backtrail.sampling.student import StudentSampling
+from backtrail.sampling.student import OneStep, StudentSampling
 from backtrail.teachers.published import PUBLISHED
 
 
@@ -58,7 +58,7 @@ def _score(suite: Suite, method: str, p: ScoreDistillation) -> Iterator[Work]:
     yield Work(_names(suite, f"path-from-{start}" if start else "path", method), disback.path_forwards(p))
     yield Work(_names(suite, "score-distillation", method), disback.training_forwards(p, suite.metrics.n_curve))
     yield Work(_names(suite, "mismatch", method), disback.mismatch_forwards(p, suite.mismatch))
-    yield from _sampled(suite, method, disback.sampling(p))
+    yield from _sampled(suite, method, OneStep(sigma_init=1.0))  # at whatever level
 
 
 def _trajectory(suite: Suite, method: str, p: TrajectoryDistillation) -> Iterator[Work]:

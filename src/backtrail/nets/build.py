@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from backtrail.denoiser import EDMDenoiser, NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets import discrete_time, edm
+from backtrail.nets.lora import Adapted, merged_state
 from backtrail.nets.mlp import MLP
 from backtrail.nets.step_condition import add_step_condition, fold_step_condition
 from backtrail.nets.unallocated import unallocated
@@ -69,10 +70,14 @@ def build(parameters: UNetParameters | MLPParameters, sigma_data: float, seed: i
 
 
 def save_denoiser(path: str | Path, denoiser: NetDenoiser, weights: dict[str, Tensor] | None = None, **extra: Any) -> None:
-    """Write the denoiser's weights (or `weights`, an average of them) with its configuration and `extra` metadata."""
+    """Write the denoiser's weights (or `weights`, an average of them) with its configuration and `extra` metadata.
+
+    Adapters are merged into the weights: what is written is a whole network, whoever reads it.
+    """
     if denoiser.configuration is None:
         raise ValueError("a denoiser without a configuration cannot be built again: make it by `construct`")
-    save_tensors(path, weights or denoiser.state_dict(), {"denoiser": denoiser.configuration.model_dump(mode="json"), **extra})
+    values = merged_state(denoiser, weights) if isinstance(denoiser, Adapted) else weights or denoiser.state_dict()
+    save_tensors(path, values, {"denoiser": denoiser.configuration.model_dump(mode="json"), **extra})
 
 
 def load_denoiser(path: str | Path) -> NetDenoiser:

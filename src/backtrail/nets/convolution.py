@@ -26,10 +26,15 @@ CHUNK = 1 << 13  # tiles x channels that are worked on at once: what stays in a 
 
 
 class Convolution(nn.Conv2d):
-    """torch's convolution with "same" padding, by the faster algorithm where it is one: [B, Cin, H, W] -> [B, Cout, H, W]."""
+    """torch's convolution with "same" padding, by the faster algorithm where it is one: [B, Cin, H, W] -> [B, Cout, H, W].
 
-    def __init__(self, n_in: int, n_out: int, kernel: int):
-        super().__init__(n_in, n_out, kernel, padding=kernel // 2)
+    asked: stride and padding as torch's take them, which are what they are whatever is asked for. peft makes the parts of an adapter by
+    the class of the layer that it adapts, and asks.
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel: int | tuple[int, int], *asked: Any, bias: bool = True, groups: int = 1):
+        side = kernel if isinstance(kernel, int) else kernel[0]
+        super().__init__(n_in, n_out, side, padding=side // 2, bias=bias, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return convolution(x, self.weight, self.bias)

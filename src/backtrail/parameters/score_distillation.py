@@ -5,7 +5,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import Distinct, Section
-from backtrail.parameters.quantities import Batch, Count, Level, Whole
+from backtrail.parameters.discrete_time import AtLevel
+from backtrail.parameters.lora import Lora
+from backtrail.parameters.quantities import Batch, Count, Guidance, Whole
 from backtrail.parameters.training import Adam, Average, LogNormal, NoiseLaw
 
 
@@ -19,6 +21,7 @@ class Recording(Section):
     )
     candidates: Count = Field(1, description="Updates between two places at which a node may be kept (the path's loss is measured there).")
     optimiser: Adam
+    lora: Lora | None = Field(None, description="Nodes, and the student and fake score that go along them, are adapters on the teacher.")
     tolerance: float | None = Field(
         None,
         gt=0,
@@ -44,7 +47,9 @@ class PathParameters(Section):
         None, description="How the path is recorded; null is the path of one node, the teacher (Diff-Instruct)."
     )
     student_start: Literal["teacher", "random"] = Field("teacher", description="Weights that the student starts from.")
-    sigma_init: Level = Field(2.5, description="Noise level of the student's input, in units of the data.")
+    sigma_init: AtLevel = Field(
+        2.5, description="Noise level of the student's input, in units of the data; or {t: 399}, a time step of a discrete-time teacher."
+    )
     batch: Batch = Field(64, description="Images per update.")
     noise_fake: NoiseLaw = Field(
         LogNormal(), discriminator="kind", description="Law of the noise level in the fake score's loss and the recording."
@@ -54,10 +59,17 @@ class PathParameters(Section):
 class ScoreDistillation(PathParameters):
     """A one-step student trained along a path of target scores (DisBack, Algorithm 2); a path of one node is Diff-Instruct."""
 
+    @property
+    def adapters(self) -> Lora | None:
+        """How student and fake score are adapted; None: they are trained whole."""
+        return self.recording.lora if self.recording is not None else self.lora
+
     target: Literal["path", "teacher"] = Field(
         "path", description="Walk the path back, or aim at the teacher from the start (warm start only)."
     )
     fake_start: Literal["last-node", "teacher"] = Field("last-node", description="Weights that the fake score starts from.")
+    teacher_guidance: Guidance = Field(1.0, description="Weight of classifier-free guidance of the teacher as target; 1 is none.")
+    node_guidance: Guidance = Field(1.0, description="The same of the nodes before it, which are recorded without guidance.")
     updates: Count = Field(description="Updates of the student.")
     node_updates: Count = Field(1, description="Updates of the student per node of the path; the teacher takes the rest.")
     node_budget: Literal["fixed", "proportional", "adaptive"] = Field(
@@ -71,6 +83,7 @@ class ScoreDistillation(PathParameters):
         "sigma2", description="Weight of the score difference: 1; sigma^2 (Diff-Instruct's code); DMD's normalisation."
     )
     shared_noise: bool = Field(False, description="Both losses use the same noisy samples: one forward less, another estimator.")
+    lora: Lora | None = Field(None, description="Student and fake score are adapters on the teacher, where nothing is recorded.")
     student: Adam
     fake: Adam
     noise_student: NoiseLaw = Field(LogNormal(), discriminator="kind", description="Law of the noise level in the student's loss.")
@@ -86,6 +99,8 @@ class ScoreDistillation(PathParameters):
 
     @model_validator(mode="after")
     def _fits(self) -> "ScoreDistillation":
+        if self.recording is not None and self.lora is not None:
+            raise ValueError("lora is for a path of one node: with a recording it is recording.lora, since nodes are adapters too")
         if self.recording is None and (self.target, self.fake_start) != ("path", "last-node"):
             raise ValueError("target and fake_start other than the defaults need a recording: a path of one node has no other node")
         # The last node is what the fake score starts from, and no target.

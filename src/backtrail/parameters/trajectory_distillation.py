@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import ByName, Distinct, Name, RelativePath, Section
+from backtrail.parameters.lora import Lora
 from backtrail.parameters.quantities import Batch, Count
 from backtrail.parameters.sampling import Schedule, SolverName, TimeStamps
 from backtrail.parameters.training import Adam
@@ -46,6 +47,7 @@ class TrajectoryDistillation(Section):
     pool: Count = Field(description="Batches of teacher trajectories per num_steps; each seed goes through them in its own order.")
     cached: bool = Field(True, description="Compute the pool once, in the stage `trajectories`; false computes each batch when it is used.")
     optimiser: Adam
+    lora: Lora | None = Field(None, description="The student is adapters on its teacher; null: it is trained whole.")
     decay_at: float = Field(0.5, gt=0, le=1, description="Share of the rounds (and one) after which the rate is divided by ten.")
     dropout: bool = Field(False, description="Dropout of the net is on while the student trains, as in the released code.")
     evaluate_every: Count = Field(20, description="Rounds between two evaluations.")
@@ -57,6 +59,12 @@ class TrajectoryDistillation(Section):
             raise ValueError(f"num_steps {bad}: at least {smallest} time stamps are needed, or no network evaluation is left")
         if (self.loss == "l1+lpips") != (self.lpips is not None):
             raise ValueError("the loss l1+lpips and the weights `lpips` go together: give both or neither")
+        if self.schedule.kind in ("leading", "trailing", "linspace"):
+            raise ValueError(
+                f"schedule.kind = {self.schedule.kind} is the teacher's own: K steps more between two would not fall among them"
+            )
+        if self.lora is not None and self.step_condition != "none":
+            raise ValueError("lora and step_condition do not go together: the layers of the condition are new, and no adapters")
         if self.teacher_afs and self.inputs == "data":
             raise ValueError("teacher_afs needs inputs = trajectory: an analytical step is for noise and not for noisy data")
         if len(self.num_steps) > 1 and self.step_condition == "none":

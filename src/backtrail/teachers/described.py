@@ -1,7 +1,7 @@
-"""A diffusers U-Net as its files describe it, held against them before the library makes memory for it."""
+"""A network of diffusers or transformers as its files describe it, held against them before the library makes memory for it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backtrail.artifacts import load_json
+from backtrail.data.diffusers_folder import DIFFUSION
 from backtrail.errors import UserError
 from backtrail.nets.unallocated import unallocated
 from backtrail.nets.weights import check_numbers, shown, wrong_shape
@@ -19,21 +20,23 @@ MAX_SIDE = 4096  # pixels of an image
 CURE = "fetch it again"
 
 
-def check_unet(folder: Path) -> None:
-    """Raises UserError unless the weights in `folder` can be those of the UNet2DModel that its config.json describes.
+def check_weights(folder: Path, build: Callable[[dict[str, Any]], nn.Module], stem: str = DIFFUSION) -> None:
+    """Raises UserError unless the weights in `folder` can be those of the network that `build` makes of its config.json.
 
     The network is built without memory, its modules counted, its shapes and dtypes held against those of the weights, which must be finite,
     and its numbers against their bytes. Names are left to the library, which knows older ones too.
     """
     config = folder / "config.json"
-    net = _described(load_json(config), config)
+    net = _described(load_json(config), config, build)
     # As the library chooses: safetensors where there are any. Several are shards, or the same weights in another width.
-    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors")) or sorted(folder.glob("diffusion_pytorch_model*.bin"))
+    files = sorted(folder.glob(f"{stem}*.safetensors")) or sorted(folder.glob(f"{stem}*.bin"))
     expected = net.state_dict()
     n_numbers, n_bytes = sum(value.numel() for value in expected.values()), sum(file.stat().st_size for file in files)
     for file in files:
         try:
             for name, value in _tensors(file):
+                if name.endswith("position_ids"):  # 0, 1, 2, ..., which text encoders of 2022 kept, and the library counts itself
+                    continue
                 if found := wrong_shape(expected, {name: value}):
                     raise UserError(f"{folder} does not fit its config.json ({found})")
                 if value.numel() > n_bytes:
@@ -56,22 +59,20 @@ def check_levels(levels: Tensor, path: Path) -> None:
         raise UserError(f"{path} has betas that are not all between 0 and 1, or fewer than two: the noise does not grow from step to step")
 
 
-def _described(configuration: Any, path: Path) -> nn.Module:
-    """The U-Net without memory for its weights."""
-    from diffusers import UNet2DModel
-
+def _described(configuration: Any, path: Path, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
+    """The network without memory for its weights."""
     if not isinstance(configuration, dict):
-        raise UserError(f"{path} describes no UNet2DModel: expected what `save_pretrained` writes")
+        raise UserError(f"{path} describes no network: expected what `save_pretrained` writes")
     for key, value in configuration.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{path} has {shown(key)} = {value}: expected a finite number")
-    size = configuration.get("sample_size")
+    size = configuration.get("sample_size", 1)
     sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or any(type(side) is not int or not 1 <= side <= MAX_SIDE for side in sides):
         raise UserError(f"{path} has sample_size = {ascii(size)[:60]}: expected the pixels of an image's side (or two), 1 to {MAX_SIDE}")
     try:
         with unallocated(str(path)):
-            return UNet2DModel.from_config(configuration)
+            return build(configuration)
     except UserError:
         raise
     except Exception as error:  # the library raises whatever its layers do

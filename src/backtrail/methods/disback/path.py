@@ -13,6 +13,7 @@ import pandas as pd
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets.build import load_denoiser, save_denoiser
+from backtrail.nets.lora import Adapted, load_adapter, save_adapter
 from backtrail.tables import load_csv, save_csv
 from backtrail.tensors import load_tensors, tensors_digest
 
@@ -76,7 +77,11 @@ def save_path(folder: str | Path, path: DegradationPath, recording: dict[str, An
     if path.start:
         save_denoiser(Path(folder) / START, path.start, cost=path.start_cost)
     for index, node in enumerate(path.nodes):
-        save_denoiser(node_file(folder, index), node, node=index, recording=recording, start=start)
+        facts = {"node": index, "recording": recording, "start": start}
+        if isinstance(node, Adapted):
+            save_adapter(node_file(folder, index), node, path.teacher, **facts)
+        else:
+            save_denoiser(node_file(folder, index), node, **facts)
     digests = [tensors_digest(node.state_dict()) for node in path.nodes]
     save_csv(Path(folder) / "path.csv", path.table.assign(node=range(len(digests)), digest=digests)[COLUMNS])
 
@@ -90,7 +95,9 @@ def load_path(folder: str | Path) -> DegradationPath:
     table = load_csv(Path(folder) / "path.csv")
     if list(table.columns) != COLUMNS or list(table["node"]) != list(range(len(table))) or table.empty:
         raise UserError(f"{folder}/path.csv does not list the nodes 0, 1, 2, ...: run the stage `path` again")
-    teacher, *others = (_named(node_file(folder, row.node), row.digest, "path.csv") for row in table.itertuples())
+    first, *later = table.itertuples()
+    teacher = _named(node_file(folder, 0), first.digest, "path.csv")
+    others = [_named(node_file(folder, row.node), row.digest, "path.csv", teacher) for row in later]
     named = load_tensors(node_file(folder, 0))[1].get("start")
     start = _named(Path(folder) / START, named, "node 0") if named else None
     for file, node in [*((node_file(folder, i), node) for i, node in enumerate(others, start=1)), (Path(folder) / START, start)]:
@@ -100,9 +107,9 @@ def load_path(folder: str | Path) -> DegradationPath:
     return DegradationPath([teacher, *others], table, start, cost)
 
 
-def _named(file: Path, digest: str, by: str) -> NetDenoiser:
-    """The denoiser in `file`, which `by` names by its digest."""
-    denoiser = load_denoiser(file)
+def _named(file: Path, digest: str, by: str, base: NetDenoiser | None = None) -> NetDenoiser:
+    """The denoiser in `file`, which `by` names by its digest; where it holds adapters, they are those of `base`."""
+    denoiser = (load_adapter(file, base) if base is not None else None) or load_denoiser(file)
     if (found := tensors_digest(denoiser.state_dict())) != digest:
         raise UserError(f"{file} has digest {found[:12]}, {by} names {digest[:12]}: run the stage `path` again")
     return denoiser

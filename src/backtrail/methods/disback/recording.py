@@ -13,14 +13,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from backtrail.conditions import Condition
 from backtrail.data.dataset import Labelled
-from backtrail.denoiser import Condition, NetDenoiser
-from backtrail.methods.disback.one_step import draw_labels, generate, initial_student, labels_condition, student_input
+from backtrail.denoiser import NetDenoiser
+from backtrail.methods.disback.one_step import generate, initial_student, student_input
 from backtrail.methods.disback.path import DegradationPath, Origin
+from backtrail.nets.lora import to_train
 from backtrail.parameters.score_distillation import PathParameters, Recording, ScoreDistillation
 from backtrail.randomness import Draw
 from backtrail.training.loop import HERE, Execution, Losses, run
-from backtrail.training.noise import diffuse, edm_loss, per_value, score_matching_loss
+from backtrail.training.noise import denoising_loss, diffuse, per_value, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot
 
 DEFAULT_EVALUATION_BATCH = 256  # images that the loss of a path of one node is measured on
@@ -35,12 +37,13 @@ def record(
     The path's table has a row {step, loss_student, loss_data} for each node, teacher first.
     """
     teacher = origin.teacher
-    student = initial_student(teacher, p.student_start, seed, origin.start).eval().requires_grad_(False)
+    lora = p.recording.lora if p.recording else None
+    student = initial_student(teacher, p.student_start, seed, origin.start, lora).eval().requires_grad_(False)
     measure = PathLoss(student, p, data, seed)
     if p.recording is None:
         rows = pd.DataFrame([{"step": 0, **measure(teacher)}])
         return DegradationPath([teacher], rows, origin.start, origin.start_cost), {"stopped_by": "path of one node", "steps": 0}
-    node = copy.deepcopy(teacher).eval().requires_grad_(True)
+    node = to_train(teacher, lora, seed, "node").eval().requires_grad_(True)
     state = TrainingState({"node": node}, {"node": adam(node, p.recording.optimiser)}, group=execution.group)
     stopped_by = "budget"
     for step, _ in run(state, lambda step: update_node(state, student, p, seed, step), p.recording.steps, execution.scratch):
@@ -51,32 +54,30 @@ def record(
                 stopped_by = "convergence"
                 break
     chosen = choose_nodes(state.rows, p.recording)
-    nodes = [teacher, *(_with_weights(teacher, state.snapshots[f"{row['step']:09d}"]) for row in chosen)]
+    nodes = [teacher, *(_with_weights(node, state.snapshots[f"{row['step']:09d}"]) for row in chosen)]
     path = DegradationPath(nodes, pd.DataFrame([state.rows[0], *chosen]), origin.start, origin.start_cost)
     return path, {"stopped_by": stopped_by, "steps": state.rows[-1]["step"]}
 
 
 class PathLoss:
-    """The EDM loss of a denoiser, per value of an image, on the initial student's samples and on data, with fixed noise."""
+    """The denoising loss of a denoiser, per value of an image, on the initial student's samples and on data, with fixed noise."""
 
     def __init__(self, student: NetDenoiser, p: PathParameters, data: Labelled, seed: int):
         n, draw = p.recording.evaluation_batch if p.recording else DEFAULT_EVALUATION_BATCH, Draw(seed, "path-loss")
-        labels = draw_labels(student, n, draw.of("label"))
-        if labels is not None and data.labels is None:
-            raise ValueError("the loss of a conditional denoiser on data needs the data's labels")
+        condition = student.draw_condition(draw.of("label"), n)
         with torch.no_grad():
-            x0 = generate(student, student_input(student, n, p.sigma_init, draw.of("z")), p.sigma_init, labels)
+            x0 = generate(student, student_input(student, n, p.sigma_init, draw.of("z")), p.sigma_init, condition)
         images = data.images[:n].to(student.device)
-        of_data = labels_condition(data.labels[:n].to(student.device)) if labels is not None and data.labels is not None else None
+        of_data = student.condition_of_data(None if data.labels is None else data.labels[:n])
         self.sets: dict[str, tuple[Tensor, Tensor, Tensor, Condition | None]] = {
-            "loss_student": (x0, *diffuse(x0, p.noise_fake, draw), labels_condition(labels)),
+            "loss_student": (x0, *diffuse(x0, p.noise_fake, draw), condition),
             "loss_data": (images, *diffuse(images, p.noise_fake, draw), of_data),
         }
 
     @torch.no_grad()
     def __call__(self, denoiser: NetDenoiser) -> Losses:
         return {
-            name: per_value(edm_loss(denoiser(noisy, sigma, condition), x0, sigma, denoiser.sigma_data), x0).item()
+            name: per_value(denoising_loss(denoiser, denoiser(noisy, sigma, condition), x0, sigma), x0).item()
             for name, (x0, noisy, sigma, condition) in self.sets.items()
         }
 
@@ -126,10 +127,10 @@ def update_node(state: TrainingState, student: NetDenoiser, p: PathParameters, s
 
 def fitting_loss(model: NetDenoiser, student: NetDenoiser, p: PathParameters, draw: Draw) -> Tensor:
     """The loss of `model` on fresh samples of a frozen student, on the rows of the draw's part."""
-    labels = draw_labels(student, p.batch, draw.of("label"))
+    condition = student.draw_condition(draw.of("label"), p.batch)
     with torch.no_grad():
-        x0 = generate(student, student_input(student, p.batch, p.sigma_init, draw.of("z")), p.sigma_init, labels)
-    return score_matching_loss(model, x0, p.noise_fake, draw, labels_condition(labels))
+        x0 = generate(student, student_input(student, p.batch, p.sigma_init, draw.of("z")), p.sigma_init, condition)
+    return score_matching_loss(model, x0, p.noise_fake, draw, condition)
 
 
 def _with_weights(like: NetDenoiser, values: dict[str, Tensor]) -> NetDenoiser:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, NetDenoiser
+from backtrail.denoiser import NetDenoiser
 from backtrail.methods.sfd.lpips import LPIPS, load_lpips
-from backtrail.methods.sfd.trajectories import Piece, Pool, student_times, teacher_evaluations
+from backtrail.methods.sfd.trajectories import Piece, Pool, student_times, teacher_evaluations, told_steps
 from backtrail.nets.build import with_step_condition
+from backtrail.nets.lora import to_train
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.randomness import Draw
 from backtrail.sampling.solvers import AnalyticalFirstStep, euler
@@ -40,7 +41,7 @@ def distil(pool: Pool, seed: int, evaluate: Evaluate, execution: Execution = HER
     """
     p, teacher = pool.p, pool.teacher
     perceptual = load_lpips(p.lpips.file, p.lpips.sha256).to(teacher.device) if p.lpips is not None else None
-    student = copy.deepcopy(teacher)
+    student = to_train(teacher, p.lora, seed, "student")
     if p.step_condition != "none":
         student = with_step_condition(teacher, seed, random_start=p.step_condition == "random")
     # Dropout is the only part of the nets that train() turns on.
@@ -97,10 +98,8 @@ def walk(student: NetDenoiser, piece: Piece, p: TrajectoryDistillation) -> Itera
     """
     times = student_times(p, piece.num_steps)
     states = piece.states.to(student.device)
-    labels = None if piece.labels is None else piece.labels.to(student.device)
-    x = states[0]
-    told = torch.full((len(x),), float(piece.num_steps), device=x.device) if student.step_condition else None
-    condition = Condition(labels, told)
+    x, own = states[0], piece.condition.to(student.device) if piece.condition else None
+    condition = told_steps(student, own, piece.num_steps, len(x))
     for offset, target in enumerate(states[1:]):
         index = piece.first + offset
         pair = times[index : index + 2]
