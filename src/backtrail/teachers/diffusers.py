@@ -43,6 +43,7 @@ UNETS: dict[str, tuple[tuple[str, tuple[Any, ...], str], ...]] = {
         ("dual_cross_attention", (False,), "the library has no such blocks"),
     ),
 }
+PIXELS = ("UNet2DModel",)  # what a pipeline of pixels may have: a text is told where its encoders lie beside the network
 
 
 def import_diffusers(folder: str | Path, asked: Asked | None = None, latent: bool = False) -> NetDenoiser:
@@ -54,7 +55,7 @@ def import_diffusers(folder: str | Path, asked: Asked | None = None, latent: boo
     """
     found = find_diffusers(folder, latent)
     schedule = _schedule(found.schedule)
-    kind = _unet_kind(found.config)
+    kind = _unet_kind(found.config, latent)
     net = _load(found.found, kind)
     plain = {key: value for key, value in dict(net.config).items() if not key.startswith("_") and key not in AVERAGE}
     own = {**schedule, **(asked or Asked()).model_dump(), "kind": kind, "unet": plain}
@@ -115,9 +116,9 @@ def _check_terminal(p: DiffusersTeacher, path: Path) -> None:
         )
 
 
-def _unet_kind(path: Path) -> str:
-    """The library's class of the U-Net: of (x, t), of (x, t, one label), or of (x, t, text). Raises UserError if it is another network."""
-    kind = _kind(path, tuple(UNETS), "a U-Net of images or latents, unconditional, of classes or of a text")
+def _unet_kind(path: Path, latent: bool) -> str:
+    """The library's class of the U-Net: of (x, t), of (x, t, one label), or of latents and a text. Raises UserError if it is another."""
+    kind = _kind(path, tuple(UNETS) if latent else PIXELS, "a U-Net, unconditional or of classes" + (", or of a text" if latent else ""))
     values, defaults = load_json(path), _defaults(kind)
     for key, allowed, why in UNETS[kind]:
         if (found := values.get(key, allowed[0])) not in allowed:
