@@ -131,7 +131,7 @@ def test_a_run_says_where_it_is(project):
     """In a log a line for each stage that ends; in a terminal a line at the bottom."""
     project.edit("teacher_lr: 1", "teacher_lr: 2")
     stale = len(project.planned())
-    lines = re.findall(r"^\d+ of 13 stages done.*$", project.run_snakemake("teacher"), flags=re.MULTILINE)
+    lines = re.findall(r"^\d+ of 13 stages done.*$", project.run_snakemake("--", "teacher"), flags=re.MULTILINE)
     assert lines == [f"{14 - stale} of 13 stages done"] and project.executed() == ["teacher"]
     project.edit("teacher_lr: 2", "teacher_lr: 3")
     inside, outside = os.openpty()
