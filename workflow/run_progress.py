@@ -25,9 +25,9 @@ CLEAR = "\r\x1b[K"
 
 
 def follow(plan: Mapping[str, Any]) -> None:
-    """Show from now on where this process's run is. Nothing is shown where Snakemake has no handler that writes to a stream."""
+    """Show from now on where this process's run is. Nothing is shown where Snakemake is to be quiet, or writes to no stream."""
     shown_by = next((handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler)), None)
-    if shown_by is not None:
+    if shown_by is not None and not any(getattr(of, "quiet", None) for of in shown_by.filters):
         progress = Progress(plan, past_costs(Path.cwd()))
         Display(progress, shown_by).start()
 
@@ -52,6 +52,7 @@ class Progress:
         names = {stage["name"] for stage in plan["stages"]}
         self.names, self.done, self.costs, self.clock = names, names - set(plan["stale"]), dict(costs), clock
         self.asked: set[str] = set()
+        self.live = False  # a dry run tells of its jobs too, and starts none
         self.finished: set[str] = set()
         self.running: dict[str, float] = {}
         self.by_job: dict[int, str] = {}
@@ -63,6 +64,10 @@ class Progress:
         if event == LogEvent.RUN_INFO:
             self.asked = self.names & set(getattr(record, "stats", {}))
             self.done -= self.asked
+        elif event == LogEvent.JOB_STARTED:
+            self.live = True
+        elif not self.live:
+            return False
         elif event == LogEvent.JOB_INFO and record.rule_name in self.names:
             self.by_job[record.jobid] = record.rule_name
             self.running[record.rule_name] = self.clock()
@@ -136,7 +141,7 @@ class Display(threading.Thread):
         atexit.register(self.put, CLEAR)
         while True:
             time.sleep(self.every_s)
-            if self.progress.asked:
+            if self.progress.live:
                 with self.shown_by.lock:  # type: ignore[union-attr]
                     width = os.get_terminal_size(self.stream.fileno()).columns
                     self.put(CLEAR + str(self.progress)[: width - 1])

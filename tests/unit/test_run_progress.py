@@ -37,6 +37,7 @@ def progress(clock: Clock) -> Progress:
     plan = {**PLAN, "stale": {"teacher": "changed", "student@a-0": "", "student@a-1": "", "figure": ""}}
     of = Progress(plan, {"teacher": 100 - AROUND_S, "student@a-0": 40 - AROUND_S, "figure": 20 - AROUND_S}, clock)
     of.note(event(LogEvent.RUN_INFO, stats={"all": 1, "teacher": 1, "student@a-0": 1, "student@a-1": 1, "figure": 1, "total": 5}))
+    of.note(event(LogEvent.JOB_STARTED, jobs=[3]))
     return of
 
 
@@ -61,6 +62,13 @@ def test_a_stage_that_is_forced_is_not_done_yet(clock: Clock) -> None:
     of = Progress(PLAN, {}, clock)
     of.note(event(LogEvent.RUN_INFO, stats={"teacher": 1, "total": 1}))
     assert str(of) == "4 of 5 stages done", "nothing is known of times"
+
+
+def test_a_dry_run_runs_nothing(clock: Clock) -> None:
+    of = Progress(PLAN, {}, clock)
+    of.note(event(LogEvent.RUN_INFO, stats={"teacher": 1, "total": 1}))
+    of.note(event(LogEvent.JOB_INFO, jobid=3, rule_name="teacher"))
+    assert str(of) == "4 of 5 stages done" and not of.live
 
 
 def test_many_that_run_are_counted(progress: Progress) -> None:
