@@ -4,25 +4,19 @@ Everything is written in the variance-exploding form x = x0 + sigma * noise (Kar
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from backtrail.conditions import Condition, Conditions, Labels
+from backtrail.errors import UserError
 from backtrail.parameters.base import Section
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a denoiser may know beside x and sigma.
-
-    labels: int64 [B], class index; the value `n_classes` is the null label of classifier-free guidance.
-    steps: float32 [B], the number of time stamps of the sampler that calls (SFD-v's step condition).
-    """
-
-    labels: Tensor | None = None
-    steps: Tensor | None = None
+from backtrail.parameters.discrete_time import TimeStep
+from backtrail.parameters.sampling import Schedule
+from backtrail.randomness import Draw
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,7 @@ class NetDenoiser(nn.Module):
     autocast: torch.dtype | None = None  # what the network's products are computed in; None is the weights' own
     compiled: bool = False  # whether the network goes through torch.compile
     noise_range: NoiseRange = NoiseRange()  # what its own sampler keeps to
+    told: Conditions | None = None  # where a run takes its conditions from; None: its own classes, uniform
 
     def network(self, *inputs: Any, **options: Any) -> Any:
         """The raw network's output. Copies of a denoiser compile their own network, at their first call."""
@@ -87,6 +82,26 @@ class NetDenoiser(nn.Module):
         return self.net.n_classes
 
     @property
+    def conditions(self) -> Conditions:
+        """Where a run takes its conditions from; copies take them from there too."""
+        return Labels(self.n_classes) if self.told is None else self.told
+
+    def draw_condition(self, draw: Draw, n: int) -> Condition | None:
+        """The conditions of a training batch of n images, the rows of the draw's part, where it computes."""
+        return self._here(self.conditions.drawn(draw, n))
+
+    def condition_of_images(self, indices: Sequence[int]) -> Condition | None:
+        """The conditions that images `indices` are sampled under, where it computes."""
+        return self._here(self.conditions.of_images(indices))
+
+    def condition_of_data(self, labels: Tensor | None) -> Condition | None:
+        """The conditions of images of the data set, by their labels int64 [n], where it computes."""
+        return self._here(self.conditions.of_data(labels))
+
+    def _here(self, condition: Condition | None) -> Condition | None:
+        return None if condition is None else condition.to(self.device)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """[C, H, W] of the images that it denoises."""
         return self.net.image_shape
@@ -95,6 +110,29 @@ class NetDenoiser(nn.Module):
     def step_condition(self) -> bool:
         """Whether it can be told its sampler's number of time stamps (`Condition.steps`)."""
         return self.net.step_condition
+
+    def start_scale(self, sigma: float) -> float:
+        """Standard deviation of the noise that sampling, or a one-step student, starts from at the level sigma; EDM's is sigma itself."""
+        return sigma
+
+    def level(self, at: float | TimeStep) -> float:
+        """The noise level that parameters name, as a number. Raises UserError for a time step of a network that has none."""
+        if isinstance(at, TimeStep):
+            raise UserError(f"{{t: {at.t}}} names a time step, and this network knows none: write the noise level as a number")
+        return at
+
+    def check_schedule(self, p: Schedule) -> None:
+        """Raises UserError if the schedule counts the time steps of another network; one that knows none takes any."""
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Weight of |D - x0|^2 in the loss that such a network is trained by, at each sigma; EDM's (arXiv 2206.00364, Table 1)."""
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+
+
+def start_scale(denoiser: Denoiser, sigma: float) -> float:
+    """What `denoiser` says its start is scaled by at the level sigma; a closed form, which is no network, starts as EDM's do."""
+    own = getattr(denoiser, "start_scale", None)
+    return sigma if own is None else own(sigma)
 
 
 class EDMDenoiser(NetDenoiser):
@@ -121,18 +159,29 @@ class EDMDenoiser(NetDenoiser):
 class Guided:
     """Classifier-free guidance as a denoiser (SFD, guidance equation): w D(x, c) + (1 - w) D(x, null).
 
-    `evaluations` is the number of network evaluations per call: w = 1 needs the conditional branch only.
+    null: the condition of the other branch, of one row: a null label, the encoding of "", zeros (`Condition.under`). `evaluations` is the
+    number of network evaluations per call: w = 1 needs the conditional branch only.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float, null_label: int):
-        self.denoiser, self.scale, self.null_label = denoiser, scale, null_label
+    def __init__(self, denoiser: Denoiser, scale: float, null: Condition):
+        self.denoiser, self.scale, self.null = denoiser, scale, null
         self.evaluations = 1 if scale == 1 else 2
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
-        conditional = self.denoiser(x, sigma, condition)
         if self.scale == 1:
-            return conditional
-        if condition is None or condition.labels is None:
-            raise ValueError("guidance needs class labels in the condition")
-        null = Condition(labels=torch.full_like(condition.labels, self.null_label), steps=condition.steps)
-        return self.scale * conditional + (1 - self.scale) * self.denoiser(x, sigma, null)
+            return self.denoiser(x, sigma, condition)
+        null = (condition or Condition()).under(self.null.to(x.device), len(x))
+        return self.scale * self.denoiser(x, sigma, condition) + (1 - self.scale) * self.denoiser(x, sigma, null)
+
+    def start_scale(self, sigma: float) -> float:
+        """That of the denoiser that is guided."""
+        return start_scale(self.denoiser, sigma)
+
+
+def guided(denoiser: Denoiser, scale: float, conditions: Conditions) -> Denoiser:
+    """The denoiser under guidance, itself for w = 1. Raises UserError if there is no condition whose absence it could know."""
+    if scale == 1:
+        return denoiser
+    if conditions.null is None:
+        raise UserError(f"guidance {scale} needs a class-conditional denoiser: set n_classes of its net and label_dropout")
+    return Guided(denoiser, scale, conditions.null)

@@ -130,14 +130,14 @@ def test_a_program_makes_the_images_that_the_stage_makes(kind: str, length: str,
     exported(tmp_path, student, facts, programs)
     program, about = standalone.load(tmp_path)
     for way in facts.samplers(None, [1.0]):
-        drawn = sample(student, way, range(3, 7), student.image_shape, student.n_classes)
+        drawn = sample(student, way, range(3, 7), student.image_shape, student.conditions)
         found = standalone.draw(program, about, range(3, 7), way.nfe)
         # The library's own network orders some sums differently when it is traced.
         torch.testing.assert_close(found, drawn, **({"rtol": 1e-4, "atol": 1e-4} if kind == "diffusers" else {"rtol": 0, "atol": 0}))
         assert drawn.std() > 0
     if student.step_condition and length == "few steps":
         untold = few_steps(False).samplers(None, [1.0])[0]
-        other = sample(student, untold, range(3, 7), student.image_shape, student.n_classes)
+        other = sample(student, untold, range(3, 7), student.image_shape, student.conditions)
         assert not torch.equal(standalone.draw(program, about, range(3, 7), untold.nfe), other)
 
 
@@ -149,7 +149,7 @@ def test_the_cards_example_needs_torch_alone(kind: str, tmp_path: Path, torch_al
     run_example(tmp_path, example(facts.trained_nfe[0]), torch_alone)
     with Image.open(tmp_path / "samples.png") as file:
         shown = np.asarray(file)
-    drawn = sample(student, facts.samplers(None, [1.0])[0], range(16), student.image_shape, student.n_classes)
+    drawn = sample(student, facts.samplers(None, [1.0])[0], range(16), student.image_shape, student.conditions)
     pixels = (drawn * 127.5 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).flatten(0, 1).squeeze(-1).numpy()
     assert np.array_equal(shown, pixels) and pixels.std() > 0
 

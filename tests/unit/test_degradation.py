@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backtrail.data.dataset import Labelled
+from backtrail.denoiser import EDMDenoiser
 from backtrail.errors import UserError
 from backtrail.methods.disback.one_step import generate
 from backtrail.methods.disback.path import START, DegradationPath, Origin, load_path, node_file, save_path
@@ -23,7 +24,7 @@ from backtrail.parameters.training import LogNormal
 from backtrail.randomness import Draw
 from backtrail.tables import load_csv, save_csv
 from backtrail.tensors import tensors_digest
-from backtrail.training.noise import edm_loss, score_matching_loss
+from backtrail.training.noise import denoising_loss, score_matching_loss
 from unit.oracles import GaussianDenoiser, tiny_denoiser
 
 SHAPE = (1, 4, 4)
@@ -105,7 +106,7 @@ def test_without_a_recording_the_path_is_the_teacher():
 
 def test_a_conditional_path_needs_the_datas_labels_and_uses_them():
     teacher, p = tiny_denoiser(n_classes=3), parameters()
-    with pytest.raises(ValueError, match="needs the data's labels"):
+    with pytest.raises(ValueError, match="needs the labels of the data"):
         recorded_path(teacher, p)
     losses = [PathLoss(teacher, p, Labelled(DATA, labels), 0)(teacher) for labels in (torch.zeros(64).long(), torch.ones(64).long())]
     assert losses[0]["loss_student"] == losses[1]["loss_student"] and losses[0]["loss_data"] != losses[1]["loss_data"]
@@ -171,7 +172,7 @@ def test_the_fit_of_a_score_is_the_optimum_for_a_gaussian_student():
         best = loss if best is None else best
         assert loss >= best
     # The least possible loss is the mean over sigma of weight x posterior variance.
-    noisy_loss = edm_loss(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([2.0]), 0.5).item()
+    noisy_loss = denoising_loss(EDMDenoiser(None, 0.5), torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([2.0])).item()
     assert noisy_loss == pytest.approx((4 + 0.25) / 1.0)
 
 

@@ -25,7 +25,7 @@ def saved(tmp_path, net, sampling, **facts):
 
 
 def test_a_one_step_student_says_its_noise_level(tmp_path):
-    found = student_sampling(saved(tmp_path, tiny_denoiser(), disback.sampling(score.parameters(sigma_init=1.5))))
+    found = student_sampling(saved(tmp_path, tiny_denoiser(), disback.sampling(score.parameters(sigma_init=1.5), tiny_denoiser())))
     assert found.samplers([], [1.0]) == [Sampler(sigma_init=1.5)] and found.trained_nfe == [1]
 
 

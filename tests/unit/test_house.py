@@ -34,7 +34,8 @@ FLOORS = [
     {"teachers"},
     {"training", "data"},
     {"nets", "sampling"},
-    {"denoiser", "parameters", "pipeline", "layout", "nested", "randomness", "artifacts", "tables", "tensors", "errors"},
+    {"denoiser", "conditions", "levels", "randomness"}
+    | {"parameters", "pipeline", "layout", "nested", "artifacts", "tables", "tensors", "errors"},
 ]
 APART = {"report", "audit", "export"}  # rooms of one floor that do not import each other
 

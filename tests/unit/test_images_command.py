@@ -72,7 +72,7 @@ def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Re
 def drawn(file: Path, sampler: Sampler) -> Tensor:
     """The images of SEEDS out of an archive, as the stages draw one: from seed 0 on."""
     denoiser = load_denoiser(file)
-    return to_uint8(sample(denoiser, sampler, range(SEEDS.stop), denoiser.image_shape, denoiser.n_classes))[SEEDS.start :]
+    return to_uint8(sample(denoiser, sampler, range(SEEDS.stop), denoiser.image_shape, denoiser.conditions))[SEEDS.start :]
 
 
 def shown(path: Path) -> np.ndarray:

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from backtrail.denoiser import EDMDenoiser
 from backtrail.errors import UserError
 from backtrail.parameters.base import validate
 from backtrail.parameters.training import Adam, KarrasGrid, LogNormal, UniformTime
 from backtrail.randomness import Draw
 from backtrail.sampling.schedules import polynomial, vp_betas, vp_tau
-from backtrail.training.noise import draw_sigma, edm_loss, per_value
+from backtrail.training.noise import denoising_loss, draw_sigma, per_value
 from backtrail.training.state import adam, optimiser_step
 
 N = 400_000
+EDM = EDMDenoiser(None, 0.5)
 
 
 def quantiles(law, shares):
@@ -53,21 +55,21 @@ def test_draws_are_a_function_of_seed_purpose_and_step():
     assert len({tuple(draw.tolist()) for draw in others}) == 4
 
 
-def test_edm_loss_has_expectation_one_for_the_net_that_knows_nothing():
+def test_edms_loss_has_expectation_one_for_the_net_that_knows_nothing():
     """With F = 0 the loss is weight x c_out^2 x the net's target variance, which EDM's preconditioning makes one at every noise level."""
     x0 = 0.5 * torch.randn(200_000, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise = torch.randn(200_000, 1, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for level in (0.01, 0.5, 20.0):
         sigma = torch.full((200_000,), level, dtype=torch.float64)
         c_skip = 0.25 / (level**2 + 0.25)
-        assert edm_loss(c_skip * (x0 + level * noise), x0, sigma, 0.5).item() == pytest.approx(1.0, abs=0.01)
+        assert denoising_loss(EDM, c_skip * (x0 + level * noise), x0, sigma).item() == pytest.approx(1.0, abs=0.01)
 
 
 def test_the_loss_sums_over_an_image_so_that_adams_eps_acts_as_in_the_released_code():
     """A gradient of 1.25e-7 a weight and eps 1e-8: the first step is .926 of lr. As a mean over d = 3,072 values it would be .0041."""
     module, x0, sigma = torch.nn.ParameterDict({"d": torch.full((1, 3, 32, 32), 1.25e-8)}), torch.zeros(2, 3, 32, 32), torch.ones(2)
     # The weight at sigma 1 and sigma_data 0.5 is 5: the gradient is 2 x 5 x 1.25e-8 per weight, of both images together.
-    loss = edm_loss(module["d"].expand(2, -1, -1, -1), x0, sigma, 0.5)
+    loss = denoising_loss(EDM, module["d"].expand(2, -1, -1, -1), x0, sigma)
     assert loss.item() == pytest.approx(3072 * 5 * 1.25e-8**2, rel=1e-5)
     assert per_value(loss, x0).item() == pytest.approx(5 * 1.25e-8**2, rel=1e-5)
     loss.backward()

@@ -10,12 +10,13 @@ from diffusers import DPMSolverMultistepScheduler, EDMDPMSolverMultistepSchedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtrail.denoiser import Condition, EDMDenoiser, Guided
+from backtrail.conditions import Condition, Labels, image_labels
+from backtrail.denoiser import EDMDenoiser, Guided
 from backtrail.errors import UserError
 from backtrail.nets.preconditioning import IDDPMDenoiser, VEDenoiser, VPDenoiser, noise_levels
 from backtrail.parameters.base import validate
 from backtrail.parameters.sampling import Schedule, TeacherSampler
-from backtrail.sampling.sample import CHUNK, Sampler, image_labels, sample
+from backtrail.sampling.sample import CHUNK, Sampler, sample
 from backtrail.sampling.schedules import logsnr, polynomial, schedule
 from backtrail.sampling.solvers import SOLVERS, AnalyticalFirstStep, Thresholded, dpm_solver_pp
 from unit.oracles import GaussianDenoiser, MixtureDenoiser, gaussian_ode, reference_ode, tiny_denoiser
@@ -282,7 +283,7 @@ def test_nfe_is_the_number_of_evaluations_made(solver, afs, guidance):
         return 0.5 * x
 
     sampler = Sampler(solver, 5, afs=afs, guidance=guidance)
-    sample(denoiser, sampler, range(1), (1, 2, 2), n_classes=3)
+    sample(denoiser, sampler, range(1), (1, 2, 2), Labels(3))
     assert len(calls) == sampler.nfe
 
 
@@ -292,9 +293,9 @@ def test_guidance_is_the_published_combination():
     conditional, null = (denoiser(x, sigma, Condition(labels=c)) for c in (labels, torch.full((4,), 3)))
     # eps~ = w eps(c) + (1 - w) eps(null), and eps = (x - D) / sigma.
     expected = 2.5 * (x - conditional) / sigma - 1.5 * (x - null) / sigma
-    found = Guided(denoiser, 2.5, 3)(x, sigma, Condition(labels=labels))
+    found = Guided(denoiser, 2.5, Labels(3).null)(x, sigma, Condition(labels=labels))
     torch.testing.assert_close((x - found) / sigma, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(Guided(denoiser, 1.0, 3)(x, sigma, Condition(labels=labels)), conditional)
+    assert torch.equal(Guided(denoiser, 1.0, Labels(3).null)(x, sigma, Condition(labels=labels)), conditional)
     assert not torch.allclose(conditional, null)
 
 
@@ -308,8 +309,8 @@ def test_guidance_without_classes_is_refused():
 def test_image_i_is_the_same_for_every_range_that_holds_it(first, length, n_classes):
     denoiser = tiny_denoiser(n_classes=n_classes)
     sampler = Sampler("euler", 3, afs=True)
-    images = sample(denoiser, sampler, range(first, first + length), (1, 4, 4), n_classes)
-    whole = sample(denoiser, sampler, range(4 * CHUNK), (1, 4, 4), n_classes)
+    images = sample(denoiser, sampler, range(first, first + length), (1, 4, 4), Labels(n_classes))
+    whole = sample(denoiser, sampler, range(4 * CHUNK), (1, 4, 4), Labels(n_classes))
     assert torch.equal(images, whole[first : first + length])
 
 

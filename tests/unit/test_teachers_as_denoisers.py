@@ -59,7 +59,7 @@ def test_it_says_what_the_stages_ask(kind):
     denoiser.configuration = edm(kind)
     assert (denoiser.image_shape, denoiser.step_condition) == ((3, 8, 8), False)
     assert (denoiser.n_classes, denoiser.sigma_data) == ({"songunet": 0, "dhariwal": 5}[kind], 0.5)
-    images = sample(denoiser, Sampler("euler", 3), range(2), denoiser.image_shape, denoiser.n_classes)
+    images = sample(denoiser, Sampler("euler", 3), range(2), denoiser.image_shape, denoiser.conditions)
     assert images.shape == (2, 3, 8, 8) and images.isfinite().all()
 
 

@@ -20,8 +20,10 @@ from backtrail.data.fetched_folder import fetch_outside, fetched_files
 from backtrail.data.sources import source_of_teacher
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
+from backtrail.levels import noise_levels
 from backtrail.nets.build import load_denoiser, save_denoiser
-from backtrail.nets.discrete_time import DiffusersTeacher, DiscreteTimeDenoiser, build, noise_levels
+from backtrail.nets.discrete_time import DiffusersDenoiser, DiffusersTeacher, build
+from backtrail.parameters.discrete_time import Asked
 from backtrail.teachers.diffusers import DDPM_FAMILY, import_diffusers
 from backtrail.teachers.imported import import_teacher
 from backtrail.teachers.reader import Refused
@@ -38,10 +40,10 @@ def unet(**changes) -> UNet2DModel:
     return UNet2DModel.from_config({**UNET, **changes}).eval().requires_grad_(False)
 
 
-def pair(prediction: str, schedule: str, kind=DDPMScheduler) -> tuple[DiscreteTimeDenoiser, DDPMScheduler]:
+def pair(prediction: str, schedule: str, kind=DDPMScheduler) -> tuple[DiffusersDenoiser, DDPMScheduler]:
     settings = {"beta_schedule": schedule, "prediction_type": prediction, **SCHEDULES[schedule]}
     configuration = DiffusersTeacher(unet=UNET, **settings)
-    denoiser = DiscreteTimeDenoiser(unet(), noise_levels(configuration), prediction)
+    denoiser = DiffusersDenoiser(unet(), configuration)
     return denoiser, kind(**settings, clip_sample=False)
 
 
@@ -62,10 +64,9 @@ def test_the_estimate_is_the_schedulers_own(prediction, schedule, kind):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_level_has_exactly_its_time_step_in_any_precision(schedule):
     denoiser, _ = pair("epsilon", schedule)
-    steps = torch.arange(1000)
-    assert torch.equal(denoiser.time(denoiser.sigmas), steps.float())
-    exact = DiffusersTeacher(unet=UNET, beta_schedule=schedule, **SCHEDULES[schedule])
-    assert torch.equal(denoiser.time(noise_levels(exact).double() * (1 + 3e-8)), steps.float())
+    for levels in (denoiser.sigmas, denoiser.sigmas.float(), denoiser.sigmas * (1 + 3e-8)):
+        time, level = denoiser.time_and_level(levels)
+        assert torch.equal(time, torch.arange(1000).to(levels)) and torch.equal(level, levels)
 
 
 def test_between_the_levels_time_is_the_librarys_interpolation():
@@ -74,8 +75,10 @@ def test_between_the_levels_time_is_the_librarys_interpolation():
     levels = (((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5).numpy()
     sigma = np.geomspace(levels[0] * 0.5, levels[-1] * 2, 301)
     expected = scheduler._sigma_to_t(sigma, np.log(levels))
-    assert np.abs(denoiser.time(torch.tensor(sigma)).numpy() - expected).max() < 2e-3  # half of it is the snap to whole steps
-    assert denoiser.time(torch.tensor([1e-4, 1e4])).tolist() == [0.0, 999.0]
+    time, level = denoiser.time_and_level(torch.tensor(sigma))
+    assert np.abs(time.numpy() - expected).max() < 2e-3  # half of it is the snap to whole steps
+    assert level.tolist() == sigma.tolist()
+    assert denoiser.time_and_level(torch.tensor([1e-4, 1e4]))[0].tolist() == [0.0, 999.0]
 
 
 def test_each_image_has_its_own_noise_level():
@@ -87,8 +90,7 @@ def test_each_image_has_its_own_noise_level():
 
 
 def test_labels_reach_a_network_with_classes_and_learned_variance_is_left_out():
-    levels = noise_levels(DiffusersTeacher(unet=UNET))
-    denoiser = DiscreteTimeDenoiser(unet(num_class_embeds=4, out_channels=6), levels, "epsilon")
+    denoiser = DiffusersDenoiser(unet(num_class_embeds=4, out_channels=6), DiffusersTeacher(unet=UNET))
     x = torch.randn(2, 3, 8, 8)
     first, second = (denoiser(x, torch.tensor(1.0), Condition(labels=torch.tensor(labels))) for labels in ([0, 1], [0, 2]))
     assert first.shape == x.shape
@@ -207,6 +209,12 @@ def test_a_weight_file_that_torch_wrote_passes_and_one_whose_numbers_are_not_the
         check_work(tmp_path / "old.bin")
 
 
+def levels_of(scheduler) -> torch.Tensor:
+    """The library's own, which it computes in float32."""
+    signal = scheduler.alphas_cumprod.double()
+    return ((1 - signal) / signal).sqrt()
+
+
 @pytest.mark.parametrize("kind", DDPM_FAMILY)
 def test_a_scheduler_of_the_ddpm_family_is_read_by_its_betas(tmp_path, kind):
     scheduler = getattr(diffusers, kind)(beta_schedule="scaled_linear", beta_end=0.015, num_train_timesteps=100)
@@ -214,18 +222,18 @@ def test_a_scheduler_of_the_ddpm_family_is_read_by_its_betas(tmp_path, kind):
     scheduler.save_pretrained(tmp_path)
     edit(tmp_path / "scheduler_config.json", use_karras_sigmas=True)  # how it samples, which is no matter of the network
     denoiser = import_diffusers(tmp_path)
-    signal = scheduler.alphas_cumprod.double()
-    assert torch.equal(denoiser.sigmas, ((1 - signal) / signal).sqrt().float())
-    assert len(denoiser.sigmas) == 100 and denoiser.prediction == "epsilon"
+    torch.testing.assert_close(denoiser.sigmas, levels_of(scheduler), rtol=3e-6, atol=0)
+    assert len(denoiser.sigmas) == 100 and denoiser.p.prediction_type == "epsilon"
 
 
 def test_a_value_that_the_file_leaves_out_is_the_default_of_its_own_class(tmp_path):
     unet().save_pretrained(tmp_path)
     for kind in ("HeunDiscreteScheduler", "DDPMScheduler"):
+        (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": kind, "beta_schedule": "linear"}), encoding="utf-8")
+        default = getattr(diffusers, kind)(beta_schedule="linear")
+        torch.testing.assert_close(import_diffusers(tmp_path).sigmas, levels_of(default), rtol=1e-5, atol=0)
         (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": kind}), encoding="utf-8")
-        default = getattr(diffusers, kind)()
-        signal = default.alphas_cumprod.double()
-        assert torch.equal(import_diffusers(tmp_path).sigmas, ((1 - signal) / signal).sqrt().float())
+        assert "says nothing of its betas: expected beta_schedule, beta_start and beta_end, or trained_betas" in refusal(tmp_path)
 
 
 def test_trained_betas_are_taken_as_they_are_and_must_be_betas(tmp_path):
@@ -233,9 +241,35 @@ def test_trained_betas_are_taken_as_they_are_and_must_be_betas(tmp_path):
     save(tmp_path, nested=False, trained_betas=betas.tolist(), num_train_timesteps=7)
     signal = np.cumprod(1 - betas)
     assert np.allclose(import_diffusers(tmp_path).sigmas.numpy(), np.sqrt((1 - signal) / signal), rtol=1e-5)
-    for wrong in (0.0, 1.0):
+    for wrong, words in ((0.0, "trained_betas.6 = 0.0: should be greater than 0"), (1.0, "trained_betas.6 = 1.0: should be less than 1")):
         edit(tmp_path / "scheduler_config.json", trained_betas=[*betas[:-1].tolist(), wrong])
-        assert "betas that are not all between 0 and 1" in refusal(tmp_path)
+        assert words in refusal(tmp_path)
+    edit(tmp_path / "scheduler_config.json", trained_betas=betas[:-1].tolist())
+    assert "trained_betas are 6, num_train_timesteps is 7" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_levels_are_the_librarys_within_its_single_precision(kind, zero_snr):
+    settings = {"beta_schedule": kind, "beta_start": 0.001, "beta_end": 0.02, "rescale_betas_zero_snr": zero_snr}
+    expected = levels_of(DDPMScheduler(**settings))[: -1 if zero_snr else None]
+    # Rescaled, the last levels are differences of small numbers, which single precision loses.
+    torch.testing.assert_close(noise_levels(DiffusersTeacher(unet=UNET, **settings)), expected, rtol=2e-3 if zero_snr else 2e-5, atol=0)
+
+
+def test_a_network_of_noise_is_refused_where_the_last_step_is_nothing_else(tmp_path):
+    save(tmp_path, nested=False, prediction_type="epsilon", rescale_betas_zero_snr=True)
+    assert "prediction_type = epsilon and rescale_betas_zero_snr = true: a network that estimates noise says nothing" in refusal(tmp_path)
+
+
+def test_how_a_teacher_is_asked_is_said_beside_its_files_and_kept(tmp_path):
+    save(tmp_path, nested=False)
+    plain, asked = import_diffusers(tmp_path), import_diffusers(tmp_path, Asked(time_map="ln-alpha", start="sigma"))
+    assert (plain.start_scale(2.0), asked.start_scale(2.0)) == (5**0.5, 2.0)
+    below = asked.sigmas[0] / 2
+    assert asked.time_and_level(below)[0] < 0 == plain.time_and_level(below)[0]
+    save_denoiser(tmp_path / "teacher.safetensors", asked)
+    assert load_denoiser(tmp_path / "teacher.safetensors").configuration == asked.configuration != plain.configuration
 
 
 def test_betas_rescaled_to_end_in_pure_noise_are_read_up_to_the_last_finite_level(tmp_path):

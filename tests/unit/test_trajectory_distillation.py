@@ -119,7 +119,8 @@ def test_trajectories_from_the_cache_equal_those_on_the_fly_to_the_bit(name, n_c
         for batch in range(p.pool):
             a, b = fly.piece(num_steps, batch), cached.piece(num_steps, batch)
             assert torch.equal(a.states, b.states) and (a.num_steps, a.first) == (b.num_steps, b.first)
-            assert (a.labels is None and b.labels is None and n_classes == 0) or torch.equal(a.labels, b.labels)
+            assert (a.condition is None and b.condition is None) == (n_classes == 0)
+            assert n_classes == 0 or torch.equal(a.condition.labels, b.condition.labels)
     students = [distil(pool, 0, lambda student: 0.0).modules["student"].state_dict() for pool in (fly, cached)]
     assert tensors_digest(students[0]) == tensors_digest(students[1])
 
@@ -147,7 +148,7 @@ def test_a_pool_of_other_trajectories_or_with_a_hole_is_refused(tmp_path):
 def test_labels_of_a_conditional_teacher_are_used():
     teacher, p = tiny_denoiser(n_classes=3), parameters(inputs="data", batch=32)
     piece = Pool(teacher, p, DATA).piece(4, 0)
-    assert set(piece.labels.tolist()) == {0, 1, 2}
+    assert set(piece.condition.labels.tolist()) == {0, 1, 2}
     other = Pool(teacher, p, Labelled(IMAGES, (LABELS + 1) % 3)).piece(4, 0)
     assert torch.equal(piece.states[0], other.states[0]) and not torch.equal(piece.states[1], other.states[1])
     with pytest.raises(ValueError, match="needs the images' labels"):

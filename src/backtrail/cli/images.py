@@ -51,7 +51,7 @@ def command(model: str, nfe: int | None, seeds: str, guidance: float | None, nam
         sampler = student_sampler(file, nfe, 1.0 if guidance is None else guidance)
     else:
         sampler = replace(teacher_sampler(name, nfe, guidance), within=denoiser.noise_range)
-    images = to_uint8(sample(denoiser, sampler, indices, denoiser.image_shape, denoiser.n_classes, device=device))
+    images = to_uint8(sample(denoiser, sampler, indices, denoiser.image_shape, denoiser.conditions, device=device))
     save(images, indices, Path(out))
     click.echo(f"{out}: seeds {indices.start} to {indices.stop - 1} of {file}, NFE {sampler.nfe}, guidance {sampler.guidance:g}")
 

@@ -11,7 +11,9 @@ from backtrail.artifacts import save_json
 from backtrail.denoiser import Condition, NetDenoiser
 from backtrail.export import standalone
 from backtrail.nets.build import load_denoiser
-from backtrail.nets.discrete_time import DiffusersTeacher, DiscreteTimeDenoiser
+from backtrail.nets.discrete_time import DiffusersDenoiser, DiffusersTeacher
+from backtrail.parameters.discrete_time import Asked
+from backtrail.sampling.sample import Sampler
 from backtrail.sampling.student import student_sampling
 
 FILES = ("student.pt2", "student.json", "sample.py")
@@ -37,16 +39,13 @@ class Programs:
     def write(self, weights: Path, folder: Path) -> None:
         """`FILES` of the student in the file `weights`, and its U-Net and scheduler as diffusers saves them where it has such a net."""
         student, sampling = load_denoiser(weights), student_sampling(weights)
-        plans = {
-            str(way.nfe): {"sigmas": way.levels(), "afs": way.afs, "steps": way.num_steps if way.step_condition else None}
-            for way in sampling.samplers(None, [1.0])
-        }
+        plans = {str(way.nfe): sampling_plan(student, way) for way in sampling.samplers(None, [1.0])}
         folder.mkdir(parents=True, exist_ok=True)
         told = any(plan["steps"] for plan in plans.values())
         torch.export.save(self.program(student, told), folder / FILES[0])
         save_json(folder / FILES[1], {"shape": list(student.image_shape), "n_classes": student.n_classes, "plans": plans})
         (folder / FILES[2]).write_text(Path(standalone.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-        if isinstance(student, DiscreteTimeDenoiser):
+        if isinstance(student, DiffusersDenoiser):
             write_diffusers(student, folder)
 
     def program(self, student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
@@ -60,6 +59,13 @@ class Programs:
             for name, value in student.state_dict().items():
                 traced.state_dict[f"denoiser.{name}"].copy_(value)
         return traced
+
+
+def sampling_plan(student: NetDenoiser, way: Sampler) -> dict[str, Any]:
+    """What `sample.py` has to know of a way to sample the student; start: what unit noise is scaled by."""
+    levels = way.levels()
+    told = way.num_steps if way.step_condition else None
+    return {"sigmas": levels, "start": student.start_scale(levels[0]), "afs": way.afs, "steps": told}
 
 
 def trace(student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
@@ -76,12 +82,14 @@ def trace(student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
         return torch.export.export(Estimate(student).eval(), example, known, dynamic_shapes=shapes)
 
 
-def write_diffusers(student: DiscreteTimeDenoiser, folder: Path) -> None:
+def write_diffusers(student: DiffusersDenoiser, folder: Path) -> None:
     """`unet/` and `scheduler/`: what `UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read."""
     from diffusers import EulerDiscreteScheduler
 
     configuration = student.configuration
     if not isinstance(configuration, DiffusersTeacher):
-        raise TypeError(f"a denoiser of discrete time is described by DiffusersTeacher; found {type(configuration).__name__}")
+        raise TypeError(f"a U-Net of diffusers is described by DiffusersTeacher; found {type(configuration).__name__}")
     student.net.save_pretrained(folder / "unet")
-    EulerDiscreteScheduler.from_config(configuration.model_dump(exclude={"format", "unet"})).save_pretrained(folder / "scheduler")
+    EulerDiscreteScheduler.from_config(configuration.model_dump(exclude={"format", "unet", *Asked.model_fields})).save_pretrained(
+        folder / "scheduler"
+    )

@@ -1,7 +1,8 @@
 """Draw images from the student that lies beside this file: `python sample.py --images 16 --nfe 1`. It needs torch and nothing else.
 
 `student.pt2` is the student as a program of torch.export: D(x, sigma) -> x0, with what it may know beside (labels, steps). `student.json`
-holds its shape, classes, and a plan for each number of network evaluations: noise levels, and whether the first step is the analytical one.
+holds its shape, classes, and a plan for each number of network evaluations: noise levels, what unit noise is
+scaled by at the start, and whether the first step is the analytical one.
 Image i depends on seed i alone. On a GPU: `torch.export.passes.move_to_device_pass(torch.export.load(...), "cuda")`.
 """
 
@@ -54,7 +55,7 @@ def draw(program: Callable[..., Tensor], about: dict[str, Any], images: range, n
 def walk(program: Callable[..., Tensor], noise: Tensor, plan: dict[str, Any], known: dict[str, Tensor]) -> Tensor:
     """Unit noise -> x0 by Euler steps on the plan's noise levels; the last may be 0, where the estimate itself is the image."""
     levels = plan["sigmas"]
-    x = (levels[0] * noise.double()).to(noise.dtype)
+    x = (plan["start"] * noise.double()).to(noise.dtype)
     for step, (t, t_next) in enumerate(pairwise(levels)):
         if plan["afs"] and step == 0:  # the analytical first step: far from the data x is nearly all noise
             denoised = x * torch.tensor(1 - t / (1 + t**2) ** 0.5, dtype=x.dtype)

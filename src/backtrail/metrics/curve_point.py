@@ -16,7 +16,7 @@ def curve_point(sampler: Sampler, n_images: int, device: torch.device) -> Callab
     features, reference = load_measure("classifier", device)
 
     def distance(student: NetDenoiser) -> float:
-        images = to_uint8(sample(student, sampler, range(n_images), student.image_shape, student.n_classes, device=device))
+        images = to_uint8(sample(student, sampler, range(n_images), student.image_shape, student.conditions, device=device))
         return frechet_distance(features.features(images), reference.mean, reference.factor)
 
     return distance

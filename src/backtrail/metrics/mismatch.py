@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, Denoiser
+from backtrail.conditions import Condition
+from backtrail.denoiser import Denoiser
 from backtrail.errors import UserError
 from backtrail.randomness import image_noise
 
@@ -32,14 +33,6 @@ def readings(target: Denoiser, reference: Denoiser, x0: Tensor, noise: Tensor, s
     error, reference_error = (by_target - clean).norm(dim=1), (by_reference - clean).norm(dim=1)
     difference = (by_target - by_reference).norm(dim=1)
     return torch.stack([error / sigma**2, error**2 - reference_error**2, difference / sigma**2])
-
-
-def slice_condition(condition: Condition | None, rows: slice) -> Condition | None:
-    """The condition of some of the samples."""
-    if condition is None:
-        return None
-    labels, steps = (None if value is None else value[rows] for value in (condition.labels, condition.steps))
-    return Condition(labels=labels, steps=steps)
 
 
 @torch.no_grad()
@@ -65,7 +58,7 @@ def mismatch(
         parts = []
         for start in range(0, len(samples), batch_size):
             part = slice(start, start + batch_size)
-            parts.append(readings(target, reference, samples[part], noise[part], sigma, slice_condition(condition, part)))
+            parts.append(readings(target, reference, samples[part], noise[part], sigma, condition.rows(part) if condition else None))
         values = torch.cat(parts, 1)
         means, stds = values.mean(1).tolist(), values.std(1).tolist()
         row = {"sigma": sigma}

@@ -1,46 +1,102 @@
-"""U-Nets in the format of the diffusers library (DDPM and its kin: discrete time, variance preserving) as D(x, sigma, condition) -> x0."""
+"""Networks of discrete variance-preserving time (DDPM and its kin, latent diffusion) as D(x, sigma, condition) -> x0."""
 
+import math
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from backtrail.denoiser import Condition, NetDenoiser, per_image
-from backtrail.parameters.base import Section
+from backtrail.conditions import Condition
+from backtrail.denoiser import NetDenoiser, per_image
+from backtrail.errors import UserError
+from backtrail.levels import TIME_MAPS, noise_levels
+from backtrail.parameters.discrete_time import STABLE_DIFFUSION, Asked, Betas, Prediction, TimeStep
+from backtrail.parameters.sampling import OF_TIME_STEPS, Schedule
 
-# The library is imported inside the functions that need it: it takes seconds, and stages without such a teacher do without it.
+# diffusers is imported inside the functions that need it: it takes seconds, and stages without such a teacher do without it.
 
 
-class DiffusersTeacher(Section):
-    """All that is needed, beside the weights, to build such a teacher again; the defaults are the library's."""
+class DiscreteTime(Betas, Asked):
+    """What a network of discrete time is trained by, and how it is asked."""
+
+    prediction_type: Prediction = Field("epsilon", description="What the network estimates.")
+
+
+class DiffusersTeacher(DiscreteTime):
+    """All that is needed, beside the weights, to build a U-Net of the diffusers library again; the defaults are the library's."""
 
     format: Literal["diffusers"] = "diffusers"
     unet: dict[str, Any] = Field(description="the library's own configuration of its UNet2DModel")
-    num_train_timesteps: int = Field(1000, ge=2, le=100_000, description="number of time steps")
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = Field("linear", description="shape of the betas")
-    beta_start: float = Field(0.0001, gt=0, lt=1, description="first beta")
-    beta_end: float = Field(0.02, gt=0, lt=1, description="last beta")
-    trained_betas: tuple[float, ...] | None = Field(None, strict=False, description="all betas, instead of a schedule")
-    rescale_betas_zero_snr: bool = Field(False, description="betas changed so that nothing but noise is left in the last step")
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] = Field("epsilon", description="what the network estimates")
 
 
 class DiscreteTimeDenoiser(NetDenoiser):
-    """A network F(x_t, t) of discrete variance-preserving time as a denoiser (arXiv 2006.11239, Eq. 4; v: arXiv 2202.00512, Appendix D).
+    """A network F(x_t, t, condition) of discrete time as a denoiser (arXiv 2006.11239, Eq. 4; v: arXiv 2202.00512, Appendix D).
 
     With a_t the cumulated signal level, sigma_t = sqrt((1 - a_t) / a_t) and x_t = sqrt(a_t) x = x / sqrt(1 + sigma^2):
       epsilon       x0 = x - sigma F
       v_prediction  x0 = (x / sqrt(1 + sigma^2) - sigma F) / sqrt(1 + sigma^2)
       sample        x0 = F
-    Between two time steps t is interpolated in log sigma, as the library's own continuous solvers do; beyond the first and the last it
-    stays there. `sigmas` [T] are the levels, ascending. No estimate is clipped.
+    Between two time steps t is interpolated as `p.time_map` says. The outer part stays in the dtype of x whatever the net computes in. No
+    estimate is clipped.
     """
 
-    def __init__(self, net: nn.Module, sigmas: Tensor, prediction: Literal["epsilon", "v_prediction", "sample"]):
+    def __init__(self, net: nn.Module, p: DiscreteTime):
         super().__init__()
-        self.net, self.prediction = net, prediction
-        self.register_buffer("sigmas", sigmas.float(), persistent=False)
+        self.net, self.p = net, p
+        with torch.device("cpu"):
+            levels = noise_levels(p)
+        self.register_buffer("sigmas", levels, persistent=False)
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
+        time, level = self.time_and_level(torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)))
+        s = per_image(level, x)
+        scale = (s**2 + 1).rsqrt()
+        output = self.estimate(x * scale, time, condition).to(x.dtype)
+        if self.p.prediction_type == "epsilon":
+            return x - s * output
+        return output if self.p.prediction_type == "sample" else scale * (scale * x - s * output)
+
+    def estimate(self, x_t: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
+        """F(x_t [B, C, H, W], time [B], condition), of the shape of x_t."""
+        return self.network(x_t, time, condition)
+
+    def time_and_level(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """sigma [B] -> the time that the network is told, a real number, and the level that x is taken to have, [B] in sigma's dtype."""
+        time, level = TIME_MAPS[self.p.time_map](sigma.to(self.sigmas.dtype), self.sigmas)
+        return time.to(sigma.dtype), level.to(sigma.dtype)
+
+    def start_scale(self, sigma: float) -> float:
+        """sqrt(1 + sigma^2) where sampling starts from x_t = z: z is what such a network was trained on in its last step, not an x_t."""
+        return math.sqrt(1 + sigma**2) if self.p.start == "unit" else sigma
+
+    def level(self, at: float | TimeStep) -> float:
+        """The noise level that parameters name, by a number or by a time step. Raises UserError for a step beyond the last."""
+        if not isinstance(at, TimeStep):
+            return at
+        if at.t >= len(self.sigmas):
+            raise UserError(f"{{t: {at.t}}} is beyond the network's time steps, 0 to {len(self.sigmas) - 1}")
+        return self.sigmas[at.t].item()
+
+    def check_schedule(self, p: Schedule) -> None:
+        """Raises UserError if the schedule counts time steps, and their levels are not this network's."""
+        if p.kind not in OF_TIME_STEPS:
+            return
+        levels, own = noise_levels(p.betas or STABLE_DIFFUSION), self.sigmas.cpu()
+        if levels.shape != own.shape or not torch.allclose(levels, own, rtol=1e-4, atol=0):
+            stated = "schedule.betas give" if p.betas else "a schedule without betas has Stable Diffusion's,"
+            there, here = (f"{len(of)} levels from {of[0]:.6g} to {of[-1]:.6g}" for of in (levels, own))
+            raise UserError(f"{stated} {there}, the network has {here}: write its own betas into the schedule")
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """That of the mean squared error of what the network estimates (arXiv 2006.11239, Eq. 14), on |D - x0|^2."""
+        if self.p.prediction_type == "sample":
+            return torch.ones_like(sigma)
+        return sigma**-2 if self.p.prediction_type == "epsilon" else 1 + sigma**-2
+
+
+class DiffusersDenoiser(DiscreteTimeDenoiser):
+    """A U-Net of the diffusers library."""
 
     @property
     def n_classes(self) -> int:
@@ -56,41 +112,15 @@ class DiscreteTimeDenoiser(NetDenoiser):
     def step_condition(self) -> bool:
         return False
 
-    def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
-        s = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
-        scale = (s**2 + 1).rsqrt()
-        labelled = condition is not None and condition.labels is not None and self.net.class_embedding is not None
-        labels = condition.labels if labelled else None
-        output = self.network((x * scale).to(self.net.dtype), self.time(s.flatten()), class_labels=labels).sample
-        output = output[:, : x.shape[1]].to(x.dtype)  # a learned variance, if there is one, is the second half
-        if self.prediction == "epsilon":
-            return x - s * output
-        return output if self.prediction == "sample" else scale * (scale * x - s * output)
-
-    def time(self, sigma: Tensor) -> Tensor:
-        """sigma [B] -> time step [B], a real number. The rounding of a level in float32 must not move it off its step: hence the snap."""
-        levels = self.sigmas.log()
-        value = sigma.to(levels.dtype).log()
-        low = (torch.searchsorted(levels, value, right=True) - 1).clamp(0, len(levels) - 2)
-        time = low + ((value - levels[low]) / (levels[low + 1] - levels[low])).clamp(0, 1)
-        return torch.where((time - time.round()).abs() < 1e-3, time.round(), time)
-
-
-def noise_levels(configuration: DiffusersTeacher) -> Tensor:
-    """sigma_t = sqrt((1 - a_t) / a_t) of the library's own schedule, float32 [T], on the CPU.
-
-    With betas rescaled to end at no signal (arXiv 2305.08891, Algorithm 1) the last step, which is at infinite sigma, is left out.
-    """
-    from diffusers import DDPMScheduler
-
-    with torch.device("cpu"):
-        scheduler = DDPMScheduler.from_config(configuration.model_dump(exclude={"format", "unet"}))
-        signal = scheduler.alphas_cumprod.double()[: -1 if configuration.rescale_betas_zero_snr else None]
-        return ((1 - signal) / signal).sqrt().float()
+    def estimate(self, x_t: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
+        """The first half of the output, where a learned variance is the second."""
+        told = condition or Condition()
+        labels = told.labels if self.net.class_embedding is not None else None
+        return self.network(x_t.to(self.net.dtype), time, class_labels=labels).sample[:, : x_t.shape[1]]
 
 
 def build(configuration: DiffusersTeacher) -> NetDenoiser:
     """A denoiser with new weights; under `torch.device("meta")` without any."""
     from diffusers import UNet2DModel
 
-    return DiscreteTimeDenoiser(UNet2DModel.from_config(configuration.unet), noise_levels(configuration), configuration.prediction_type)
+    return DiffusersDenoiser(UNet2DModel.from_config(configuration.unet), configuration)

@@ -18,9 +18,10 @@ from backtrail.randomness import Masks, current_masks, dropout
 
 
 def sinusoidal(values: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoidal embedding of scalars: [B] -> [B, channels]."""
-    frequencies = torch.arange(channels // 2, dtype=torch.float32, device=values.device)
-    angles = values.float()[:, None] * max_period ** (-frequencies / (channels // 2))
+    """Sinusoidal embedding of scalars: [B] -> [B, channels], in float32 or wider."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    frequencies = torch.arange(channels // 2, dtype=wide, device=values.device)
+    angles = values.to(wide)[:, None] * max_period ** (-frequencies / (channels // 2))
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 

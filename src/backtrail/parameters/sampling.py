@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import ByName, Distinct, Name, Section
+from backtrail.parameters.discrete_time import Betas
 from backtrail.parameters.quantities import Guidance, Level
 
 SolverName = Literal[
@@ -12,7 +13,7 @@ SolverName = Literal[
     "dpmpp-3m-full", "dpmpp-3m-whole", "ipndm-1", "ipndm-2", "ipndm-3", "ipndm-4", "deis-1", "deis-2", "deis-3", "deis-4",
 ]  # fmt: skip
 
-
+OF_TIME_STEPS = ("discrete", "leading", "trailing", "linspace")  # schedules that count a teacher's time steps
 EVALUATIONS_PER_STEP = {name: 2 if name in ("heun", "dpm-2") else 1 for name in get_args(SolverName)}
 TimeStamps = Annotated[int, Field(ge=2, le=10_000)]  # how many; a solver makes one step less, and one step is the least
 
@@ -20,15 +21,26 @@ TimeStamps = Annotated[int, Field(ge=2, le=10_000)]  # how many; a solver makes 
 class Schedule(Section):
     """A grid of descending noise levels (`sampling/schedules.py`)."""
 
-    kind: Literal["polynomial", "logsnr", "time_uniform", "discrete"] = Field("polynomial", description="Spacing of the time stamps.")
+    kind: Literal["polynomial", "logsnr", "time_uniform", "discrete", "leading", "trailing", "linspace"] = Field(
+        "polynomial",
+        description="Spacing of the time stamps. The last three are the network's own time steps as diffusers spaces them, and then t_min.",
+    )
     t_min: Level = Field(0.006, description="Smallest noise level, in units of the data (SFD: 0.006; EDM's default is 0.002).")
     t_max: Level = Field(80.0, description="Largest noise level, in units of the data.")
     rho: float = Field(7.0, ge=0.1, le=1000, description="Exponent of the spacing; larger puts more time stamps at low noise.")
+
+    betas: Betas | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Betas of the teacher, for the kinds that count its time steps; null is Stable Diffusion's.",
+    )
 
     @model_validator(mode="after")
     def _descending(self) -> "Schedule":
         if self.t_min >= self.t_max:
             raise ValueError(f"t_min = {self.t_min} must be below t_max = {self.t_max}")
+        if self.betas is not None and self.kind not in OF_TIME_STEPS:
+            raise ValueError(f"betas are for the kinds {', '.join(OF_TIME_STEPS)}; found {self.kind}")
         return self
 
 

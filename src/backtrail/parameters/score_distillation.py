@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import Distinct, Section
-from backtrail.parameters.quantities import Batch, Count, Level, Whole
+from backtrail.parameters.discrete_time import AtLevel
+from backtrail.parameters.quantities import Batch, Count, Guidance, Whole
 from backtrail.parameters.training import Adam, Average, LogNormal, NoiseLaw
 
 
@@ -44,7 +45,9 @@ class PathParameters(Section):
         None, description="How the path is recorded; null is the path of one node, the teacher (Diff-Instruct)."
     )
     student_start: Literal["teacher", "random"] = Field("teacher", description="Weights that the student starts from.")
-    sigma_init: Level = Field(2.5, description="Noise level of the student's input, in units of the data.")
+    sigma_init: AtLevel = Field(
+        2.5, description="Noise level of the student's input, in units of the data; or {t: 399}, a time step of a discrete-time teacher."
+    )
     batch: Batch = Field(64, description="Images per update.")
     noise_fake: NoiseLaw = Field(
         LogNormal(), discriminator="kind", description="Law of the noise level in the fake score's loss and the recording."
@@ -58,6 +61,8 @@ class ScoreDistillation(PathParameters):
         "path", description="Walk the path back, or aim at the teacher from the start (warm start only)."
     )
     fake_start: Literal["last-node", "teacher"] = Field("last-node", description="Weights that the fake score starts from.")
+    teacher_guidance: Guidance = Field(1.0, description="Weight of classifier-free guidance of the teacher as target; 1 is none.")
+    node_guidance: Guidance = Field(1.0, description="The same of the nodes before it, which are recorded without guidance.")
     updates: Count = Field(description="Updates of the student.")
     node_updates: Count = Field(1, description="Updates of the student per node of the path; the teacher takes the rest.")
     node_budget: Literal["fixed", "proportional", "adaptive"] = Field(

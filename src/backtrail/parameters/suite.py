@@ -172,6 +172,7 @@ class Suite(BaseSuite, Generic[T, C]):
         """Guidance needs a teacher that knows classes and their absence."""
         asked = [name for name, s in self.teacher_samples.samplers.items() if s.guidance != 1]
         asked += [name for name, s in self.students.items() if s.guidance != [1.0]]
+        asked += [name for name, p in self.score_distillation.items() if (p.teacher_guidance, p.node_guidance) != (1, 1)]
         if asked and isinstance(self.teacher, TrainedTeacher) and not (self.teacher.net.n_classes and self.teacher.label_dropout):
             raise ValueError(
                 f"guidance of {', '.join(asked)} needs a conditional teacher: set teacher.net.n_classes and teacher.label_dropout"

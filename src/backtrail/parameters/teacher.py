@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import Digests, RelativePath, Section, read, section
+from backtrail.parameters.discrete_time import Asked
 from backtrail.parameters.net import NetParameters, UNetParameters
 from backtrail.parameters.quantities import Batch, Count, Decay, Seed
 from backtrail.parameters.training import Adam, Average, LogNormal
@@ -16,6 +17,8 @@ TeacherSource = Literal[
     "teacher-edm-afhqv2-64x64-uncond-vp", "teacher-edm-imagenet-64x64-cond-adm", "teacher-ddpm-cifar10-32",
     "own-backtrail", "own-edm", "own-diffusers",
 ]  # fmt: skip
+
+DISCRETE_TIME = ("teacher-ddpm-cifar10-32", "own-diffusers")  # in the format of diffusers
 
 
 class Teacher(Section):
@@ -49,6 +52,13 @@ class ImportedTeacher(Section):
         "what lies there is a dependency of the stage `fetch-teacher`"
     )
     sha256: Digests = Field({}, description="digests of files whose digest the registry does not know, by file name; pins the first fetch")
+    discrete_time: Asked | None = Field(None, description="how a teacher in the format of diffusers is asked; null is as diffusers does")
+
+    @model_validator(mode="after")
+    def _of_discrete_time(self) -> "ImportedTeacher":
+        if self.discrete_time is not None and self.source not in DISCRETE_TIME:
+            raise ValueError(f"discrete_time is for {' and '.join(DISCRETE_TIME)}; found source = {self.source}")
+        return self
 
 
 def is_imported(values: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import Pair, Section
+from backtrail.parameters.discrete_time import STABLE_DIFFUSION, Betas
 from backtrail.parameters.quantities import Decay, LearningRate, Level, Positive, Whole
 
 
@@ -50,7 +51,23 @@ class UniformTime(Section):
         return self
 
 
-NoiseLaw = LogNormal | KarrasGrid | UniformTime
+class DiscreteSteps(Section):
+    """sigma_t of a time step t drawn uniformly (DMD2 and DisBack on latent diffusion: 20 to 980 of 1,000)."""
+
+    kind: Literal["discrete"] = "discrete"
+    betas: Betas = Field(STABLE_DIFFUSION, description="Betas of the teacher.")
+    first: Whole = Field(20, description="Smallest time step drawn.")
+    last: Whole = Field(980, description="Largest time step drawn.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DiscreteSteps":
+        n = self.betas.num_train_timesteps - self.betas.rescale_betas_zero_snr
+        if not self.first <= self.last < n:
+            raise ValueError(f"first <= last < {n} is needed; found first = {self.first}, last = {self.last}")
+        return self
+
+
+NoiseLaw = LogNormal | KarrasGrid | UniformTime | DiscreteSteps
 
 
 class Adam(Section):

@@ -57,6 +57,10 @@ class TrajectoryDistillation(Section):
             raise ValueError(f"num_steps {bad}: at least {smallest} time stamps are needed, or no network evaluation is left")
         if (self.loss == "l1+lpips") != (self.lpips is not None):
             raise ValueError("the loss l1+lpips and the weights `lpips` go together: give both or neither")
+        if self.schedule.kind in ("leading", "trailing", "linspace"):
+            raise ValueError(
+                f"schedule.kind = {self.schedule.kind} is the teacher's own: K steps more between two would not fall among them"
+            )
         if self.teacher_afs and self.inputs == "data":
             raise ValueError("teacher_afs needs inputs = trajectory: an analytical step is for noise and not for noisy data")
         if len(self.num_steps) > 1 and self.step_condition == "none":

@@ -1,20 +1,22 @@
 """Images from a denoiser: image i depends on seed i alone, whatever range of images is asked for."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, Denoiser, Guided, NetDenoiser, NoiseRange
+from backtrail.conditions import Condition, Conditions, Labels
+from backtrail.denoiser import Denoiser, NetDenoiser, NoiseRange, guided, start_scale
 from backtrail.errors import UserError
 from backtrail.parameters.sampling import Schedule
-from backtrail.randomness import generator, image_noise
+from backtrail.randomness import image_noise
 from backtrail.sampling.schedules import descending, schedule
 from backtrail.sampling.solvers import EVALUATIONS_PER_STEP, SOLVERS, AnalyticalFirstStep, Thresholded
 
 STATES_SHOWN = 4  # images whose whole way from noise is kept, for pictures of trajectories
 CHUNK = 64  # images per forward; part of the protocol, since convolutions round differently for other batch sizes
+NONE = Labels()  # nothing is told
 
 
 @dataclass(frozen=True)
@@ -58,33 +60,36 @@ class Sampler:
             )
         s, within = self.schedule, self.within
         t_min, t_max = max(s.t_min, within.sigma_min), min(s.t_max, within.sigma_max)
-        return descending(within.nearest(schedule(s.kind, self.num_steps, t_min, t_max, s.rho)), f"{s.kind} at the net's noise levels")
+        return descending(
+            within.nearest(schedule(s.kind, self.num_steps, t_min, t_max, s.rho, s.betas)), f"{s.kind} at the net's noise levels"
+        )
 
     def levels(self) -> list[float]:
         """The noise level of each state: the time stamps, or sigma_init and 0 for one evaluation."""
         return [self.sigma_init, 0.0] if self.num_steps is None else self.times().tolist()
 
-    def states(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None = None) -> Iterator[Tensor]:
+    def states(self, denoiser: Denoiser, noise: Tensor, condition: Condition | None = None) -> Iterator[Tensor]:
         """Unit noise [B, C, H, W] -> the states on the way from x_N to x0, [B, C, H, W] each, at `levels`, in the model's range.
 
-        Guidance is the denoiser's part (`sample` puts it around).
+        What the first is scaled by is the denoiser's to say. Guidance is the denoiser's part (`sample` puts it around).
         """
         if self.num_steps is None:
-            start = self.sigma_init * noise
+            start = start_scale(denoiser, self.sigma_init) * noise
             yield start
-            yield denoiser(start, torch.tensor(self.sigma_init, dtype=noise.dtype, device=noise.device), Condition(labels=labels))
+            yield denoiser(start, torch.tensor(self.sigma_init, dtype=noise.dtype, device=noise.device), condition)
             return
         times = self.times()
-        steps = torch.full((len(noise),), float(self.num_steps), device=noise.device) if self.step_condition else None
-        condition = Condition(labels=labels, steps=steps)
-        start = (times[0] * noise.double()).to(noise.dtype)
+        if self.step_condition:
+            steps = torch.full((len(noise),), float(self.num_steps), device=noise.device)
+            condition = replace(condition or Condition(), steps=steps)
+        start = (start_scale(denoiser, times[0].item()) * noise.double()).to(noise.dtype)
         yield start
         stepped = AnalyticalFirstStep(denoiser) if self.afs else denoiser
         yield from SOLVERS[self.solver](Thresholded(stepped) if self.threshold else stepped, start, times, condition)
 
-    def __call__(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, denoiser: Denoiser, noise: Tensor, condition: Condition | None = None) -> Tensor:
         """Unit noise [B, C, H, W] -> x0 [B, C, H, W] in the model's range."""
-        *_, x0 = self.states(denoiser, noise, labels)
+        *_, x0 = self.states(denoiser, noise, condition)
         return x0
 
 
@@ -94,20 +99,20 @@ def sample(
     sampler: Sampler,
     indices: range,
     shape: tuple[int, ...],
-    n_classes: int = 0,
+    conditions: Conditions = NONE,
     purpose: str = "image",
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Images `indices` as float32 [len(indices), *shape] on the CPU, in the model's range.
 
     Image i is always computed at the same place of the same chunk of 64, so it is the same to the bit for every range that holds it.
-    With classes, image i's label is drawn from seed i too. Raises UserError for guidance without classes.
+    So is what it is told (`conditions`; a class is drawn from seed i). Raises UserError for guidance where nothing is told.
     """
-    denoiser, images = guided(denoiser, sampler, n_classes), []
+    denoiser, images = guided(denoiser, sampler.guidance, conditions), []
     for first in range(indices.start - indices.start % CHUNK, indices.stop, CHUNK):
         chunk = range(first, first + CHUNK)
-        labels = image_labels(chunk, n_classes).to(device) if n_classes else None
-        x = sampler(denoiser, image_noise(chunk, shape, purpose).to(device), labels).float().cpu()
+        told = conditions.of_images(chunk)
+        x = sampler(denoiser, image_noise(chunk, shape, purpose).to(device), told.to(device) if told else None).float().cpu()
         images.append(x[max(indices.start - first, 0) : indices.stop - first])
     return torch.cat(images)
 
@@ -118,21 +123,7 @@ def sample_states(denoiser: NetDenoiser, sampler: Sampler, n_images: int) -> Ten
 
     They are the images 0 ... n_images - 1 of `sample`, within rounding (the batch is another).
     """
-    labels = image_labels(range(n_images), denoiser.n_classes).to(denoiser.device) if denoiser.n_classes else None
+    told = denoiser.condition_of_images(range(n_images))
     noise = image_noise(range(n_images), denoiser.image_shape, "image").to(denoiser.device)
-    states = sampler.states(guided(denoiser, sampler, denoiser.n_classes), noise, labels)
+    states = sampler.states(guided(denoiser, sampler.guidance, denoiser.conditions), noise, told)
     return torch.stack([x.float().cpu() for x in states])
-
-
-def guided(denoiser: Denoiser, sampler: Sampler, n_classes: int) -> Denoiser:
-    """The denoiser as the sampler's guidance asks for it. Raises UserError for guidance without classes."""
-    if sampler.guidance == 1:
-        return denoiser
-    if not n_classes:
-        raise UserError(f"guidance {sampler.guidance} needs a class-conditional denoiser: set n_classes of its net and label_dropout")
-    return Guided(denoiser, sampler.guidance, null_label=n_classes)
-
-
-def image_labels(indices: range, n_classes: int) -> Tensor:
-    """The class of each image, int64 [len(indices)], uniform, a function of the image's own seed."""
-    return torch.cat([torch.randint(n_classes, (1,), generator=generator(i, "label")) for i in indices])

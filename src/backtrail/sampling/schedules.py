@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from backtrail.errors import UserError
+from backtrail.levels import level_at, noise_levels, time_in, time_steps
+from backtrail.parameters.discrete_time import STABLE_DIFFUSION, Betas
 
 EPSILON_VP = 1e-3  # smallest VP-linear time, as in DEIS and the SFD code
 
@@ -31,24 +33,18 @@ def time_uniform(n: int, t_min: float, t_max: float, rho: float = 1.0) -> Tensor
     return _pinned(vp_sigma(tau, *vp_betas(t_min, t_max)), t_min, t_max)
 
 
-def discrete(n: int, t_min: float, t_max: float, rho: float = 1.0) -> Tensor:
-    """Uniform in the index of a model trained on 1,000 discrete steps of Stable Diffusion's scaled-linear betas (0.00085 to 0.012).
+def discrete(n: int, t_min: float, t_max: float, rho: float = 1.0, betas: Betas = STABLE_DIFFUSION) -> Tensor:
+    """Uniform in the time step of a network of discrete time (the SFD code, for latent diffusion).
 
-    tau = index / 1000 runs from tau(t_max) to tau(t_min), uniform in tau^(1/rho); between indices ln alpha is linear. The SFD code leaves
-    tau(t_max) without the root, which is the same where tau(t_max) is 1 (Stable Diffusion's own 14.61) or rho is 1; elsewhere its first
-    time is not t_max (7.2 for t_max 10 and rho 2).
+    tau = (t + 1) / T runs from tau(t_max) to tau(t_min), uniform in tau^(1/rho); between the steps, and beyond the first and the last, ln
+    alpha is linear. The SFD code leaves tau(t_max) without the root, which is the same where tau(t_max) is 1 (Stable Diffusion's own 14.61)
+    or rho is 1; elsewhere its first time is not t_max (7.2 for t_max 10 and rho 2).
     """
-    alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, dim=0)
-    log_alpha = (alpha_bar.log() / 2).flip(0)  # ascending in value, so that searchsorted works
-    index = torch.arange(1, 1001, dtype=torch.float64).flip(0) / 1000
-
-    def tau_of(sigma: float) -> float:
-        return float(_interpolate(torch.tensor([-0.5 * math.log1p(sigma**2)], dtype=torch.float64), log_alpha, index))
-
-    tau_max, tau_min = tau_of(t_max), tau_of(t_min)
+    levels = noise_levels(betas)
+    ends = torch.tensor([t_max, t_min], dtype=torch.float64)
+    tau_max, tau_min = ((time_in("ln-alpha", ends, levels) + 1) / betas.num_train_timesteps).tolist()
     tau = (tau_max ** (1 / rho) + _ramp(n) * (tau_min ** (1 / rho) - tau_max ** (1 / rho))) ** rho
-    alpha = _interpolate(tau, index.flip(0), log_alpha.flip(0)).exp()
-    return _pinned((1 / alpha**2 - 1).sqrt(), t_min, t_max)
+    return _pinned(level_at("ln-alpha", tau * betas.num_train_timesteps - 1, levels), t_min, t_max)
 
 
 SCHEDULES: dict[str, Callable[[int, float, float, float], Tensor]] = {
@@ -57,16 +53,30 @@ SCHEDULES: dict[str, Callable[[int, float, float, float], Tensor]] = {
     "time_uniform": time_uniform,
     "discrete": discrete,
 }
+LEADING_OFFSET = 1  # Stable Diffusion's `steps_offset`: the last of the network's steps is 1, and t_min may be the level of 0
 
 
-def schedule(name: str, n: int, t_min: float, t_max: float, rho: float) -> Tensor:
-    """The schedule `name` with n time stamps. Raises UserError if no step would be left or the times are not descending."""
+def schedule(name: str, n: int, t_min: float, t_max: float, rho: float, betas: Betas | None = None) -> Tensor:
+    """The schedule `name` with n time stamps; betas: the teacher's, for those that count its time steps, or Stable Diffusion's.
+
+    leading, trailing, linspace: n - 1 of the network's own time steps (`levels.time_steps`), then t_min; neither t_max nor rho is used.
+    Raises UserError if no step would be left or the times are not descending.
+    """
     if n < 2:
         raise UserError(f"a schedule needs at least 2 time stamps (one step); found {n}")
     if not 0 < t_min < t_max:
         raise UserError(f"a schedule needs 0 < t_min < t_max; found t_min = {t_min}, t_max = {t_max}")
+    trained = betas or STABLE_DIFFUSION
+    if name == "discrete":
+        times = discrete(n, t_min, t_max, rho, trained)
+    elif name in SCHEDULES:
+        times = SCHEDULES[name](n, t_min, t_max, rho)
+    else:
+        levels, offset = noise_levels(trained), LEADING_OFFSET if name == "leading" else 0
+        steps = [min(t, len(levels) - 1) for t in time_steps(name, n - 1, trained.num_train_timesteps, offset)]
+        times = torch.cat([levels[steps], torch.tensor([t_min], dtype=torch.float64)])
     # time_uniform: no VP process passes through both ends if they are too close.
-    return descending(SCHEDULES[name](n, t_min, t_max, rho), name)
+    return descending(times, name)
 
 
 def descending(times: Tensor, name: str) -> Tensor:
@@ -102,10 +112,3 @@ def _pinned(times: Tensor, t_min: float, t_max: float) -> Tensor:
     """The end points without the rounding of the powers, so that schedules of different length meet exactly."""
     times[0], times[-1] = t_max, t_min
     return times
-
-
-def _interpolate(x: Tensor, xp: Tensor, fp: Tensor) -> Tensor:
-    """Piecewise linear interpolation of (xp ascending, fp), extended linearly beyond the ends."""
-    right = torch.searchsorted(xp, x).clamp(1, len(xp) - 1)
-    x0, x1, f0, f1 = xp[right - 1], xp[right], fp[right - 1], fp[right]
-    return f0 + (x - x0) * (f1 - f0) / (x1 - x0)

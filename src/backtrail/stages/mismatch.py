@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from backtrail import layout
-from backtrail.methods.disback.one_step import draw_labels, generate, labels_condition, student_input
+from backtrail.methods.disback.distillation import target_of
+from backtrail.methods.disback.one_step import generate, student_input
 from backtrail.methods.disback.path import load_path
 from backtrail.methods.disback.recording import fit_to_student
 from backtrail.metrics.mismatch import mismatch
@@ -28,7 +29,7 @@ def command(stage: TorchStage) -> None:
     m, p = stage.section(Mismatch, "mismatch"), stage.section(ScoreDistillation, f"score_distillation.{stage.method}")
     path, draw = load_path(layout.path(*stage.of_method)).placed(stage.place), Draw(stage.seed, "mismatch")
     z = student_input(path.teacher, m.n_samples, p.sigma_init, draw.of("z"))
-    labels = draw_labels(path.teacher, m.n_samples, draw.of("label"))
+    condition = path.teacher.draw_condition(draw.of("label"), m.n_samples)
     files = sorted(Path(layout.snapshots(*stage.of_method)).glob("student-*.safetensors"))
     tables = []
     with progress(len(files), unit="snapshot") as tick:
@@ -37,8 +38,8 @@ def command(stage: TorchStage) -> None:
             student = stage.place(load_denoiser(file))
             start = stage.place(load_denoiser(file.with_name(file.name.replace("student-", "fake-"))))
             reference = fit_to_student(start, student, p, stage.seed, m.fit_steps)
-            samples = generate(student, z, p.sigma_init, labels)
-            table = mismatch(path.nodes[node], reference, samples, m.sigmas, m.batch_size, labels_condition(labels))
+            samples = generate(student, z, p.sigma_init, condition)
+            table = mismatch(target_of(path, node, p), reference, samples, m.sigmas, m.batch_size, condition)
             place = {"update": update, "total_updates": update + path.recorded_steps, "node": node}
             tables.append(pd.DataFrame(place, index=table.index).join(table))
             tick(done)

@@ -47,4 +47,4 @@ def command(stage: TorchStage) -> None:
 
 def draw(model: NetDenoiser, sampler: Sampler, n_images: int) -> Tensor:
     """The first images of a model, uint8 [n_images, C, H, W]."""
-    return to_uint8(sample(model, sampler, range(n_images), model.image_shape, model.n_classes, device=model.device))
+    return to_uint8(sample(model, sampler, range(n_images), model.image_shape, model.conditions, device=model.device))

@@ -7,7 +7,7 @@ import torch
 
 from backtrail import layout
 from backtrail.data.dataset import Labelled
-from backtrail.data.ring import SHAPE, Ring
+from backtrail.data.ring import Ring
 from backtrail.denoiser import NetDenoiser
 from backtrail.methods.disback import family
 from backtrail.methods.disback.distillation import distil
@@ -37,9 +37,9 @@ def command(stage: TorchStage) -> None:
     # A recording takes seconds: the state that a killed stage keeps is that of the student alone.
     save_path(nodes, *record(Origin(load_denoiser(layout.TEACHER)), p, Labelled(ring.points(N_PATH_LOSS, 0, "data")), seed))
     path = load_path(nodes)
-    distance = distance_to(ring, p, e)
+    distance = distance_to(ring, path.teacher, p, e)
     state = distil(path, p, seed, distance, Execution(stage.scratch))
-    facts = {"sampling": family.sampling(p).model_dump(mode="json")}
+    facts = {"sampling": family.sampling(p, path.teacher).model_dump(mode="json")}
     save_denoiser(layout.student(*stage.of_method), state.modules["student"], state.averages["student"], **facts)
     rows = pd.DataFrame(state.rows).rename(columns={"fd_classifier": "sliced_w2"})
     save_csv(layout.curve(*stage.of_method), rows)
@@ -54,9 +54,9 @@ def command(stage: TorchStage) -> None:
     save_csv(layout.mismatch(*stage.of_method), pd.DataFrame(snapshots))
 
 
-def distance_to(ring: Ring, p: ScoreDistillation, e: RingEvaluation) -> Callable[[NetDenoiser], float]:
+def distance_to(ring: Ring, teacher: NetDenoiser, p: ScoreDistillation, e: RingEvaluation) -> Callable[[NetDenoiser], float]:
     """The sliced 2-Wasserstein distance of a student's points to the ring's, always from the same noise and to the same points."""
-    z = p.sigma_init * Draw(0, "evaluation").normal((e.n_points, *SHAPE))
+    z = student_input(teacher, e.n_points, p.sigma_init, Draw(0, "evaluation"))
     reference = ring.points(e.n_points, 0, "reference")
 
     @torch.no_grad()

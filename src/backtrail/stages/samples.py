@@ -22,7 +22,7 @@ def command(stage: TorchStage) -> None:
     images, states, times = {}, {}, {}
     for way in facts.samplers(sampling.num_steps, sampling.guidance):
         key = f"{way.name_of_student}/nfe{way.nfe}"
-        drawn = sample(student, way, range(n_images), student.image_shape, student.n_classes, device=stage.device)
+        drawn = sample(student, way, range(n_images), student.image_shape, student.conditions, device=stage.device)
         images[key], states[key], times[key] = to_uint8(drawn), sample_states(student, way, STATES_SHOWN), way.levels()
     metadata = {"method": stage.method, "seed": stage.seed, "first_seed": 0, "trained_nfe": sorted(facts.trained_nfe)}
     save_tensors(layout.samples(*stage.of_method), images, {**metadata, "n_images": n_images})

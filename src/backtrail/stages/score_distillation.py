@@ -21,7 +21,8 @@ from backtrail.training.loop import Execution
 def command(stage: TorchStage) -> None:
     """Train a one-step student against the scores of a path; writes the averaged student, its curve, and snapshots for the mismatch."""
     p = stage.section(ScoreDistillation, f"score_distillation.{stage.method}")
-    path, sampling = load_path(layout.path(*stage.of_method)).placed(stage.place), family.sampling(p)
+    path = load_path(layout.path(*stage.of_method)).placed(stage.place)
+    sampling = family.sampling(p, path.teacher)
     evaluate = curve_point(sampling.samplers(None, [1.0])[0], stage.value(Metrics, "metrics.n_curve"), stage.device)
     state = distil(path, p, stage.seed, evaluate, Execution(stage.scratch, stage.group))
     if not stage.writes:

@@ -40,7 +40,7 @@ def train(p: Teacher, dataset: Dataset, stage: TorchStage) -> list[dict[str, Any
 
 def import_(p: ImportedTeacher, dataset: Dataset, stage: TorchStage) -> list[dict[str, Any]]:
     """Convert the fetched teacher and write it; its log is empty."""
-    teacher = import_teacher(p.source, layout.FETCHED_TEACHER)
+    teacher = import_teacher(p.source, layout.FETCHED_TEACHER, p.discrete_time)
     check_teacher(teacher, dataset.train_images.shape[1:], dataset.n_classes)
     if stage.writes:
         save_denoiser(layout.TEACHER, teacher, source=p.source, files=fetched_files(layout.FETCHED_TEACHER))

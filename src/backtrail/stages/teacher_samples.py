@@ -19,6 +19,8 @@ def command(stage: TorchStage) -> None:
     """
     p, n_images = stage.section(TeacherSamples, "teacher_samples"), n_drawn(stage)
     teacher = stage.place(load_denoiser(layout.TEACHER))
+    for s in p.samplers.values():
+        teacher.check_schedule(s.schedule)
     runs = [
         (name, Sampler(s.solver, num_steps, s.schedule, s.afs, guidance=s.guidance, threshold=s.threshold, within=teacher.noise_range))
         for name, s in p.samplers.items()
@@ -28,7 +30,7 @@ def command(stage: TorchStage) -> None:
     with progress(len(runs), unit="sampler") as tick:
         for done, (name, sampler) in enumerate(runs, start=1):
             key = f"{name}/nfe{sampler.nfe}"
-            images[key] = to_uint8(sample(teacher, sampler, range(n_images), teacher.image_shape, teacher.n_classes, device=stage.device))
+            images[key] = to_uint8(sample(teacher, sampler, range(n_images), teacher.image_shape, teacher.conditions, device=stage.device))
             if name == p.reference:
                 states[key], times[key] = sample_states(teacher, sampler, STATES_SHOWN), sampler.levels()
             tick(done)

@@ -10,8 +10,10 @@ from backtrail.artifacts import load_json
 from backtrail.data.diffusers_folder import DiffusersFolder, find_diffusers
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
-from backtrail.nets.discrete_time import DiffusersTeacher, DiscreteTimeDenoiser, noise_levels
+from backtrail.levels import noise_levels
+from backtrail.nets.discrete_time import DiffusersDenoiser, DiffusersTeacher
 from backtrail.parameters.base import validate
+from backtrail.parameters.discrete_time import Asked
 from backtrail.teachers.described import check_levels, check_unet
 
 # Schedulers whose betas say how the network was trained, x_t = sqrt(a_t) x + sqrt(1 - a_t) noise. How each of them samples does not matter
@@ -26,11 +28,12 @@ DDPM_FAMILY = (
 AVERAGE = {"decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"}
 
 
-def import_diffusers(folder: str | Path) -> NetDenoiser:
+def import_diffusers(folder: str | Path, asked: Asked | None = None) -> NetDenoiser:
     """A denoiser (eval mode, no gradients, float32, on the CPU) from a pipeline's folder, read by the library.
 
-    The U-Net and the scheduler lie in `unet/` and `scheduler/`, or both in the folder itself. Nothing is downloaded. Raises UserError
-    if something is missing, is not supported, or if any weight is missing, left over or of another shape.
+    asked: how it is asked, which its files do not say. The U-Net and the scheduler lie in `unet/` and `scheduler/`, or both in the folder
+    itself. Nothing is downloaded. Raises UserError if something is missing, is not supported, or if any weight is missing, left over or of
+    another shape.
     """
     found = find_diffusers(folder)
     schedule = _schedule(found.schedule)
@@ -38,10 +41,11 @@ def import_diffusers(folder: str | Path) -> NetDenoiser:
     check_unet(found.config.parent)
     net = _load_unet(found)
     plain = {key: value for key, value in dict(net.config).items() if not key.startswith("_") and key not in AVERAGE}
-    configuration = validate(DiffusersTeacher, {**schedule, "unet": plain}, "scheduler", found.schedule)
-    levels = noise_levels(configuration)
-    check_levels(levels, found.schedule)
-    denoiser = DiscreteTimeDenoiser(net.float(), levels, configuration.prediction_type)
+    own = {**schedule, **(asked or Asked()).model_dump(), "unet": plain}
+    configuration = validate(DiffusersTeacher, own, "scheduler", found.schedule)
+    _check_terminal(configuration, found.schedule)
+    check_levels(noise_levels(configuration), found.schedule)
+    denoiser = DiffusersDenoiser(net.float(), configuration)
     denoiser.configuration = configuration
     return denoiser.eval().requires_grad_(False)
 
@@ -60,9 +64,20 @@ def _schedule(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} has {key} = {found!r}, which betas do not express: expected a network trained with {key} = {allowed!r}"
             )
+    if not values.keys() & {"beta_schedule", "beta_start", "beta_end", "trained_betas"}:
+        raise UserError(f"{path} says nothing of its betas: expected beta_schedule, beta_start and beta_end, or trained_betas")
     defaults = inspect.signature(getattr(diffusers, kind).__init__).parameters
     wanted = [key for key in DiffusersTeacher.model_fields if key in defaults]
     return {key: values.get(key, defaults[key].default) for key in wanted}
+
+
+def _check_terminal(p: DiffusersTeacher, path: Path) -> None:
+    """Raises UserError for noise estimated where there is nothing else: x0 = x - sigma F says nothing at infinite sigma."""
+    if p.rescale_betas_zero_snr and p.prediction_type == "epsilon":
+        raise UserError(
+            f"{path} has prediction_type = epsilon and rescale_betas_zero_snr = true: a network that estimates noise says nothing of a "
+            "step of pure noise; expected v_prediction or sample"
+        )
 
 
 def _check_kind(path: Path) -> None:

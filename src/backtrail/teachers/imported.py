@@ -6,30 +6,31 @@ from backtrail.data.sources import source_of_teacher
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets.build import load_denoiser
+from backtrail.parameters.discrete_time import Asked
 from backtrail.teachers.diffusers import import_diffusers
 from backtrail.teachers.edm import import_edm
 from backtrail.teachers.published import PUBLISHED
 
 
-def import_teacher(source: str, folder: str | Path) -> NetDenoiser:
-    """The teacher of that source, whose files lie in `folder`.
+def import_teacher(source: str, folder: str | Path, asked: Asked | None = None) -> NetDenoiser:
+    """The teacher of that source, whose files lie in `folder`; asked: how one in the format of diffusers is asked.
 
     Nothing in them is executed. Raises UserError if they are no checkpoint of their format, or not the network that was published.
     """
-    teacher, published = read_teacher(source, folder), PUBLISHED.get(source.removeprefix("teacher-"))
+    teacher, published = read_teacher(source, folder, asked), PUBLISHED.get(source.removeprefix("teacher-"))
     if published is not None and teacher.configuration != published:
         raise UserError(f"{folder} holds another network than the published {source}: fetch it again, or name it `own-edm`")
     return teacher
 
 
-def read_teacher(source: str, place: str | Path) -> NetDenoiser:
+def read_teacher(source: str, place: str | Path, asked: Asked | None = None) -> NetDenoiser:
     """The teacher in a folder, or in its one file, in the format of that source. Raises UserError if it is none."""
     place, first = Path(place), source_of_teacher(source).files[0].name
     file = place / first if place.is_dir() else place
     if first.endswith(".pkl"):
         return import_edm(file)
     if first.endswith(".json"):
-        return import_diffusers(place)
+        return import_diffusers(place, asked)
     teacher = load_denoiser(file)
     if teacher.step_condition:
         raise UserError(f"{file} is a student that is told its number of steps (SFD-v), which a teacher is not: name another")

@@ -2,8 +2,10 @@
 
 from torch import Tensor
 
-from backtrail.denoiser import Condition, NetDenoiser, per_image
-from backtrail.parameters.training import KarrasGrid, LogNormal, NoiseLaw
+from backtrail.conditions import Condition
+from backtrail.denoiser import NetDenoiser, per_image
+from backtrail.levels import noise_levels
+from backtrail.parameters.training import DiscreteSteps, KarrasGrid, LogNormal, NoiseLaw
 from backtrail.randomness import Draw
 from backtrail.sampling.schedules import polynomial, vp_betas, vp_sigma
 
@@ -12,6 +14,8 @@ def draw_sigma(law: NoiseLaw, n: int, draw: Draw) -> Tensor:
     """Noise levels for a batch of n, float32, the rows of the draw's part."""
     if isinstance(law, LogNormal):
         return (law.mean + law.std * draw.normal((n,))).exp()
+    if isinstance(law, DiscreteSteps):
+        return noise_levels(law.betas)[law.first + draw.integers(law.last - law.first + 1, n)].float()
     if isinstance(law, KarrasGrid):
         grid = polynomial(law.n, law.sigma_min, law.sigma_max, law.rho).float()
         return grid[law.first + draw.integers(law.last - law.first + 1, n)]
@@ -27,14 +31,14 @@ def diffuse(x0: Tensor, law: NoiseLaw, draw: Draw) -> tuple[Tensor, Tensor]:
     return x0 + per_image(sigma, x0) * noise, sigma
 
 
-def edm_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """Denoising score matching (arXiv 2206.00364, Eq. 2, Table 1): mean over images of (sigma^2 + sd^2) / (sigma sd)^2 |D - x0|^2.
+def denoising_loss(model: NetDenoiser, denoised: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    """Denoising score matching (arXiv 2206.00364, Eq. 2): mean over images of w(sigma) |D - x0|^2, w the model's own (`loss_weight`).
 
+    For EDM's preconditioning w = (sigma^2 + sd^2) / (sigma sd)^2, for a network that estimates noise the loss is the error of that noise.
     The norm sums over an image, as the loops of EDM and Diff-Instruct do: Adam's eps is weighed against gradients of that size. A mean over
     the d values of an image would act as an eps d times larger (at d = 3,072 and eps 1e-8 it damps half of the weights by over 10 %).
     """
-    s = per_image(sigma, clean)
-    weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
+    weight = model.loss_weight(per_image(sigma, clean))
     return (weight * (denoised - clean) ** 2).flatten(1).sum(dim=1).mean()
 
 
@@ -44,6 +48,6 @@ def per_value(loss: Tensor, images: Tensor) -> Tensor:
 
 
 def score_matching_loss(model: NetDenoiser, x0: Tensor, law: NoiseLaw, draw: Draw, condition: Condition | None = None) -> Tensor:
-    """Denoising score matching on samples x0 (DisBack, Eq. 5 and Eq. 7), in EDM's weighting, summed over an image."""
+    """Denoising score matching on samples x0 (DisBack, Eq. 5 and Eq. 7), in the model's own weighting, summed over an image."""
     noisy, sigma = diffuse(x0, law, draw)
-    return edm_loss(model(noisy, sigma, condition), x0, sigma, model.sigma_data)
+    return denoising_loss(model, model(noisy, sigma, condition), x0, sigma)

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import NetDenoiser, per_image
-from backtrail.methods.disback.one_step import draw_labels, generate, initial_student, labels_condition, student_input
+from backtrail.conditions import Condition
+from backtrail.denoiser import Denoiser, NetDenoiser, guided, per_image
+from backtrail.methods.disback.one_step import generate, initial_student, student_input
 from backtrail.methods.disback.path import DegradationPath
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam
 from backtrail.randomness import Draw, Part
 from backtrail.training.loop import HERE, Execution, Losses, run
-from backtrail.training.noise import diffuse, edm_loss, per_value, score_matching_loss
+from backtrail.training.noise import denoising_loss, diffuse, per_value, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot, update_average, weights
 
 Evaluate = Callable[[NetDenoiser], float]
@@ -30,13 +31,14 @@ class ScoreRun(TrainingState):
     """A run of score distillation: modules "student" and "fake", average "student".
 
     node: the target to come; target: that of the last update; mismatch: what adaptive budgets have seen on the node; repaired: values of
-    gradients that were not finite and have been replaced.
+    gradients that were not finite and have been replaced; guided: updates whose target was under guidance, which cost a forward more.
     """
 
     node: int = 0
     target: int = 0
     mismatch: list[float] = field(default_factory=list)
     repaired: int = 0
+    guided: int = 0
 
 
 def distil(path: DegradationPath, p: ScoreDistillation, seed: int, evaluate: Evaluate, execution: Execution = HERE) -> ScoreRun:
@@ -52,7 +54,7 @@ def distil(path: DegradationPath, p: ScoreDistillation, seed: int, evaluate: Eva
     def log(losses: Losses) -> None:
         evaluated.load_state_dict(state.averages["student"])
         # The row of update 0 is the initial student, which has cost its start and the recording.
-        cost = path.cost + state.step * update_cost(p)
+        cost = path.cost + state.step * update_cost(p) + state.guided
         state.rows.append(
             {"update": state.step, "total_updates": state.step + path.recorded_steps, "cost": cost, "node": state.target, "nfe": 1}
             | {"fd_classifier": evaluate(evaluated), "loss_student": losses.get("student"), "loss_fake": losses.get("fake")}
@@ -79,6 +81,19 @@ def initial_state(path: DegradationPath, p: ScoreDistillation, seed: int) -> Sco
 def first_node(path: DegradationPath, p: ScoreDistillation) -> int:
     """The target of the first update: the node before the last, or the teacher."""
     return max(len(path.nodes) - 2, 0) if p.target == "path" else 0
+
+
+def target_of(path: DegradationPath, node: int, p: ScoreDistillation) -> Denoiser:
+    """The target that a node is: under guidance, where `p` asks for it.
+
+    Nodes are fitted without guidance, so that a weight on them extrapolates from a branch that was never trained: theirs is of its own.
+    """
+    return guided(path.nodes[node], target_guidance(node, p), path.teacher.conditions)
+
+
+def target_guidance(node: int, p: ScoreDistillation) -> float:
+    """The weight of guidance of a node as target; node 0 is the teacher."""
+    return p.node_guidance if node else p.teacher_guidance
 
 
 class TargetSchedule:
@@ -121,8 +136,10 @@ def update(state: ScoreRun, schedule: TargetSchedule, seed: int, step: int) -> L
     """
     p, draw = schedule.p, Draw(seed, "distil", step)
     state.target = schedule.node(step, state)
-    target = schedule.path.nodes[state.target]
-    batch = Batch(student_input(target, p.batch, p.sigma_init, draw.of("z")), draw_labels(target, p.batch, draw.of("label")), seed, step)
+    target, teacher = target_of(schedule.path, state.target, p), schedule.path.teacher
+    state.guided += target_guidance(state.target, p) != 1
+    z, condition = student_input(teacher, p.batch, p.sigma_init, draw.of("z")), teacher.draw_condition(draw.of("label"), p.batch)
+    batch = Batch(z, condition, seed, step)
     losses = state.group.totals((_shared_steps if p.shared_noise else _separate_steps)(state, target, p, batch))
     _average_student(state, p, step)
     schedule.observe(losses.pop("mismatch"), state)
@@ -131,40 +148,40 @@ def update(state: ScoreRun, schedule: TargetSchedule, seed: int, step: int) -> L
 
 @dataclass(frozen=True)
 class Samples:
-    """What the student makes of a part of a batch: x0 [b, C, H, W] and its labels [b]."""
+    """What the student makes of a part of a batch: x0 [b, C, H, W], and under which condition."""
 
     x0: Tensor
-    labels: Tensor | None
+    condition: Condition | None
     part: Part
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The student's inputs of an update, [B, C, H, W], their labels [B], and what the update's draws are functions of."""
+    """The student's inputs of an update, [B, C, H, W], their conditions, and what the update's draws are functions of."""
 
     z: Tensor
-    labels: Tensor | None
+    condition: Condition | None
     seed: int
     step: int
 
     def samples(self, student: NetDenoiser, p: ScoreDistillation, part: Part) -> Samples:
         """The student's samples of a part of the batch."""
-        labels = None if self.labels is None else self.labels[part.rows]
+        condition = None if self.condition is None else self.condition.rows(part.rows)
         with self.draw("student-dropout").rows(part).masks():
-            return Samples(generate(student, self.z[part.rows], p.sigma_init, labels), labels, part)
+            return Samples(generate(student, self.z[part.rows], p.sigma_init, condition), condition, part)
 
     def draw(self, purpose: str, step: int | None = None) -> Draw:
         """A draw of this update, or of one that has another count."""
         return Draw(self.seed, purpose, self.step if step is None else step)
 
 
-def _separate_steps(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, batch: Batch) -> dict[str, Tensor]:
+def _separate_steps(state: ScoreRun, target: Denoiser, p: ScoreDistillation, batch: Batch) -> dict[str, Tensor]:
     """Both losses with their own noise, in the order that `p` names; returns them and the raw mismatch |D_target - x0|.
 
     In one pass the student runs once for both losses. In several its samples are made first, and again for its own gradient: a forward
     more, and the memory of one pass.
     """
-    parts, student, totals = state.group.parts(len(batch.z)), state.modules["student"], _zeros(target)
+    parts, student, totals = state.group.parts(len(batch.z)), state.modules["student"], _zeros(state)
     with torch.set_grad_enabled(len(parts) == 1):
         made = [batch.samples(student, p, part) for part in parts]
     for turn in ("fake", "student") if p.order == "fake-first" else ("student", "fake"):
@@ -186,13 +203,13 @@ def _descend_fake(state: ScoreRun, p: ScoreDistillation, samples: Samples, draw:
     """Denoising score matching of the fake score on the student's samples (DisBack, Eq. 5); returns the part's share, per value."""
     fake, own = state.modules["fake"].train(p.dropout), draw.rows(samples.part)
     with own.of("dropout").masks():
-        loss = samples.part.share * score_matching_loss(fake, samples.x0.detach(), p.noise_fake, own, labels_condition(samples.labels))
+        loss = samples.part.share * score_matching_loss(fake, samples.x0.detach(), p.noise_fake, own, samples.condition)
         loss.backward()
     return per_value(loss, samples.x0)
 
 
 @torch.no_grad()
-def _estimates(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, samples: Samples, draw: Draw) -> tuple[Tensor, Tensor]:
+def _estimates(state: ScoreRun, target: Denoiser, p: ScoreDistillation, samples: Samples, draw: Draw) -> tuple[Tensor, Tensor]:
     """The score difference at the student's diffused samples, weighted, and the part's share of the mismatch.
 
     x_t and both estimates are dropped on return, before the student's backward pass asks for memory.
@@ -200,7 +217,7 @@ def _estimates(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, sampl
     x0 = samples.x0.detach()
     noisy, sigma = diffuse(x0, p.noise_student, draw.rows(samples.part))
     # Without dropout, so that equal scores differ by nothing; the released code replays one mask for both nets.
-    of_fake, of_target = (net(noisy, sigma, labels_condition(samples.labels)) for net in (state.modules["fake"].eval(), target))
+    of_fake, of_target = (net(noisy, sigma, samples.condition) for net in (state.modules["fake"].eval(), target))
     return score_gradient(of_fake, of_target, x0, sigma, p.weighting), samples.part.share * _distance(of_target, x0)
 
 
@@ -211,24 +228,24 @@ def _descend_student(samples: Samples, gradient: Tensor) -> Tensor:
     return samples.part.share * gradient.abs().mean().double()
 
 
-def _shared_steps(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, batch: Batch) -> dict[str, Tensor]:
+def _shared_steps(state: ScoreRun, target: Denoiser, p: ScoreDistillation, batch: Batch) -> dict[str, Tensor]:
     """Both losses on the same noisy samples: the fake score's forward serves both, seven forwards in all.
 
     The student then sees the fake score before its update of this iteration, and both losses share the student's noise law: another
     estimator, faster and slightly staler.
     """
-    fake, totals = state.modules["fake"].train(p.dropout), _zeros(target)
+    fake, totals = state.modules["fake"].train(p.dropout), _zeros(state)
     for part in state.group.parts(len(batch.z)):
         samples = batch.samples(state.modules["student"], p, part)
-        x0, labels = samples.x0.detach(), labels_condition(samples.labels)
+        x0, condition = samples.x0.detach(), samples.condition
         noisy, sigma = diffuse(x0, p.noise_student, batch.draw("student").rows(part))
         with batch.draw("fake-dropout").rows(part).masks():
-            of_fake = fake(noisy, sigma, labels)
+            of_fake = fake(noisy, sigma, condition)
             with torch.no_grad():
-                of_target = target(noisy, sigma, labels)
+                of_target = target(noisy, sigma, condition)
                 gradient = score_gradient(of_fake.detach(), of_target, x0, sigma, p.weighting)
             totals["student"] += _descend_student(samples, gradient)
-            loss = part.share * edm_loss(of_fake, x0, sigma, fake.sigma_data)
+            loss = part.share * denoising_loss(fake, of_fake, x0, sigma)
             loss.backward()
         totals["fake"] += per_value(loss, x0)
         totals["mismatch"] += part.share * _distance(of_target, x0)
@@ -237,9 +254,9 @@ def _shared_steps(state: ScoreRun, target: NetDenoiser, p: ScoreDistillation, ba
     return totals
 
 
-def _zeros(net: NetDenoiser) -> dict[str, Tensor]:
+def _zeros(state: ScoreRun) -> dict[str, Tensor]:
     """Where the losses of an update are added up: on the device, so that no pass waits for another's number."""
-    return {name: torch.zeros((), dtype=torch.float64, device=net.device) for name in ("fake", "student", "mismatch")}
+    return {name: torch.zeros((), dtype=torch.float64, device=state.device) for name in ("fake", "student", "mismatch")}
 
 
 def _step(state: ScoreRun, name: str, adam: Adam, p: ScoreDistillation, step: int) -> None:
@@ -269,7 +286,10 @@ def score_gradient(fake: Tensor, target: Tensor, x0: Tensor, sigma: Tensor, weig
 
 
 def update_cost(p: ScoreDistillation) -> int:
-    """Forwards on one batch per update: student 3, target 1, fake score 3 each, and 1 for its value in the student's loss unless shared."""
+    """Forwards on one batch per update: student 3, target 1, fake score 3 each, and 1 for its value in the student's loss unless shared.
+
+    The target's second one under guidance is not counted, since nodes and teacher have weights of their own.
+    """
     return 7 if p.shared_noise else 3 + 1 + 3 * p.fake_per_student + 1
 
 

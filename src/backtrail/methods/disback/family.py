@@ -17,9 +17,9 @@ from backtrail.sampling.student import FewStep, OneStep, student_sampling
 from backtrail.tensors import load_tensors
 
 
-def sampling(p: ScoreDistillation) -> OneStep:
+def sampling(p: ScoreDistillation, teacher: NetDenoiser) -> OneStep:
     """How a student that `p` trains is sampled."""
-    return OneStep(sigma_init=p.sigma_init)
+    return OneStep(sigma_init=teacher.level(p.sigma_init))
 
 
 def origin(teacher: NetDenoiser, start: str | Path | None, p: PathParameters) -> Origin:
@@ -30,13 +30,13 @@ def origin(teacher: NetDenoiser, start: str | Path | None, p: PathParameters) ->
     """
     if start is None:
         return Origin(teacher)
-    facts, level = student_sampling(start), None
+    facts, level, sigma_init = student_sampling(start), None, teacher.level(p.sigma_init)
     if isinstance(facts, FewStep) and facts.num_steps == [3] and facts.afs:
         level = facts.samplers([3], [1.0])[0].levels()[1]
-    if level is None or abs(level - p.sigma_init) > 1e-3 * p.sigma_init:
+    if level is None or abs(level - sigma_init) > 1e-3 * sigma_init:
         found = "makes more than one evaluation" if level is None else f"is evaluated at sigma {level:.6f}"
         raise UserError(
-            f"{start} {found}, and sigma_init = {p.sigma_init}: the student to start from must have three time stamps with the analytical "
+            f"{start} {found}, and sigma_init = {sigma_init}: the student to start from must have three time stamps with the analytical "
             "first step, and sigma_init must be the middle one"
         )
     return Origin(teacher, at_step_condition(load_denoiser(start), 3), load_tensors(start)[1]["cost"])
@@ -53,9 +53,16 @@ def path_forwards(p: PathParameters) -> float:
 def training_forwards(p: ScoreDistillation, n_curve: int) -> float:
     """The training of a student whose curve is measured on `n_curve` images."""
     evaluations = len({*range(0, p.updates + 1, p.evaluate_every), *p.snapshots, p.updates})
-    return update_cost(p) * p.updates * p.batch + evaluations * n_curve
+    return (update_cost(p) * p.updates + _guided_updates(p)) * p.batch + evaluations * n_curve
+
+
+def _guided_updates(p: ScoreDistillation) -> int:
+    """Updates whose target is under guidance, with adaptive budgets at the most."""
+    of_nodes = (p.recording.nodes - 1) * p.node_updates if p.recording is not None and p.target == "path" else 0
+    return of_nodes * (p.node_guidance != 1) + (p.updates - of_nodes) * (p.teacher_guidance != 1)
 
 
 def mismatch_forwards(p: ScoreDistillation, m: Mismatch) -> float:
     """The mismatch degree at each snapshot: the fit of the student's score, and what both scores say of its samples."""
-    return len({*p.snapshots, p.updates}) * (4 * m.fit_steps * p.batch + m.n_samples * (1 + 2 * len(m.sigmas)))
+    readings = (2 + (p.teacher_guidance != 1)) * len(m.sigmas)
+    return len({*p.snapshots, p.updates}) * (4 * m.fit_steps * p.batch + m.n_samples * (1 + readings))

@@ -5,30 +5,22 @@ import copy
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, Denoiser, NetDenoiser
+from backtrail.conditions import Condition
+from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets.build import construct
+from backtrail.parameters.discrete_time import TimeStep
 from backtrail.randomness import Draw
 
 
-def student_input(student: NetDenoiser, n: int, sigma_init: float, draw: Draw) -> Tensor:
-    """sigma_init * z, z ~ N(0, I), float32 [n, C, H, W] where the student computes."""
-    return sigma_init * draw.normal((n, *student.image_shape)).to(student.device)
+def student_input(student: NetDenoiser, n: int, at: float | TimeStep, draw: Draw) -> Tensor:
+    """What the student says that it starts from, sigma_init z for EDM's, z ~ N(0, I): float32 [n, C, H, W] where the student computes."""
+    return student.start_scale(student.level(at)) * draw.normal((n, *student.image_shape)).to(student.device)
 
 
-def draw_labels(student: NetDenoiser, n: int, draw: Draw) -> Tensor | None:
-    """Class labels, uniform, int64 [n]; None for an unconditional net."""
-    return draw.integers(student.n_classes, n).to(student.device) if student.n_classes else None
-
-
-def generate(student: Denoiser, z: Tensor, sigma_init: float, labels: Tensor | None = None) -> Tensor:
-    """G(z) = D(z, sigma_init): the student's sample x0 for the input z (Diff-Instruct's generator on an EDM denoiser)."""
-    return student(z, torch.tensor(sigma_init, dtype=z.dtype, device=z.device), labels_condition(labels))
-
-
-def labels_condition(labels: Tensor | None) -> Condition | None:
-    """The condition of a denoiser that is told labels, or nothing."""
-    return Condition(labels=labels) if labels is not None else None
+def generate(student: NetDenoiser, z: Tensor, at: float | TimeStep, condition: Condition | None = None) -> Tensor:
+    """G(z) = D(z, sigma_init, c): the student's sample x0 for the input z (Diff-Instruct's generator on an EDM denoiser)."""
+    return student(z, torch.tensor(student.level(at), dtype=z.dtype, device=z.device), condition)
 
 
 def initial_student(teacher: NetDenoiser, kind: str, seed: int, start: NetDenoiser | None = None) -> NetDenoiser:

@@ -13,14 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from backtrail.conditions import Condition
 from backtrail.data.dataset import Labelled
-from backtrail.denoiser import Condition, NetDenoiser
-from backtrail.methods.disback.one_step import draw_labels, generate, initial_student, labels_condition, student_input
+from backtrail.denoiser import NetDenoiser
+from backtrail.methods.disback.one_step import generate, initial_student, student_input
 from backtrail.methods.disback.path import DegradationPath, Origin
 from backtrail.parameters.score_distillation import PathParameters, Recording, ScoreDistillation
 from backtrail.randomness import Draw
 from backtrail.training.loop import HERE, Execution, Losses, run
-from backtrail.training.noise import diffuse, edm_loss, per_value, score_matching_loss
+from backtrail.training.noise import denoising_loss, diffuse, per_value, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, snapshot
 
 DEFAULT_EVALUATION_BATCH = 256  # images that the loss of a path of one node is measured on
@@ -57,26 +58,24 @@ def record(
 
 
 class PathLoss:
-    """The EDM loss of a denoiser, per value of an image, on the initial student's samples and on data, with fixed noise."""
+    """The denoising loss of a denoiser, per value of an image, on the initial student's samples and on data, with fixed noise."""
 
     def __init__(self, student: NetDenoiser, p: PathParameters, data: Labelled, seed: int):
         n, draw = p.recording.evaluation_batch if p.recording else DEFAULT_EVALUATION_BATCH, Draw(seed, "path-loss")
-        labels = draw_labels(student, n, draw.of("label"))
-        if labels is not None and data.labels is None:
-            raise ValueError("the loss of a conditional denoiser on data needs the data's labels")
+        condition = student.draw_condition(draw.of("label"), n)
         with torch.no_grad():
-            x0 = generate(student, student_input(student, n, p.sigma_init, draw.of("z")), p.sigma_init, labels)
+            x0 = generate(student, student_input(student, n, p.sigma_init, draw.of("z")), p.sigma_init, condition)
         images = data.images[:n].to(student.device)
-        of_data = labels_condition(data.labels[:n].to(student.device)) if labels is not None and data.labels is not None else None
+        of_data = student.condition_of_data(None if data.labels is None else data.labels[:n])
         self.sets: dict[str, tuple[Tensor, Tensor, Tensor, Condition | None]] = {
-            "loss_student": (x0, *diffuse(x0, p.noise_fake, draw), labels_condition(labels)),
+            "loss_student": (x0, *diffuse(x0, p.noise_fake, draw), condition),
             "loss_data": (images, *diffuse(images, p.noise_fake, draw), of_data),
         }
 
     @torch.no_grad()
     def __call__(self, denoiser: NetDenoiser) -> Losses:
         return {
-            name: per_value(edm_loss(denoiser(noisy, sigma, condition), x0, sigma, denoiser.sigma_data), x0).item()
+            name: per_value(denoising_loss(denoiser, denoiser(noisy, sigma, condition), x0, sigma), x0).item()
             for name, (x0, noisy, sigma, condition) in self.sets.items()
         }
 
@@ -126,10 +125,10 @@ def update_node(state: TrainingState, student: NetDenoiser, p: PathParameters, s
 
 def fitting_loss(model: NetDenoiser, student: NetDenoiser, p: PathParameters, draw: Draw) -> Tensor:
     """The loss of `model` on fresh samples of a frozen student, on the rows of the draw's part."""
-    labels = draw_labels(student, p.batch, draw.of("label"))
+    condition = student.draw_condition(draw.of("label"), p.batch)
     with torch.no_grad():
-        x0 = generate(student, student_input(student, p.batch, p.sigma_init, draw.of("z")), p.sigma_init, labels)
-    return score_matching_loss(model, x0, p.noise_fake, draw, labels_condition(labels))
+        x0 = generate(student, student_input(student, p.batch, p.sigma_init, draw.of("z")), p.sigma_init, condition)
+    return score_matching_loss(model, x0, p.noise_fake, draw, condition)
 
 
 def _with_weights(like: NetDenoiser, values: dict[str, Tensor]) -> NetDenoiser:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition, NetDenoiser
+from backtrail.denoiser import NetDenoiser
 from backtrail.methods.sfd.lpips import LPIPS, load_lpips
-from backtrail.methods.sfd.trajectories import Piece, Pool, student_times, teacher_evaluations
+from backtrail.methods.sfd.trajectories import Piece, Pool, student_times, teacher_evaluations, told_steps
 from backtrail.nets.build import with_step_condition
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.randomness import Draw
@@ -97,10 +97,8 @@ def walk(student: NetDenoiser, piece: Piece, p: TrajectoryDistillation) -> Itera
     """
     times = student_times(p, piece.num_steps)
     states = piece.states.to(student.device)
-    labels = None if piece.labels is None else piece.labels.to(student.device)
-    x = states[0]
-    told = torch.full((len(x),), float(piece.num_steps), device=x.device) if student.step_condition else None
-    condition = Condition(labels, told)
+    x, own = states[0], piece.condition.to(student.device) if piece.condition else None
+    condition = told_steps(student, own, piece.num_steps, len(x))
     for offset, target in enumerate(states[1:]):
         index = piece.first + offset
         pair = times[index : index + 2]
