@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +11,10 @@ from torch import Tensor
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
 from backtrail.nets.sentence_encoder import SentenceEncoder
+from backtrail.parameters.text import NullText
 from backtrail.tensors import load_tensors, save_tensors
 
 EMPTY = ""  # the caption of the unconditional branch, as in Stable Diffusion 1 and 2
-NullText = Literal["empty", "zeros"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Parameters of a suite of text to images in a small world: the data set `fashion-text`, its first stage and its teacher.
+
+A `params.yaml` with the section `text` is such a suite.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from backtrail.parameters.base import Pair, RelativePath, Section
+from backtrail.parameters.quantities import Batch, Count, Seed
+from backtrail.parameters.training import Adam
+
+Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]  # of a level; group normalisation has eight groups
+NullText = Literal["empty", "zeros"]
+PosteriorValue = Literal["sample", "mean"]
+
+
+class TextWorld(Section):
+    """The data set, and what its captions are encoded by."""
+
+    local: RelativePath = Field(
+        description="folder with files supplied by hand, tried before any address and verified as strictly; "
+        "what lies there is a dependency of the stage `text-fetch`"
+    )
+    seed: Seed = Field(0, description="Seed of colours, grounds, wordings and crops.")
+    null: NullText = Field("empty", description='Text of the unconditional branch: the encoding of "" (Stable Diffusion) or zeros (SDXL).')
+
+
+class AutoencoderParameters(Section):
+    """The first stage (`nets/autoencoder.py`): four pixels per latent and side."""
+
+    image_channels: int = Field(3, ge=1, le=64, description="Channels of an image.")
+    channels: Pair[Channels] = Field((32, 64), description="Channels at half and at a quarter of the resolution; multiples of 8.")
+    latent_channels: int = Field(4, ge=1, le=64, description="Channels of the latents.")
+
+
+class AutoencoderTraining(Section):
+    """L1 and a little of the Kullback-Leibler divergence, Adam, a learning rate that falls along a cosine to zero."""
+
+    net: AutoencoderParameters = AutoencoderParameters()
+    steps: Count = Field(description="Optimiser updates.")
+    batch: Batch = Field(ge=2, description="Images per update; the latents of the first batch of images have standard deviation 1.")
+    optimiser: Adam
+    kl_weight: float = Field(1e-6, ge=0, le=1e6, description="Weight of the divergence; both terms are summed over an image.")
+    posterior: PosteriorValue = Field("sample", description="What images are encoded as: a sample of their posterior, or its mean.")
+    seed: Seed = Field(0, description="Seed of weights, batches and noise.")
