@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from backtrail.data.dataset import Dataset, load_dataset, to_float, to_uint8
-from backtrail.data.fashion_text import fashion_text
-from backtrail.data.pack import pack
+from backtrail.data.dataset import Dataset, to_float, to_uint8
 from backtrail.errors import UserError
 from backtrail.nets.autoencoder import Autoencoder, Posterior, build_autoencoder, load_autoencoder, save_autoencoder
 from backtrail.parameters.text import AutoencoderParameters, AutoencoderTraining
@@ -18,7 +16,7 @@ from backtrail.tensors import save_tensors
 from backtrail.training.data_parallel import Group
 from backtrail.training.loop import run
 from backtrail.training.scratch import Scratch
-from unit.text_world import write_originals
+from unit.text_world import small_dataset
 
 P = AutoencoderTraining(
     net=AutoencoderParameters(channels=(16, 16)), steps=8, batch=8, optimiser={"lr": 2e-3, "betas": (0.9, 0.99)}, kl_weight=1e-3
@@ -27,10 +25,7 @@ P = AutoencoderTraining(
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    folder = tmp_path_factory.mktemp("autoencoder")
-    images = fashion_text(write_originals(folder / "raw", 60, 20), 0)
-    pack(folder / "dataset.safetensors", images, "fashion-text", 32, [])
-    return load_dataset(folder / "dataset.safetensors")
+    return small_dataset(tmp_path_factory.mktemp("autoencoder"))
 
 
 def test_latents_are_four_times_smaller_and_the_dossiers_net_has_its_size() -> None:

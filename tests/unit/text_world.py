@@ -3,6 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from backtrail.data.caption_archive import EMPTY, CaptionArchive
+from backtrail.data.captions import CAPTIONS
+from backtrail.data.dataset import Dataset, load_dataset
+from backtrail.data.fashion_text import fashion_text
+from backtrail.data.pack import pack
 
 
 def write_originals(folder: Path, n_train: int = 300, n_test: int = 80) -> Path:
@@ -19,3 +26,20 @@ def write_originals(folder: Path, n_train: int = 300, n_test: int = 80) -> Path:
             sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
             (folder / f"{name}-{kind}-ubyte").write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
     return folder
+
+
+def small_dataset(folder: Path, n_train: int = 60, n_test: int = 20) -> Dataset:
+    """The data set of the small originals, seed 0."""
+    images = fashion_text(write_originals(folder / "raw", n_train, n_test), 0)
+    pack(folder / "dataset.safetensors", images, "fashion-text", 32, [])
+    return load_dataset(folder / "dataset.safetensors")
+
+
+def random_captions(width: int = 12) -> CaptionArchive:
+    """All captions as an encoder of random numbers would have them, of 3 to 8 tokens; the empty one of two."""
+    drawn = torch.Generator().manual_seed(0)
+    n = len(CAPTIONS) + 1
+    lengths = torch.cat([torch.randint(3, 9, (n - 1,), generator=drawn), torch.tensor([2])])
+    mask = torch.arange(8) < lengths[:, None]
+    tokens = torch.randn(n, 8, width, generator=drawn) * mask[:, :, None]
+    return CaptionArchive((*CAPTIONS, EMPTY), tokens, mask, tokens.sum(1) / lengths[:, None], "0" * 64)

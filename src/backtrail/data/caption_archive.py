@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backtrail.denoiser import Condition
+from backtrail.conditions import Condition
 from backtrail.errors import UserError
 from backtrail.nets.sentence_encoder import SentenceEncoder
 from backtrail.parameters.text import NullText

@@ -21,7 +21,8 @@ WORDINGS = (
 )
 # Each colour once, each with another garment (class: colour): what a model makes of a pair that no training image shows.
 HELD_OUT = {1: 0, 4: 1, 7: 2, 0: 3, 3: 4, 6: 5, 9: 6, 2: 7}
-N_CAPTIONS = len(GARMENTS) * len(COLOURS) * len(GROUNDS) * len(WORDINGS)
+PER_GARMENT = len(COLOURS) * len(GROUNDS) * len(WORDINGS)
+N_CAPTIONS = len(GARMENTS) * PER_GARMENT
 
 
 @dataclass(frozen=True)

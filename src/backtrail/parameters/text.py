@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from backtrail.parameters.base import Pair, RelativePath, Section
-from backtrail.parameters.quantities import Batch, Count, Seed
-from backtrail.parameters.training import Adam
+from backtrail.parameters.discrete_time import STABLE_DIFFUSION, Asked, Betas, Prediction
+from backtrail.parameters.net import TextUNetParameters
+from backtrail.parameters.quantities import Batch, Count, Decay, Seed
+from backtrail.parameters.training import Adam, Average
 
 Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]  # of a level; group normalisation has eight groups
 NullText = Literal["empty", "zeros"]
@@ -44,4 +46,19 @@ class AutoencoderTraining(Section):
     optimiser: Adam
     kl_weight: float = Field(1e-6, ge=0, le=1e6, description="Weight of the divergence; both terms are summed over an image.")
     posterior: PosteriorValue = Field("sample", description="What images are encoded as: a sample of their posterior, or its mean.")
+    seed: Seed = Field(0, description="Seed of weights, batches and noise.")
+
+
+class TextTeacher(Section):
+    """The latent teacher of text to images (`nets/text_unet.py`): the error of the noise, at time steps drawn uniformly."""
+
+    net: TextUNetParameters = TextUNetParameters()
+    betas: Betas = Field(STABLE_DIFFUSION, description="Betas of the process.")
+    asked: Asked = Asked(time_map="ln-alpha")
+    prediction_type: Prediction = Field("epsilon", description="What the network estimates.")
+    steps: Count = Field(description="Optimiser updates.")
+    batch: Batch = Field(description="Latents per update.")
+    optimiser: Adam
+    average: Average
+    text_dropout: Decay = Field(0.1, description="Share of captions replaced by the null text (classifier-free guidance).")
     seed: Seed = Field(0, description="Seed of weights, batches and noise.")
