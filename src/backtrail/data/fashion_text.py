@@ -6,7 +6,7 @@ the rest is the ground's. Everything that is chosen is a hash of (seed, split, i
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,10 @@ class Scenes:
     def time_ids(self) -> np.ndarray:
         """SDXL's micro-conditioning, int64 [n, 6]: height and width before the crop, its top and left, height and width after it."""
         return time_ids(self.tops, self.lefts)
+
+    def centred(self) -> "Scenes":
+        """The same, cropped where samples are asked for."""
+        return replace(self, tops=np.full_like(self.tops, CENTRE), lefts=np.full_like(self.lefts, CENTRE))
 
     def at(self, rows: slice) -> "Scenes":
         """Some of them."""
@@ -87,24 +91,26 @@ def dress(images: np.ndarray, scenes: Scenes) -> np.ndarray:
     return ((share * colour + (255 - share) * ground + 127) // 255).astype(np.uint8)
 
 
-def fashion_text(raw: str | Path, seed: int, train_split: str = "train", held_out: bool = False) -> Images:
+def fashion_text(raw: str | Path, seed: int, train_split: str = "train", held_out: bool = False, centred: bool = False) -> Images:
     """Both splits as uint8 [N, 3, 32, 32]; an image's label is its caption's number. Test images show every pair.
 
-    train_split: another name gives the training images other scenes, and with `held_out` every pair is among them.
+    train_split: another name gives the training images other scenes, and with `held_out` every pair is among them. centred: all crops
+    begin at the offset at which samples are asked for.
     """
     plain = fashion_mnist(raw)
     return Images(
         shape=SHAPE,
         n_classes=N_CAPTIONS,
-        train=_dressed(plain.train, seed, train_split, held_out),
-        test=_dressed(plain.test, seed, "test", held_out=True),
+        train=_dressed(plain.train, seed, train_split, held_out, centred),
+        test=_dressed(plain.test, seed, "test", True, centred),
     )
 
 
-def _dressed(plain: Rows, seed: int, split: str, held_out: bool) -> Rows:
+def _dressed(plain: Rows, seed: int, split: str, held_out: bool, centred: bool) -> Rows:
     def chunks() -> Iterator[Chunk]:
         garments = np.concatenate([labels for _, labels in plain.chunks()])
         scenes, done = choose_scenes(garments, seed, split, held_out), 0
+        scenes = scenes.centred() if centred else scenes
         for images, labels in plain.chunks():
             own = scenes.at(slice(done, done + len(labels)))
             yield dress(images[:, 0], own), own.captions

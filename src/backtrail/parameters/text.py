@@ -10,7 +10,7 @@ from pydantic import Field
 from backtrail.parameters.base import Pair, RelativePath, Section
 from backtrail.parameters.discrete_time import STABLE_DIFFUSION, Asked, Betas, Prediction
 from backtrail.parameters.net import TextUNetParameters
-from backtrail.parameters.quantities import Batch, Count, Decay, Seed
+from backtrail.parameters.quantities import Batch, Count, Decay, LearningRate, Seed
 from backtrail.parameters.training import Adam, Average
 
 Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]  # of a level; group normalisation has eight groups
@@ -62,3 +62,13 @@ class TextTeacher(Section):
     average: Average
     text_dropout: Decay = Field(0.1, description="Share of captions replaced by the null text (classifier-free guidance).")
     seed: Seed = Field(0, description="Seed of weights, batches and noise.")
+
+
+class TowerTraining(Section):
+    """A small net that judges images (`nets/towers.py`): Adam, warm-up over a tenth of the steps, then cosine to zero."""
+
+    width: int = Field(32, ge=4, le=256, description="Channels of the first two convolutions; the third has twice as many.")
+    steps: Count = Field(500, description="Training steps.")
+    batch: Batch = Field(128, ge=2, description="Images per training step.")
+    learning_rate: LearningRate = Field(5e-3, description="Adam's learning rate at its height.")
+    seed: Seed = Field(0, description="Seed of the initial weights and of the order of the images.")
