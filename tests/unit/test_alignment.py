@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from backtrail import layout
 from backtrail.data.captions import COLOURS, GARMENTS, N_CAPTIONS, Caption
 from backtrail.data.fashion_text import fashion_text
 from backtrail.errors import UserError
@@ -14,19 +15,18 @@ from backtrail.metrics import alignment
 from backtrail.metrics.alignment import (
     accuracies,
     caption_scores,
-    distance,
     garments_and_colours,
     judge_extractor,
+    load_judges,
     load_tower,
+    save_judge_reference,
     save_tower,
     train_caption_tower,
     train_judge,
 )  # fmt: skip
-from backtrail.metrics.frechet import factor, moments
-from backtrail.metrics.reference import Reference
 from backtrail.nets.towers import CaptionTower, Judge
 from backtrail.parameters.text import TowerTraining
-from unit.text_world import write_originals
+from unit.text_world import random_captions, write_originals
 
 P = TowerTraining(width=8, steps=120, batch=64)
 
@@ -113,16 +113,23 @@ def test_the_caption_tower_prefers_the_caption_that_fits_whatever_its_wording(ra
     assert caption_scores(tower, images[:3], captions[:3], vectors)[score] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_distance_in_the_judges_features_carries_their_name(judge: Judge, raw: Path, tmp_path: Path) -> None:
-    save_tower(tmp_path / "judge.safetensors", judge)
-    extractor = judge_extractor(tmp_path / "judge.safetensors")
-    centred, _ = real(raw, train_split="judge", held_out=True, centred=True)
-    features = extractor.features(centred)
-    mean, covariance = moments(features)
-    reference = Reference(mean, factor(covariance), features, len(features), "")
-    same, tinted = distance(centred, extractor, reference, 64), distance(255 - centred, extractor, reference, 64)
-    assert set(same) == {"fd_garment_colour_classifier"} and abs(same["fd_garment_colour_classifier"]) < 1e-6
-    assert tinted["fd_garment_colour_classifier"] > 0.01
+def test_a_distance_in_the_judges_features_carries_their_name(
+    judge: Judge, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = random_captions()
+    save_tower(layout.JUDGE, judge)
+    with torch.random.fork_rng(devices=[]):
+        save_tower(layout.CAPTION_TOWER, CaptionTower(8, 12).eval())
+    extractor = judge_extractor(layout.JUDGE)
+    centred, captions = real(raw, train_split="judge", held_out=True, centred=True)
+    save_judge_reference(layout.reference("garment-colour-classifier"), extractor, centred, 64)
+    judges = load_judges(texts)
+    same, other = judges(centred, captions, 64), judges(255 - centred, captions, 64)
+    assert abs(same["fd_garment_colour_classifier"]) < 1e-6 < 0.01 < other["fd_garment_colour_classifier"]
+    assert {**accuracies(judge, centred, captions), **caption_scores(judges.tower, centred, captions, texts.pooled)}.items() <= same.items()
+    names = {entry["metric"] for entry in judges.protocol(5, 64)}
+    assert {"fd_garment_colour_classifier", "caption_score_own_towers"} < names
     for image, shifted in zip(centred[:20], real(raw, train_split="judge", held_out=True)[0][:20], strict=True):
         assert image.int().sum() == shifted.int().sum()  # the same scene, elsewhere
 

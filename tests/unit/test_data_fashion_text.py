@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backtrail.data import fashion_text as world
 from backtrail.data.captions import CAPTIONS, COLOURS, GARMENTS, GROUNDS, HELD_OUT, N_CAPTIONS, Caption
 from backtrail.data.fashion_mnist import read_idx
-from backtrail.data.fashion_text import choose_scenes, dress, fashion_text, time_ids
+from backtrail.data.fashion_text import centre_time_ids, choose_scenes, dress, fashion_text
 from backtrail.data.pack import Rows, pack
 from unit.text_world import write_originals
 
@@ -108,5 +107,4 @@ def test_both_splits_with_their_captions(raw: Path, tmp_path: Path, monkeypatch:
 
 
 def test_micro_conditioning_of_a_centred_crop() -> None:
-    centre = np.full(1, world.CENTRE)
-    assert time_ids(centre, centre).tolist() == [[28, 28, 2, 2, 32, 32]]
+    assert centre_time_ids(2).tolist() == [[28, 28, 2, 2, 32, 32]] * 2

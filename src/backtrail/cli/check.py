@@ -5,6 +5,7 @@ import click
 from backtrail.cli.own_files import check_own_files
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import read_suite
+from backtrail.parameters.text_suite import TextSuite
 
 
 @click.command()
@@ -15,7 +16,7 @@ def command() -> None:
     (size, classes, splits, what is left out) is printed.
     """
     suite = read_suite()
-    understood = [] if isinstance(suite, RingSuite) else check_own_files(suite)
+    understood = [] if isinstance(suite, RingSuite | TextSuite) else check_own_files(suite)
     for line in understood:
         click.echo(line)
     click.echo(f"params.yaml is valid: suite {suite.suite}, methods {', '.join(suite.methods)}, seeds {', '.join(map(str, suite.seeds))}")

@@ -58,6 +58,11 @@ def time_ids(tops: np.ndarray, lefts: np.ndarray) -> np.ndarray:
     return np.stack([constant[0], constant[0], tops, lefts, constant[1], constant[1]], axis=1).astype(np.int64)
 
 
+def centre_time_ids(n: int) -> np.ndarray:
+    """The same of n crops in the middle, for which samples are asked, int64 [n, 6]."""
+    return time_ids(np.full(n, CENTRE), np.full(n, CENTRE))
+
+
 def choose_scenes(garments: np.ndarray, seed: int, split: str, held_out: bool) -> Scenes:
     """The scenes of the images of a split, whose classes are `garments` int64 [n].
 

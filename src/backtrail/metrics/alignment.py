@@ -5,6 +5,7 @@ score is the cosine between a small convolutional tower and the frozen vector of
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backtrail import layout
 from backtrail.artifacts import file_digest
-from backtrail.data.captions import COLOURS, GARMENTS, N_CAPTIONS, PER_GARMENT, WORDINGS, Caption
+from backtrail.data.caption_archive import CaptionArchive
+from backtrail.data.captions import CAPTIONS, COLOURS, GARMENTS, N_CAPTIONS, PER_GARMENT, WORDINGS, Caption
 from backtrail.errors import UserError
 from backtrail.metrics.classifier import epoch_order, learning_rate_factor
 from backtrail.metrics.features import Extractor
-from backtrail.metrics.frechet import frechet_distance
-from backtrail.metrics.reference import Reference
+from backtrail.metrics.frechet import factor, frechet_distance, moments
+from backtrail.metrics.reference import Reference, load_reference
 from backtrail.nets.classifier import DIMENSION
 from backtrail.nets.towers import CaptionTower, Judge, Tower
 from backtrail.parameters.text import TowerTraining
@@ -151,7 +154,46 @@ def _kinds(captions: Tensor) -> list[tuple[str, Tensor]]:
     return [(kind, chosen) for kind, chosen in (("seen", ~held_out), ("held_out", held_out)) if chosen.any()]
 
 
-def distance(images: Tensor, extractor: Extractor, reference: Reference, batch_size: int) -> dict[str, float]:
-    """The Frechet distance of images uint8 [n, 3, H, W] in the judge's features, under the name that says so."""
+def save_judge_reference(path: str | Path, extractor: Extractor, images: Tensor, batch_size: int) -> None:
+    """Write the statistics of real images uint8 [n, 3, H, W] in the judge's features, to be read by `reference.load_reference`."""
     features = extractor.features(images, batch_size)
-    return {f"fd_{extractor.key}": frechet_distance(features, reference.mean, reference.factor)}
+    mean, covariance = moments(features)
+    about = {"extractor": extractor.name, "extractor_sha256": extractor.digest, "resize": extractor.resize, "dtype": extractor.dtype}
+    tensors = {"mean": mean, "factor": factor(covariance), "features": features[:1]}
+    save_tensors(path, tensors, about | {"batch_size": batch_size, "n_images": len(images)})
+
+
+@dataclass(frozen=True)
+class Judges:
+    """All that images of a suite are measured by; row k of `vectors` is caption k's."""
+
+    extractor: Extractor
+    reference: Reference
+    tower: CaptionTower
+    tower_digest: str
+    vectors: Tensor
+
+    def __call__(self, images: Tensor, captions: Tensor, batch_size: int) -> dict[str, float]:
+        """Distance, accuracies and caption scores of images uint8 [n, 3, H, W] made for captions int64 [n], by number."""
+        features = self.extractor.features(images, batch_size)
+        fd = frechet_distance(features, self.reference.mean, self.reference.factor)
+        aligned = accuracies(self.extractor.network, images, captions) | caption_scores(self.tower, images, captions, self.vectors)
+        return {f"fd_{self.extractor.key}": fd, **aligned}
+
+    def protocol(self, n_images: int, batch_size: int) -> list[dict[str, Any]]:
+        """What stands beside the values: one entry per kind of metric."""
+        extractor, settings = self.extractor, {"batch_size": batch_size}
+        judge = {"extractor": extractor.name, "extractor_sha256": extractor.digest, "n_images": n_images, "settings": settings}
+        reference = {"n_reference": self.reference.n_images, "reference_sha256": self.reference.sha256}
+        return [
+            {"metric": f"fd_{extractor.key}", "resize": extractor.resize, "dtype": extractor.dtype, **judge, **reference},
+            {"metric": "garment_accuracy, colour_accuracy, pair_accuracy; of pairs seen and held out in training", **judge},
+            {"metric": SCORE, "extractor": "caption-tower", "extractor_sha256": self.tower_digest, "n_images": n_images},
+        ]
+
+
+def load_judges(texts: CaptionArchive) -> Judges:
+    """The judges of the suite in this folder. Raises UserError if a file is absent, damaged or another's."""
+    extractor = judge_extractor(layout.JUDGE)
+    reference, tower = load_reference(layout.reference(FEATURES), extractor), load_tower(layout.CAPTION_TOWER, CaptionTower)
+    return Judges(extractor, reference, tower, file_digest(layout.CAPTION_TOWER), texts.pooled[texts.rows(CAPTIONS)])

@@ -111,6 +111,7 @@ def with_step_condition(denoiser: NetDenoiser, seed: int = 0, random_start: bool
 
 def _built_in_with_steps(denoiser: NetDenoiser, configuration: Any, seed: int, random_start: bool) -> NetDenoiser:
     extended = construct(_told_steps(configuration, True), seed)
+    extended.told = denoiser.told
     missing, unexpected = extended.load_state_dict(denoiser.state_dict(), strict=False)
     if unexpected or any("step" not in name for name in missing):
         raise ValueError(f"only step layers may be new; missing {missing}, unexpected {unexpected}")
@@ -153,5 +154,6 @@ def at_step_condition(denoiser: NetDenoiser, num_steps: int) -> NetDenoiser:
             bias = f"{name}.linear.bias" if isinstance(denoiser.net, MLP) else f"{name}.conv1.bias"
             values[bias] = values[bias] + module.affine_step(embedding)
     plain = construct(_told_steps(configuration, False))
+    plain.told = denoiser.told
     plain.load_state_dict({name: values[name] for name in plain.state_dict()}, strict=True)
     return plain.eval().requires_grad_(False)

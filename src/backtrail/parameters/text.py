@@ -1,7 +1,4 @@
-"""Parameters of a suite of text to images in a small world: the data set `fashion-text`, its first stage and its teacher.
-
-A `params.yaml` with the section `text` is such a suite.
-"""
+"""Parameters of text to images in a small world: the data set `fashion-text`, its first stage, judges and teacher."""
 
 from typing import Annotated, Literal
 
@@ -26,7 +23,9 @@ class TextWorld(Section):
         "what lies there is a dependency of the stage `text-fetch`"
     )
     seed: Seed = Field(0, description="Seed of colours, grounds, wordings and crops.")
-    null: NullText = Field("empty", description='Text of the unconditional branch: the encoding of "" (Stable Diffusion) or zeros (SDXL).')
+    null_text: NullText = Field(
+        "empty", description='Text of the unconditional branch: the encoding of "" (Stable Diffusion) or zeros (SDXL).'
+    )
 
 
 class AutoencoderParameters(Section):
