@@ -23,6 +23,7 @@ CODE_LINE = re.compile(r"^  - code: .*$", re.MULTILINE)
 CODE_FOLDER = re.compile(r"^      - \$\{code\}(?: #.*)?\n", re.MULTILINE)
 PROJECT_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 BY_HAND = "data/local/README.md"  # in a folder that is there from the start, since stages depend on it
+OF_THEIR_OWN = ("ring", "text")  # sections whose suites have a pipeline of their own, in workflow/pipelines
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
 TERM = re.compile(r"\$\{\s*([^}]*?)\s*\}")
 
@@ -112,7 +113,8 @@ def pipeline_text(folder: str | Path, params: Mapping[str, Any]) -> str:
     """
     if not (ROOT / PIPELINE_FILE).is_file():
         raise UserError(f"{ROOT} holds no {PIPELINE_FILE}: backtrail runs from a checkout of its repository (`pip install --editable .`)")
-    whole = (ROOT / "workflow/pipelines/ring.yaml" if "ring" in params else ROOT / PIPELINE_FILE).read_text(encoding="utf-8")
+    own = next((f"workflow/pipelines/{kind}.yaml" for kind in OF_THEIR_OWN if kind in params), PIPELINE_FILE)
+    whole = (ROOT / own).read_text(encoding="utf-8")
     parts = [_more("path", start) for start in params.get("start") or {} if start != "teacher"]
     report = params.get("report") or {}
     asked = {"second_stage": params.get("second_stage"), "axes": report.get("axes"), "sampler_axes": report.get("sampler_axes")}

@@ -119,7 +119,9 @@ def test_no_text_of_the_parameters_stands_in_a_command(folder: Path) -> None:
         assert re.fullmatch(r"python [./]*src/backtrail [a-z-]+", stage.cmd), stage.cmd
 
 
-@pytest.mark.parametrize("folder", [folder for folder in SUITES if folder.name != "ring"], ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder", [folder for folder in SUITES if folder.name not in ("ring", "fashion-text")], ids=lambda folder: folder.name
+)
 def test_what_was_got_by_hand_is_a_dependency_of_the_stage_that_takes_it(folder: Path) -> None:
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     values["data"]["local"], values["teacher"]["local"], values["metrics"]["inception"]["local"] = "../a", "b.pkl", "c"

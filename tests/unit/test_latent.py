@@ -19,7 +19,7 @@ from backtrail.sampling.sample import Sampler
 from backtrail.sampling.schedules import schedule
 from backtrail.sampling.solvers import SOLVERS
 from backtrail.teachers.diffusers import import_autoencoder, import_diffusers
-from backtrail.teachers.text import import_text
+from backtrail.teachers.text_encoders import import_text
 from unit.latent_pipelines import BETAS, STABLE, autoencoder, moved, sdxl, stable_diffusion, unet, write_tokenizer
 
 pytest.importorskip("transformers")

@@ -40,6 +40,18 @@ STAGES = {
     "ring-teacher": "train the teacher of a ring of Gaussians (suites/ring)",
     "ring-run": "record the path of a student on the ring, train it and measure it",
     "ring-figure": "draw the ring's figure and judge DisBack's claims on it",
+    "text-fetch": "bring Fashion-MNIST and the text encoder here, verified (suites/fashion-text)",
+    "text-dataset": "colour the images and choose their captions",
+    "text-captions": "encode each distinct caption once",
+    "text-autoencoder": "train the first stage of the latent teacher",
+    "text-latents": "encode the training images to latents",
+    "text-judges": "train the judges of garment, colour and caption, and measure real images by them",
+    "text-floor": "measure reconstructions of real images, the floor of every table",
+    "text-teacher": "train the latent teacher of text to images",
+    "text-one-step": "record the path of a one-step student of the latent teacher and train it",
+    "text-few-step": "train a few-step student on the latent teacher's trajectories",
+    "text-samples": "sample a latent model, decode and measure its images",
+    "text-table": "write the table of text to images",
 }
 COMMANDS = {
     "new": "write the params.yaml of a suite for your own images, and a teacher of your own",

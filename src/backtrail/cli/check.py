@@ -7,6 +7,7 @@ from backtrail.ledger.fingerprints import PACKAGE_FOLDER
 from backtrail.ledger.repository import nameless
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import read_suite
+from backtrail.parameters.text_suite import TextSuite
 
 
 @click.command()
@@ -17,7 +18,7 @@ def command() -> None:
     (size, classes, splits, what is left out) is printed.
     """
     suite = read_suite()
-    understood = [] if isinstance(suite, RingSuite) else check_own_files(suite)
+    understood = [] if isinstance(suite, RingSuite | TextSuite) else check_own_files(suite)
     if said := nameless(PACKAGE_FOLDER):
         click.echo(f"note: {said}", err=True)
     for line in understood:

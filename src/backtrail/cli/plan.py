@@ -18,6 +18,7 @@ from backtrail.parameters.metrics import needs_inception
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher
+from backtrail.parameters.text_suite import TextSuite
 
 # Both of SFD's tables of training hours (arXiv 2409.19681, Tables 2 and 3: CIFAR-10 and ImageNet-64, half precision on an A100) come to
 # this rate within 2 %, if its forwards are counted as here.
@@ -35,8 +36,8 @@ def command(tflops: float | None) -> None:
     precision). Reading and writing are left out.
     """
     suite = read_suite()
-    if isinstance(suite, RingSuite):
-        raise UserError(f"suite {suite.suite} fetches nothing and takes minutes: run it with `dvc repro`; `backtrail plan` is for images")
+    if isinstance(suite, RingSuite | TextSuite):
+        raise UserError(f"suite {suite.suite} takes minutes on a CPU: run it with `dvc repro`; `backtrail plan` is for suites of images")
     click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{_table(files(suite))}\n{summary(files(suite))}\n")
     if Path(suite.data.local).exists() and (images := understood(suite.data)):
         click.echo("Your images:\n" + "\n".join(images.lines()) + "\n")

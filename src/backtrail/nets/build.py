@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from backtrail.denoiser import EDMDenoiser, NetDenoiser
 from backtrail.errors import UserError
-from backtrail.nets import discrete_time, edm
+from backtrail.nets import discrete_time, edm, text_unet
 from backtrail.nets.lora import Adapted, merged_state
 from backtrail.nets.mlp import MLP
 from backtrail.nets.step_condition import add_step_condition, fold_step_condition
@@ -40,11 +40,13 @@ def _built_in(configuration: BuiltIn) -> NetDenoiser:
     return EDMDenoiser(NETS[configuration.net.kind](configuration.net), configuration.sigma_data)
 
 
+OF_THE_HOUSE = (BuiltIn, text_unet.TextUNetTeacher)  # their nets have the step condition as a parameter
 # By the header's `format`; the built-in nets' header has none.
 FORMATS: dict[str | None, tuple[type[Section], Callable[[Any], NetDenoiser]]] = {
     None: (BuiltIn, _built_in),
     "edm": (edm.EDMTeacher, edm.build),
     "diffusers": (discrete_time.DiffusersTeacher, discrete_time.build),
+    "text": (text_unet.TextUNetTeacher, text_unet.build),
 }
 
 
@@ -104,7 +106,7 @@ def with_step_condition(denoiser: NetDenoiser, seed: int = 0, random_start: bool
     as the released code does. Raises UserError for a format whose nets cannot take one.
     """
     configuration = denoiser.configuration
-    if isinstance(configuration, BuiltIn):
+    if isinstance(configuration, OF_THE_HOUSE):
         return _built_in_with_steps(denoiser, configuration, seed, random_start)
     if not isinstance(configuration, edm.EDMTeacher):
         raise UserError("the step condition (SFD-v) needs a built-in or an EDM network: choose step_condition = none for this teacher")
@@ -112,8 +114,9 @@ def with_step_condition(denoiser: NetDenoiser, seed: int = 0, random_start: bool
     return _with_net(configuration, net)
 
 
-def _built_in_with_steps(denoiser: NetDenoiser, configuration: BuiltIn, seed: int, random_start: bool) -> NetDenoiser:
-    extended = build(configuration.net.model_copy(update={"step_condition": True}), configuration.sigma_data, seed)
+def _built_in_with_steps(denoiser: NetDenoiser, configuration: Any, seed: int, random_start: bool) -> NetDenoiser:
+    extended = construct(_told_steps(configuration, True), seed)
+    extended.told = denoiser.told
     missing, unexpected = extended.load_state_dict(denoiser.state_dict(), strict=False)
     if unexpected or any("step" not in name for name in missing):
         raise ValueError(f"only step layers may be new; missing {missing}, unexpected {unexpected}")
@@ -124,6 +127,11 @@ def _built_in_with_steps(denoiser: NetDenoiser, configuration: BuiltIn, seed: in
                 if getattr(module, "affine_step", None) is not None:
                     module.affine_step.reset_parameters()
     return extended
+
+
+def _told_steps(configuration: Any, told: bool) -> Any:
+    """The same net, with or without the step condition."""
+    return configuration.model_copy(update={"net": configuration.net.model_copy(update={"step_condition": told})})
 
 
 def _with_net(configuration: edm.EDMTeacher, net: nn.Module) -> NetDenoiser:
@@ -148,8 +156,9 @@ def at_step_condition(denoiser: NetDenoiser, num_steps: int) -> NetDenoiser:
     values = dict(denoiser.state_dict())
     for name, module in denoiser.named_modules():
         if getattr(module, "affine_step", None) is not None:
-            bias = f"{name}.conv1.bias" if isinstance(denoiser.net, UNet) else f"{name}.linear.bias"
+            bias = f"{name}.linear.bias" if isinstance(denoiser.net, MLP) else f"{name}.conv1.bias"
             values[bias] = values[bias] + module.affine_step(embedding)
-    plain = build(configuration.net.model_copy(update={"step_condition": False}), configuration.sigma_data)
+    plain = construct(_told_steps(configuration, False))
+    plain.told = denoiser.told
     plain.load_state_dict({name: values[name] for name in plain.state_dict()}, strict=True)
     return plain.eval().requires_grad_(False)

@@ -51,6 +51,31 @@ class MLPParameters(Section):
         return 1
 
 
+class TextUNetParameters(Section):
+    """The U-Net of latents that attends to the tokens of a text (`nets/text_unet.py`)."""
+
+    kind: Literal["text-unet"] = "text-unet"
+    image_channels: int = Field(4, ge=1, le=64, description="Channels of the latents.")
+    resolution: int = Field(8, ge=4, le=1024, description="Height and width of the latents.")
+    channels: list[Annotated[int, Field(ge=8, le=8192, multiple_of=8)]] = Field(
+        [32, 64], min_length=1, max_length=8, description="Channels per level, each half the resolution of the one before; multiples of 8."
+    )
+    blocks: int = Field(1, ge=1, le=100, description="Residual blocks per level, on the way down and again on the way up.")
+    head_width: int = Field(32, ge=8, le=8192, multiple_of=8, description="Channels per head of the attention to tokens, at the most.")
+    token_width: int = Field(384, ge=1, le=65536, description="Numbers per token.")
+    pooled_width: int = Field(384, ge=1, le=65536, description="Numbers of the vector that stands for the whole text.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability in each block.")
+    step_condition: bool = Field(False, description="Blocks take the number of time stamps (SFD-v); set by the method, not by hand.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "TextUNetParameters":
+        if self.resolution % (unit := 2 ** (len(self.channels) - 1)):
+            raise ValueError(f"resolution = {self.resolution} must be a multiple of {unit} (2 per level below the first)")
+        if bad := [width for width in self.channels if width % min(width, self.head_width)]:
+            raise ValueError(f"channels {bad} must be multiples of head_width = {self.head_width}, or below it")
+        return self
+
+
 def _kind(value: Any) -> str:
     """A net without a `kind` is the U-Net."""
     return value.get("kind", "unet") if isinstance(value, dict) else value.kind

@@ -17,6 +17,7 @@ from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.score_distillation import PathParameters, ScoreDistillation
 from backtrail.parameters.students import Sampling
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher, is_imported
+from backtrail.parameters.text_suite import TextSuite, is_text
 from backtrail.parameters.trajectory_distillation import SecondStage, TrajectoryDistillation
 
 T = TypeVar("T", TrainedTeacher, ImportedTeacher)
@@ -180,11 +181,13 @@ class Suite(BaseSuite, Generic[T, C]):
         return self
 
 
-def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite:
+def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite | TextSuite:
     """The checked parameters. Raises UserError that names each key that is not allowed, its value and what is allowed."""
     values = read(path)
     if is_ring(values):
         return validate(RingSuite, values, "", path)
+    if is_text(values):
+        return validate(TextSuite, values, "", path)
     teacher = ImportedTeacher if is_imported(values) else TrainedTeacher
     classifier = ImportedClassifier if is_imported_classifier(values) else ClassifierParameters
     return validate(Suite[teacher, classifier], values, "", path)  # type: ignore[valid-type]

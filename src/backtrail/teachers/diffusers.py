@@ -11,7 +11,7 @@ from backtrail.data.diffusers_folder import CONFIG, Weights, find_diffusers, fin
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.levels import noise_levels
-from backtrail.nets.autoencoder import DiffusersAutoencoder
+from backtrail.nets.diffusers_autoencoder import DiffusersAutoencoder
 from backtrail.nets.discrete_time import DiffusersDenoiser, DiffusersTeacher
 from backtrail.parameters.base import validate
 from backtrail.parameters.discrete_time import Asked

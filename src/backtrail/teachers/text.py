@@ -1,107 +1,67 @@
-"""The text encoders of Stable Diffusion and SDXL, read by the transformers library: captions to what a denoiser is told."""
+"""Train the latent teacher of text to images: the mean squared error of the noise (arXiv 2006.11239, Eq. 14) at uniform time steps."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from backtrail.artifacts import load_json
 from backtrail.conditions import Condition
-from backtrail.data.diffusers_folder import CONFIG, TRANSFORMER, find_weights
-from backtrail.errors import UserError
-from backtrail.teachers.described import check_weights
-
-KINDS = ("CLIPTextModel", "CLIPTextModelWithProjection")
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """One text encoder and the tokenizer that belongs to it: they pad differently, SDXL's second by "!"."""
-
-    tokenizer: Any
-    model: nn.Module
-
-    def __call__(self, captions: Sequence[str]) -> Any:
-        """What the library's model says of captions, cut to the length that it knows; no attention mask, as in the pipelines."""
-        longest = self.tokenizer.model_max_length
-        ids = self.tokenizer([*captions], padding="max_length", max_length=longest, truncation=True, return_tensors="pt").input_ids
-        return self.model(ids.to(self.model.device), output_hidden_states=True)
+from backtrail.data.caption_archive import CaptionArchive
+from backtrail.denoiser import NetDenoiser
+from backtrail.nets import text_unet
+from backtrail.nets.build import construct
+from backtrail.parameters.text import TextTeacher
+from backtrail.parameters.training import DiscreteSteps
+from backtrail.randomness import Draw
+from backtrail.teachers.latents import Latents
+from backtrail.training.data_parallel import ALONE, Group
+from backtrail.training.loop import Losses
+from backtrail.training.noise import per_value, score_matching_loss
+from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 
 
-@dataclass(frozen=True)
-class TextEncoder:
-    """One encoder (Stable Diffusion) or two (SDXL)."""
-
-    encoders: tuple[Encoder, ...]
-
-    @torch.no_grad()
-    def __call__(self, captions: Sequence[str]) -> Condition:
-        """Of each caption tokens [B, 77, D]; of two encoders a pooled vector too, the projected one of the second.
-
-        One encoder says its last state, after the final norm; of two the states before the last are joined (arXiv 2307.01952).
-        """
-        said = [encoder(captions) for encoder in self.encoders]
-        if len(said) == 1:
-            return Condition(tokens=said[0].last_hidden_state)
-        return Condition(tokens=torch.cat([s.hidden_states[-2] for s in said], dim=-1), pooled=said[1].text_embeds)
-
-    def null(self, zeros: bool) -> Condition:
-        """The condition of guidance's other branch: the encoding of "" (Stable Diffusion), or zeros in its place (SDXL)."""
-        empty = self([""])
-        return Condition(**{name: torch.zeros_like(value) for name, value in empty.told.items()}) if zeros else empty
+def text_teacher_state(
+    p: TextTeacher, place: Callable[[NetDenoiser], NetDenoiser] = lambda net: net, group: Group = ALONE
+) -> TrainingState:
+    """A run at step 0: module "teacher", where `place` puts it, its Adam, its average."""
+    process = {**p.betas.model_dump(), **p.asked.model_dump(), "prediction_type": p.prediction_type}
+    teacher = place(construct(text_unet.TextUNetTeacher(net=p.net, **process), p.seed)).train()
+    return TrainingState({"teacher": teacher}, {"teacher": adam(teacher, p.optimiser)}, averages={"teacher": weights(teacher)}, group=group)
 
 
-def import_text(folder: str | Path) -> TextEncoder:
-    """The text encoders of a pipeline's folder: `text_encoder/` and `tokenizer/`, and the same with `_2` where they are there.
+def text_teacher_update(state: TrainingState, p: TextTeacher, data: Latents, texts: CaptionArchive, null: Condition, step: int) -> Losses:
+    """One update on a batch of latents with their captions; the loss returned is per value of a latent.
 
-    Float32, eval mode, no gradients, on the CPU; safetensors alone, nothing is executed or downloaded. Raises UserError if one is missing,
-    is none of CLIP's, or if any weight is missing, left over or of another shape.
+    texts: row k is the caption of number k. null: what takes a caption's place with probability `text_dropout`, one row; micro-conditioning
+    is never dropped. Adam, average and the cosine of the learning rate as for the built-in teacher of images.
     """
-    root = Path(folder)
-    parts = [part for part in ("", "_2") if (root / f"text_encoder{part}").is_dir()]
-    encoders = tuple(Encoder(_tokenizer(root / f"tokenizer{part}"), _model(root / f"text_encoder{part}")) for part in parts)
-    kinds = tuple(type(encoder.model).__name__ for encoder in encoders)
-    if (parts, kinds) not in (([""], KINDS[:1]), (["", "_2"], KINDS)):
-        raise UserError(
-            f"{root} has the text encoders {', '.join(kinds) or 'none'}: expected text_encoder/ of a {KINDS[0]}, alone or with "
-            f"text_encoder_2/ of a {KINDS[1]}"
-        )
-    return TextEncoder(encoders)
+    teacher, draw = state.modules["teacher"], Draw(p.seed, "teacher", step)
+    rows = draw.of("batch").integers(len(data.latents), p.batch)
+    clean, dropped = data.latents[rows], Draw(p.seed, "text-dropout", step).uniform(p.batch) < p.text_dropout
+    condition = without_text(texts.condition(data.captions[rows], data.time_ids[rows]), null, dropped)
+    last = len(teacher.sigmas) - 1
+    law = DiscreteSteps(betas=p.betas, first=0, last=last)
+    total = torch.zeros((), dtype=torch.float64, device=teacher.device)
+    for part in state.group.parts(p.batch):
+        own = draw.rows(part)
+        with own.of("dropout").masks():
+            told = condition.rows(part.rows).to(teacher.device)
+            loss = part.share * score_matching_loss(teacher, clean[part.rows].to(teacher.device), law, own, told)
+            loss.backward()
+        total += per_value(loss, clean)
+    decay = (1 + math.cos(math.pi * step / p.steps)) / 2
+    optimiser_step(state.optimisers["teacher"], p.optimiser, step, decay, state.group)
+    update_average(state.averages["teacher"], teacher, p.average, step, p.batch)
+    return state.group.totals({"loss": total})
 
 
-def _model(folder: Path) -> nn.Module:
-    import transformers
-
-    described = load_json(folder / CONFIG)
-    named = described.get("architectures") if isinstance(described, dict) else None
-    kind = named[0] if isinstance(named, list) and len(named) == 1 else None
-    if kind not in KINDS:
-        raise UserError(f"{folder / CONFIG} describes no {' or '.join(KINDS)}: expected a text encoder of CLIP")
-    library, found = getattr(transformers, kind), find_weights(folder, TRANSFORMER)
-    if not found.is_safe:
-        raise UserError(f"{folder} holds no safetensors: text encoders are read from those alone")
-    check_weights(folder, lambda values: library(transformers.CLIPTextConfig.from_dict(values)), TRANSFORMER)
-    options = {"local_files_only": True, "use_safetensors": True, "variant": found.variant, "dtype": torch.float32}
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        model, loaded = library.from_pretrained(folder, output_loading_info=True, **options)
-    except Exception as error:  # the library raises whatever its file readers do
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} cannot be read by transformers ({type(error).__name__}: {reason}): fetch it again") from None
-    for wrong, names in loaded.items():
-        if names := [name for name in names if not str(name).endswith("position_ids")]:
-            raise UserError(f"{folder} does not fit its config.json ({wrong.replace('_', ' ')}: {str(sorted(map(str, names))[0])[:100]})")
-    return model.eval().requires_grad_(False)
-
-
-def _tokenizer(folder: Path) -> Any:
-    import transformers
-
-    try:
-        return transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} cannot be read as CLIP's tokenizer ({type(error).__name__}: {reason}): fetch it again") from None
+def without_text(condition: Condition, null: Condition, dropped: Tensor) -> Condition:
+    """The condition with the null text where `dropped` bool [B]; a text whose mask is None is attended to as a whole."""
+    n = len(dropped)
+    branch = condition.under(null, n)
+    masks = [torch.ones(c.tokens.shape[:2], dtype=torch.bool) if c.mask is None else c.mask for c in (branch, condition)]
+    chosen = {name: torch.where(dropped.reshape(n, *[1] * (a.ndim - 1)), a, b) for name, a, b in (
+        ("tokens", branch.tokens, condition.tokens), ("pooled", branch.pooled, condition.pooled), ("mask", *masks),
+    )}  # fmt: skip
+    return Condition(time_ids=condition.time_ids, **chosen)

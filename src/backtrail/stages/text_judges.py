@@ -1,0 +1,51 @@
+"""`backtrail text-judges`: what images of text-to-image models are judged by."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backtrail import layout
+from backtrail.artifacts import save_json
+from backtrail.data.caption_archive import load_captions
+from backtrail.data.captions import CAPTIONS
+from backtrail.data.fashion_text import fashion_text
+from backtrail.data.pack import Rows
+from backtrail.metrics.alignment import (
+    FEATURES,
+    judge_extractor,
+    load_judges,
+    save_judge_reference,
+    save_tower,
+    train_caption_tower,
+    train_judge,
+)
+from backtrail.parameters.text import TextWorld, TowerTraining
+from backtrail.parameters.text_suite import TextEvaluation
+from backtrail.running.torch_stage import TorchStage, torch_stage
+from backtrail.training.progress import progress
+
+
+@torch_stage
+def command(stage: TorchStage) -> None:
+    """Train the judge of garments and colours and the tower of captions on real images of every pair; measure others by them."""
+    seed, e = stage.value(TextWorld, "text.seed"), stage.section(TextEvaluation, "evaluation")
+    p, q = stage.section(TowerTraining, "judge"), stage.section(TowerTraining, "caption_tower")
+    texts = load_captions(layout.CAPTIONS)
+    images, captions = gathered(fashion_text(layout.RAW, seed, "judge", held_out=True).train)
+    with progress(p.steps + q.steps) as tick:
+        save_tower(layout.JUDGE, train_judge(images, captions, p, tick))
+        vectors = texts.pooled[texts.rows(CAPTIONS)]
+        save_tower(layout.CAPTION_TOWER, train_caption_tower(images, captions, vectors, q, lambda step: tick(p.steps + step)))
+    centred = fashion_text(layout.RAW, seed, "judge", held_out=True, centred=True)
+    reference, _ = gathered(centred.train, e.n_reference)
+    save_judge_reference(layout.reference(FEATURES), judge_extractor(layout.JUDGE), reference, e.batch_size)
+    judges = load_judges(texts)
+    images, captions = gathered(centred.test, e.n_samples)
+    values = {"real": judges(images, captions, e.batch_size), "real_under_others_captions": judges(images, captions.roll(1), e.batch_size)}
+    save_json(layout.reference_values(FEATURES), {"values": values, "protocol": judges.protocol(len(images), e.batch_size)})
+
+
+def gathered(rows: Rows, n: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first n images, uint8 [n, 3, 32, 32], and their captions' numbers, int64 [n]; all without n."""
+    images, captions = (np.concatenate(parts) for parts in zip(*rows.chunks(), strict=True))
+    return torch.from_numpy(images[:n]), torch.from_numpy(captions[:n])

@@ -1,0 +1,48 @@
+"""`backtrail text-one-step`: Diff-Instruct or DisBack on the latent teacher, from the recording of its path to its student."""
+
+import pandas as pd
+
+from backtrail import layout
+from backtrail.data.caption_archive import load_captions
+from backtrail.denoiser import NetDenoiser
+from backtrail.methods.disback import family
+from backtrail.methods.disback.distillation import distil
+from backtrail.methods.disback.path import Origin, load_path, save_path
+from backtrail.methods.disback.recording import record
+from backtrail.metrics.alignment import judge_extractor
+from backtrail.metrics.decoded import Decoder
+from backtrail.metrics.reference import load_reference
+from backtrail.nets.autoencoder import load_autoencoder
+from backtrail.nets.build import load_denoiser, save_denoiser
+from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.parameters.text import TextWorld
+from backtrail.parameters.text_suite import TextEvaluation
+from backtrail.running.torch_stage import TorchStage, torch_stage
+from backtrail.tables import save_csv
+from backtrail.teachers.latents import load_latents
+from backtrail.teachers.prompts import prompts, training_data
+from backtrail.training.loop import Execution
+
+
+@torch_stage
+def command(stage: TorchStage) -> None:
+    """Record the path of a student and train it along the path; writes the path, the averaged student and its curve."""
+    p, e = stage.section(ScoreDistillation, f"score_distillation.{stage.method}"), stage.section(TextEvaluation, "evaluation")
+    told = prompts(load_captions(layout.CAPTIONS), stage.value(TextWorld, "text.null_text"), e.prompts)
+
+    def place(denoiser: NetDenoiser) -> NetDenoiser:
+        denoiser.told = told
+        return stage.place(denoiser)
+
+    nodes, data = layout.path(*stage.of_method), training_data(load_latents(layout.LATENTS), e.prompts)
+    # A recording takes seconds: the state that a killed stage keeps is that of the student alone.
+    save_path(nodes, *record(Origin(load_denoiser(layout.TEACHER)).placed(place), p, data, stage.seed))
+    path = load_path(nodes).placed(place)
+    sampling, decoder = family.sampling(p, path.teacher), Decoder(load_autoencoder(layout.AUTOENCODER)[0].to(stage.device), stage.device)
+    extractor = judge_extractor(layout.JUDGE)
+    reference = load_reference(layout.reference(extractor.name), extractor)
+    distance = decoder.curve_point(sampling.samplers(None, [1.0])[0], e.n_curve, extractor, reference)
+    state = distil(path, p, stage.seed, distance, Execution(stage.scratch))
+    facts = {"cost": state.rows[-1]["cost"], "sampling": sampling.model_dump(mode="json")}
+    save_denoiser(layout.student(*stage.of_method), state.modules["student"], state.averages["student"], **facts)
+    save_csv(layout.curve(*stage.of_method), pd.DataFrame(state.rows))
