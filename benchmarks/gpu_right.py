@@ -20,13 +20,14 @@ from gpu_results import Group, Row, Rows, Settings
 from torch import Tensor
 from updates import CASES, Case
 
+from backtrail.errors import Interrupted
 from backtrail.nets.build import construct
 from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
 from backtrail.running.torch_stage import AUTOCAST
 from backtrail.sampling.sample import Sampler
 from backtrail.sampling.solvers import SOLVERS
-from backtrail.training.loop import Interrupted, run
+from backtrail.training.loop import run
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState
 

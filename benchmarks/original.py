@@ -2,12 +2,15 @@
 
 The loops of `plain.py` (Diff-Instruct as released with 9 forwards, DisBack and its recording, SFD with its own trajectory in every round)
 run here on EDM's network *and on layers as their code has them*: a kept group norm and SiLU, residual sums out of place, attention by
-two `einsum` in (query, key) order, torch's own dropout. What those layers are is written from the papers' formulas, not copied; it is no
-run of the released code. Weights, data, threads and determinism are the same on both sides. Both make the same turns in turn; the ratio
+two `einsum` in (query, key) order, torch's own dropout and convolutions, the channels first. What those layers are is written from the
+papers' formulas, not copied; it is no run of the released code. Weights, data, threads, determinism and the C library's settings for freed
+memory are the same on both sides. Both make the same turns in turn; the ratio
 is the median over the turns of CPU seconds, theirs by ours (over 1: ours is faster), with the smallest and largest beside it.
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from unittest import mock
@@ -41,6 +44,16 @@ def block(self: UNetBlock, x: Tensor, embedding: Tensor, step: Tensor | None = N
     return (self.proj(torch.einsum("nqk,nck->ncq", weights, v).reshape(x.shape)) + x) * self.skip_scale
 
 
+@contextmanager
+def as_released() -> Iterator[None]:
+    """EDM's network inside the block is computed as its own code does: kept values, torch's convolutions, the channels first."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(UNetBlock, "forward", block))
+        stack.enter_context(mock.patch("backtrail.nets.songunet.laid_out", lambda x: x))
+        stack.enter_context(mock.patch("backtrail.nets.convolution.winograd_pays", lambda x, weight: False))
+        yield
+
+
 def cases(params: Path, width: int, resolution: int, batch: int, methods: tuple[str, ...] = METHODS) -> dict[str, Case]:
     """The methods on EDM's network of a width (channels) for images [3, resolution, resolution], dropout 0.13 in score distillation."""
     net = SongUNetConfiguration(
@@ -63,7 +76,7 @@ def compare(case: Case, turns: int) -> tuple[float, float, float]:
     loop = case.plain()
 
     def original(turn: int) -> None:
-        with mock.patch.object(UNetBlock, "forward", block):
+        with as_released():
             loop(turn)
 
     clock, calls = Clock(torch.device("cpu")), {"ours": case.update, "original": original}

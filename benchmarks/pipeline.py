@@ -1,8 +1,9 @@
 """What the shell around the stages costs: `python benchmarks/pipeline.py [--job]`, in a suite that has run.
 
 Lines of the pipeline and its lock; CPU seconds of what changes nothing (`dvc repro`, `dvc status`, a dry run of Snakemake) and of DVC for a
-job that computes next to nothing; the stages' own work on record. All are whole processes with their children. The overhead per job is the
-CPU time of a whole run (`/usr/bin/time -v make repro`) less that work, by the jobs.
+job that computes next to nothing; what the engines and torch cost where there is nothing to run; the stages' own work on record. All are
+whole processes with their children. The overhead per job is the CPU time of a whole run (`/usr/bin/time -v make repro`) less that work, by
+the jobs.
 """
 
 import argparse
@@ -11,7 +12,9 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import chdir
 from pathlib import Path
 
 RECORDS = Path("results/records")
@@ -34,6 +37,20 @@ def lines(path: str) -> tuple[int, int]:
     return len(text), sum("${code}/" not in line for line in text)
 
 
+def floors() -> list[tuple[str, str]]:
+    """The same of an empty project, and a process that imports torch: what no pipeline can go below."""
+    python = sys.executable
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        Path("Snakefile").write_text("rule all:\n    shell: 'true'\n", encoding="utf-8")
+        cpu_seconds(python, "-m", "dvc", "init", "--no-scm")
+        commands = {
+            "`dvc status`": ("-m", "dvc", "status"),
+            "`snakemake -n`": ("-m", "snakemake", "-n"),
+            "`import torch`": ("-c", "import torch"),
+        }
+        return [(f"{words} in an empty project, CPU s", f"{cpu_seconds(python, *rest):.1f}") for words, rest in commands.items()]
+
+
 def rows(job: bool, root: Path) -> list[tuple[str, str]]:
     """What is measured, in words, and its value."""
     python, dvc = sys.executable, (sys.executable, "-m", "dvc")
@@ -50,6 +67,7 @@ def rows(job: bool, root: Path) -> list[tuple[str, str]]:
         alone = cpu_seconds(python, str(root / "src/backtrail"), CHEAP, DVC_STAGE=CHEAP)
         found.append((f"DVC for one job that runs ({CHEAP} forced, less the command alone), CPU s", f"{whole - alone:.1f}"))
         found.append(("the command alone, CPU s", f"{alone:.1f}"))
+    found += floors()
     seconds = [json.loads(path.read_text(encoding="utf-8"))["cpu_seconds"] for path in RECORDS.glob("*.json")]
     found.append(("the stages' own work on record, CPU s", f"{sum(seconds):.0f}"))
     return found

@@ -8,6 +8,7 @@ Everything in `FOLDER` is derived and safe to delete while nothing runs.
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -30,6 +31,9 @@ FOLDER = Path(".snakemake/dvc")
 PLAN = FOLDER / "plan.json"
 STAMPS = FOLDER / "stamps"
 BENCHMARKS = FOLDER / "benchmarks"
+LOCK = Path("dvc.lock")
+LOCK_HEAD = "schema: '2.0'\nstages:\n"
+LOCKED_STAGE = re.compile(r"^  \S.*:$", re.MULTILINE)
 PATH_LOCKS = Path(".dvc/tmp/rwlock")  # DVC's: which process reads and writes which path
 CODE_STAGE = "code"  # writes code.yaml, which every other stage depends on
 RESOURCES = {"gpus", "mem_mb", "runtime", "threads", "retries"}  # runtime in minutes
@@ -42,9 +46,20 @@ def load_plan(is_main_process: bool) -> dict[str, Any]:
     A plan holds `stages`, a list of {name, parents, resources, reports}, and `stale`, {name: reason}.
     """
     if is_main_process:
+        explain_force(sys.argv[1:])
         return make_plan()
     mend_path_locks()
+    if ends_within_a_line(LOCK):
+        mend_lock()
     return json.loads(PLAN.read_text(encoding="utf-8"))
+
+
+def explain_force(arguments: list[str]) -> None:
+    """Say what --forcerun, --forceall and --force come to here: the job runs, and DVC restores what it has made before."""
+    if any(argument.startswith("--force") or argument in ("-R", "-F", "-f") for argument in arguments):
+        logger.warning(
+            "A forced job asks DVC, which computes nothing that it has made before: `dvc repro --force --single-item STAGE` computes anew."
+        )
 
 
 def stamp(name: str) -> str:
@@ -93,7 +108,7 @@ def make_plan() -> dict[str, Any]:
 def prepare_suite() -> None:
     """Before a rule is made of our own suite: check its params.yaml and that folders it names are there; lay its pipeline down."""
     package = Path(__file__).parents[1] / "src"
-    if not (package / "backtrail").is_dir() or not Path("params.yaml").is_file():
+    if not (package / "backtrail").is_dir() or not os.path.lexists("params.yaml"):
         return
     sys.path.insert(0, str(package))
     from backtrail.cli.own_files import check_places
@@ -117,13 +132,16 @@ def ask_dvc() -> dict[str, Any]:
     """Return the plan as DVC sees the current folder; one sentence if it cannot be read."""
     try:
         from dvc import __version__ as version
-        from dvc.exceptions import DvcException
+        from dvc.exceptions import DvcException, NotDvcRepoError
+        from dvc.scm import SCMError
     except ImportError as error:
         raise WorkflowError(f"DVC cannot be imported ({error}): install it with `pip install dvc=={DVC_VERSION}`") from error
     try:
         return read_stages()
     except DvcException as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
+        if isinstance(error, NotDvcRepoError | SCMError) and not any((above / ".git").exists() for above in FOLDER.absolute().parents):
+            raise WorkflowError("There is no git history here, as in an archive of the sources, and DVC needs one: `git init`") from error
         raise WorkflowError(f"DVC cannot read the stages of this folder: {error}{cause}") from error
     except (ImportError, AttributeError, TypeError) as error:
         raise WorkflowError(
@@ -143,6 +161,7 @@ def read_stages() -> dict[str, Any]:
             f"{Path.cwd()} is no DVC project of its own, found one in {repo.root_dir}: give the folder a `.dvc/config`, as suites/ have"
         )
     with lock_repo(repo):
+        mend_locked_file()
         renew_code(repo)
         graph = repo.index.graph
         stages = sorted((stage for stage in repo.index.stages if stage.cmd), key=lambda stage: stage.addressing)
@@ -161,6 +180,61 @@ def read_stages() -> dict[str, Any]:
         ],
         "stale": add_downstream(changed, parents, frozen),
     }
+
+
+def mend_lock() -> None:
+    """Mend `dvc.lock` from the process of a job, under DVC's own lock: another job may just be writing it."""
+    from dvc.repo import Repo, lock_repo
+
+    with lock_repo(Repo(_wait_for_lock=True)):
+        mend_locked_file()
+
+
+def ends_within_a_line(path: Path) -> bool:
+    """Return whether a file is there and is empty or stops short of the end of a line: cheap, and true of most that are cut."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read() != b"\n"
+
+
+def mend_locked_file() -> None:
+    """Cut `dvc.lock` back to its last whole stage, and say so, if a process was killed or the disk was full while it was written.
+
+    DVC writes that file in place, and all of its commands refuse half of it; a stage whose entry is half there would run again. One that is
+    cut off it restores from its run cache.
+    A file that is wrong elsewhere than at its end (a merge conflict) is left as it is, for DVC to name. The caller holds DVC's lock.
+    """
+    if not LOCK.is_file() or (is_lock(LOCK) and not ends_within_a_line(LOCK)):
+        return
+    text = LOCK.read_text(encoding="utf-8", errors="replace")
+    starts = [found.start() for found in LOCKED_STAGE.finditer(text)]
+    if len(starts) > 1:
+        draft = LOCK.with_name(f".{LOCK.name}.{os.getpid()}.tmp")
+        draft.write_text(text[: starts[-1]], encoding="utf-8")
+        if not is_lock(draft):
+            draft.unlink()
+            return
+        draft.replace(LOCK)
+    elif text.startswith(LOCK_HEAD) or LOCK_HEAD.startswith(text):
+        LOCK.unlink()
+    else:
+        return
+    logger.warning(f"{LOCK} was half written by a process that was killed, or on a full disk: cut back to its last whole stage")
+
+
+def is_lock(path: Path) -> bool:
+    """Return whether DVC would take a file as its lock."""
+    from dvc.exceptions import DvcException
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils import strictyaml
+
+    try:
+        strictyaml.load(str(path), COMPILED_LOCKFILE_SCHEMA)
+    except DvcException:
+        return False
+    return True
 
 
 def renew_code(repo: "Repo") -> None:

@@ -7,7 +7,8 @@ in the same folder and a rename, so a stage that is killed leaves no file that l
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from backtrail.errors import UserError
 
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `atomic_write` names it; .dvcignore and .gitignore leave such files out too
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten times as fast
 
 
@@ -32,10 +34,23 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def drop_temporaries(paths: Iterable[str | Path]) -> None:
+    """Remove what a kill in the middle of `atomic_write` left beside these paths, which nobody else writes meanwhile."""
+    for path in map(Path, paths):
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            if TEMPORARY.fullmatch(left.name):
+                left.unlink(missing_ok=True)
+
+
 def save_json(path: str | Path, value: Any) -> None:
-    """Write canonical JSON: sorted keys, two spaces, a final newline; NaN and infinity are refused."""
-    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    """Write canonical JSON; see `json_text`."""
+    text = json_text(value)
     atomic_write(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def json_text(value: Any) -> str:
+    """Canonical JSON: sorted keys, two spaces, a final newline. Raises ValueError for NaN and infinity."""
+    return json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def load_json(path: str | Path) -> Any:

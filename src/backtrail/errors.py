@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read."""
+"""The errors that a user is meant to read."""
 
 
 class UserError(Exception):
@@ -9,3 +9,9 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+
+class Interrupted(UserError):
+    """The stage was told to stop, and has saved its state if it trains; a scheduler that retries on this exit code runs it on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h

@@ -9,6 +9,8 @@ RECORDS, CURVES, MISMATCH, PATHS = "results/records", "results/curves", "results
 REFERENCE, METRICS, SAMPLES, STATES = "results/reference", "results/metrics", "results/samples", "results/states"
 STUDENTS, TRAJECTORIES, PATH_SAMPLES = "results/students", "results/trajectories", "results/path-samples"
 FIGURES, TABLES, AXES, PAGE = "reports/figures", "reports/tables", "reports/axes", "reports/index.html"
+GATHERED = "results/ledger.json"  # every record's content in one file, which git keeps
+FINISHED = "finished"  # beside the resume state of a stage whose result the engine has yet to take over: the md5 of its record
 TEACHER_NAME = "teacher"  # stands where a method's name does, for the teacher's own samples, states and metrics
 
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -107,31 +107,45 @@ class Masks:
 
     key: int
     first_row: int = 0
+    # Both as a tensor: torch's compiler takes a number for a constant, and would compile anew in every step.
+    place: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", torch.tensor([self.key, self.first_row], device="cpu"))
 
     def dropout(self, x: Tensor, probability: float, layer: int) -> Tensor:
         """x [B, ...] with values put to 0 with `probability` (a multiple of 2^-16), the others scaled up by 1 / (1 - probability)."""
         if probability == 1:
             return x * 0
-        n_values = x[0].numel()
-        bits = self.bits(len(x), n_values, layer, x.device)
-        keep = (bits >= round(probability * (1 << 16)) - (1 << 15)).reshape(x.shape)
+        keep = kept(x, self.place, layer, round(probability * (1 << 16)))
         return x * keep.to(x.dtype, memory_format=_layout(x)).mul_(1 / (1 - probability))
 
-    def bits(self, n_rows: int, n_values: int, layer: int, device: torch.device) -> Tensor:
-        """int16 [n_rows, n_values], uniform over all 2^16 numbers; the hash is splitmix64.
 
-        One hash gives four values, in place: torch has no vectorised product of 64-bit integers, and memory costs more than the sums.
-        """
-        n_words = -(-n_values // 4)
-        h = torch.arange(n_rows * n_words, device=device)
-        h.add_(_wrapped(derive_seed(self.key, "layer", layer) + self.first_row * n_words)).mul_(_wrapped(0x9E3779B97F4A7C15))
-        shifted = torch.empty_like(h)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-            # torch's shift repeats the sign; splitmix64's lets zeros in, without which the highest bit would be lost.
-            h.bitwise_xor_(torch.bitwise_right_shift(h, shift, out=shifted).bitwise_and_((1 << (64 - shift)) - 1))
-            if factor != 1:
-                h.mul_(_wrapped(factor))
-        return h.view(torch.int16).reshape(n_rows, 4 * n_words)[:, :n_values]
+@torch.library.custom_op("backtrail::kept", mutates_args=())
+def kept(x: Tensor, place: Tensor, layer: int, threshold: int) -> Tensor:
+    """Which values of x [B, ...] a dropout mask keeps, bool, with probability 1 - threshold / 2^16; the hash is splitmix64.
+
+    place: key and first row, int64 [2], on the CPU. One hash gives four values, in place: torch has no vectorised product of 64-bit
+    integers, and memory costs more than the sums. An operator of its own, for the compiler fails on a view in another width.
+    """
+    key, first_row = place.tolist()
+    n_values = x[0].numel()
+    n_words = -(-n_values // 4)
+    h = torch.arange(len(x) * n_words, device=x.device)
+    h.add_(_wrapped(derive_seed(key, "layer", layer) + first_row * n_words)).mul_(_wrapped(0x9E3779B97F4A7C15))
+    shifted = torch.empty_like(h)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        # torch's shift repeats the sign; splitmix64's lets zeros in, without which the highest bit would be lost.
+        h.bitwise_xor_(torch.bitwise_right_shift(h, shift, out=shifted).bitwise_and_((1 << (64 - shift)) - 1))
+        if factor != 1:
+            h.mul_(_wrapped(factor))
+    bits = h.view(torch.int16).reshape(len(x), 4 * n_words)[:, :n_values]  # uniform over all 2^16 numbers
+    return (bits >= threshold - (1 << 15)).reshape(x.shape)
+
+
+@kept.register_fake
+def _(x: Tensor, place: Tensor, layer: int, threshold: int) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.bool)
 
 
 _masks: ContextVar[Masks | None] = ContextVar("masks", default=None)

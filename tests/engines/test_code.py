@@ -137,10 +137,9 @@ def test_a_line_of_code_marks_what_stands_on_it_in_both_engines_and_turned_back_
     file = "src/backtrail/report/ring_claims.py"
     before = (checkout.root / file).read_text(encoding="utf-8")
     checkout.edit(file, code)
-    assert checkout.planned() == {"ring-figure"}
-    assert checkout.ran() == {"ring-figure"}
+    assert checkout.planned() == checkout.ran() == {"ring-figure", "ledger"}
     (checkout.root / file).write_text(before, encoding="utf-8")
-    assert checkout.ran() <= {"code"}
+    assert checkout.ran() <= {"code", "ledger"}  # whose files belong into git, not into the cache
     assert checkout.planned() == set()
 
 
@@ -171,7 +170,8 @@ def test_experiments_change_the_one_method_that_they_name(checkout: Checkout) ->
     key = "score_distillation.diff-instruct.student.lr"
     record = checkout.suite / "results/records/ring-run@diff-instruct-0.json"
     done = checkout.dvc("exp", "run", "--name", "faster", "-S", f"{key}=5e-3")
-    assert set(re.findall(r"Running stage '(\S+)'", done)) == {"ring-run@diff-instruct-0", "ring-figure"} and "Ran experiment(s)" in done
+    assert set(re.findall(r"Running stage '(\S+)'", done)) == {"ring-run@diff-instruct-0", "ring-figure", "ledger"}
+    assert "Ran experiment(s)" in done
     assert json.loads(record.read_text(encoding="utf-8"))["parameters"]["score_distillation.diff-instruct"]["student"]["lr"] == 5e-3
     ((file, changes),) = json.loads(checkout.dvc("params", "diff", "--json")).items()
     was = small_ring()["score_distillation"]["diff-instruct"]["student"]["lr"]
@@ -182,7 +182,22 @@ def test_experiments_change_the_one_method_that_they_name(checkout: Checkout) ->
     assert {name: float(shown[name]) for name in ("faster", "slower")} == {"faster": 5e-3, "slower": 5e-5}
 
 
-def test_hostile_names_reach_no_shell(checkout: Checkout) -> None:
+def test_a_training_that_is_killed_before_dvc_has_its_outputs_is_not_lost(checkout: Checkout) -> None:
+    """Its last state stays until dvc.lock names its record, and goes with the next stage that starts."""
+    checkout.env = checkout.env | {"BACKTRAIL_SAVE_EVERY_S": "0"}
+    checkout.edit(f"{SUITE}/params.yaml", lambda text: text.replace("steps: 30", "steps: 31"))
+    script = str(Path(__file__).with_name("break_dvc.py"))
+    checkout.call(sys.executable, script, "dvc.stage:Stage.commit", "kill", ".", "repro", "--single-item", "ring-teacher", code=1)
+    assert sorted(path.name for path in checkout.suite.glob(".scratch/*/*")) == ["finished", "step-000000031.safetensors"]
+    assert "resumed from step 31" in checkout.dvc("repro", "--single-item", "ring-teacher")
+    record = json.loads((checkout.suite / "results/records/ring-teacher.json").read_text(encoding="utf-8"))
+    assert record["resumed_from"] == [31] and list(checkout.suite.glob(".scratch/ring-teacher-*"))
+    checkout.dvc("repro", "ring-run@disback-0")
+    assert not list(checkout.suite.glob(".scratch/ring-teacher-*"))
+
+
+def test_hostile_parameters_are_refused_in_one_sentence_by_every_entry_and_reach_no_shell(checkout: Checkout) -> None:
+    """`backtrail check`, `dvc repro` (by the first stage that it starts) and `snakemake`, before anything runs."""
     p = yaml.safe_load((checkout.suite / "params.yaml").read_text(encoding="utf-8"))
     canary = checkout.root / "canary"
     hostile = f"$(touch {canary})"
@@ -190,9 +205,13 @@ def test_hostile_names_reach_no_shell(checkout: Checkout) -> None:
         {"score_distillation": p["score_distillation"] | {hostile: p["score_distillation"]["disback"]}},
         {"seeds": [0, hostile]},
         {"suite": hostile, "seeds": [f"0; touch {canary}"]},
+        {"ring": p["ring"] | {"std": 1e39}},
     ):
         (checkout.suite / "params.yaml").write_text(as_yaml(p | change), encoding="utf-8")
-        checkout.dvc("repro", code=None)
-        checkout.call(sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", code=1, folder=checkout.root)
-        checkout.call(sys.executable, str(checkout.root / "src/backtrail"), "check", code=1)
-        assert not canary.exists()
+        sentence = checkout.call(sys.executable, str(checkout.root / "src/backtrail"), "check", code=1).strip().removeprefix("backtrail: ")
+        assert sentence.startswith("params.yaml: ") and "\n" not in sentence
+        by_dvc = checkout.dvc("repro", code=1)
+        by_snakemake = checkout.call(sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", code=1, folder=checkout.root)
+        for printed in (by_dvc, by_snakemake):
+            assert sentence in printed and "Traceback" not in printed, printed
+        assert by_dvc.count("Running stage") == 1 and not canary.exists()

@@ -109,7 +109,7 @@ def test_both_engines_plan_a_suite(checkout: Path, name):
 
 def test_both_engines_plan_the_ring(checkout: Path):
     runs = {f"ring-run@{method}-{seed}" for method in EVERY["ring"].methods for seed in EVERY["ring"].seeds}
-    assert planned_by_both(checkout, "ring") | {"code"} == {"code", "ring-teacher", "ring-figure", *runs}
+    assert planned_by_both(checkout, "ring") | {"code"} == {"code", "ring-teacher", "ring-figure", "ledger", *runs}
 
 
 def planned_by_both(checkout: Path, name: str) -> set[str]:

@@ -1,7 +1,10 @@
 """Stages that are deleted, fail, are killed or run at once, and what Snakemake and DVC make of it."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 from .conftest import NAMES, Project
@@ -91,3 +94,18 @@ def test_looking_at_a_run_does_not_disturb_it(project):
     assert run.wait(timeout=120) == 0
     assert project.executed() == RERUN
     assert project.changed() == set()
+
+
+def test_a_forced_job_says_that_dvc_computes_nothing_anew(project):
+    printed = project.run_snakemake("--forcerun", "teacher")
+    assert "`dvc repro --force --single-item STAGE` computes anew" in printed
+    assert project.executed() == []
+    assert "computes anew" not in project.run_snakemake()
+
+
+def test_sources_without_a_history_are_one_sentence(project, tmp_path):
+    shutil.copytree(project.root, tmp_path / "archive", ignore=shutil.ignore_patterns(".git", ".snakemake"))
+    command = [sys.executable, "-m", "snakemake", "--profile", "local", "-n"]
+    done = subprocess.run(command, cwd=tmp_path / "archive", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 1
+    assert "There is no git history here, as in an archive of the sources, and DVC needs one: `git init`" in done.stdout

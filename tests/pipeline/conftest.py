@@ -108,7 +108,7 @@ def run_every_stage(folder: Path, parameters: dict[str, Any]) -> TinySuite:
     for stage in reversed(list(nx.topological_sort(graph))):
         before = files(folder)
         name = stage.addressing.split(":")[-1]  # DVC puts the path in front, seen from elsewhere
-        arguments = [stage.cmd.split()[-1], *([] if name == "code" else ["--stage", name])]
+        arguments = [stage.cmd.split()[-1], *([] if name in ("code", "ledger") else ["--stage", name])]
         built.run(*arguments)
         built.runs[name] = StageRun(name, arguments, [Path(out.fs_path) for out in stage.outs], changed(before, files(folder)))
     return built

@@ -35,11 +35,12 @@ from backtrail.nets.build import load_denoiser
 from backtrail.nets.dhariwal import DhariwalConfiguration
 from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
+from backtrail.parameters.metrics import InceptionFiles
 from backtrail.teachers.published import PUBLISHED
 from backtrail.tensors import load_tensors
 from pipeline.conftest import ROOT, TinySuite, run_every_stage
 
-pytestmark = pytest.mark.xdist_group("rehearsal")
+pytestmark = [pytest.mark.xdist_group("rehearsal"), pytest.mark.slow]
 
 SHAPE = {"in_channels": 3, "out_channels": 3, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
 SONG, ADM = SongUNetConfiguration, DhariwalConfiguration
@@ -150,14 +151,11 @@ def write_originals(folder: Path, suite: str, values: dict[str, Any], patch: pyt
     write_checkpoint(folder / unpinned(patch, teacher), foreign_ema(randomised(configuration), configuration))
     write_random_weights(folder / unpinned(patch, "inception-2015-12-05"))
     spread = 0.1 * np.random.default_rng(1).standard_normal((2048, 100))
-    reference = folder / unpinned(patch, values["metrics"]["inception"]["reference"])
-    np.savez(reference, mu=np.full(2048, 0.5), sigma=spread @ spread.T)
+    for source in InceptionFiles.model_validate(values["metrics"]["inception"]).published.values():
+        np.savez(folder / unpinned(patch, source), mu=np.full(2048, 0.5), sigma=spread @ spread.T)
 
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("ffhq64", "afhqv2-64", "imagenet64", "cifar10-jpeg")]
-
-
-@pytest.fixture(scope="module", params=["cifar10", *OTHERS])
+@pytest.fixture(scope="module", params=["cifar10", "ffhq64", "afhqv2-64", "imagenet64", "cifar10-jpeg"])
 def rehearsal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinySuite:
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "originals").mkdir()
@@ -196,11 +194,13 @@ def test_fid_stands_beside_its_protocol(rehearsal: TinySuite) -> None:
     if not is_imported(rehearsal):
         pytest.skip("cifar10-jpeg has no FID: Inception's weights cannot be had where only the JPEG files are")
     results = rehearsal.folder / "results"
+    published = yaml.safe_load((rehearsal.folder / "params.yaml").read_text(encoding="utf-8"))["metrics"]["inception"]
+    n_clean = None if "clean_reference" in published else 16  # clean-fid has published CIFAR-10's alone at this resolution
     for file in ("teacher", "disback/seed0", "sfd-v/seed0", "sfd-disback/seed0"):
         metrics = load_json(results / f"metrics/{file}.json")
         entries = {entry["metric"]: entry for entry in metrics["protocol"]}
         entry, clean = entries["fid_inception"], entries["fid_inception_clean"]
-        assert entry["n_reference"] is None and clean["n_reference"] == 16  # published, and computed from the training images
+        assert entry["n_reference"] is None and clean["n_reference"] == n_clean
         assert (entry["n_images"], entry["samplings"], entry["seeds"]) == (4, 3, [0, 12])
         assert "TensorFlow 1" in entry["resize"] and "Pillow" in clean["resize"]
         for value in (value for sampler in metrics["values"].values() for value in sampler.values()):

@@ -12,6 +12,6 @@ with Repo(".") as repo:
     stages = list(reversed(list(nx.topological_sort(repo.index.graph))))
 for stage in stages:
     command = stage.cmd.split()[-1]
-    backtrail([command, *(() if command == "code" else ("--stage", stage.name))], standalone_mode=False)
+    backtrail([command, *(() if command in ("code", "ledger") else ("--stage", stage.name))], standalone_mode=False)
 with Repo(".") as repo:
     repo.commit(force=True)

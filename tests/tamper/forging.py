@@ -1,5 +1,6 @@
 """What a forger does to a suite, from a careless edit to a rewritten ledger."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from typing import Any
 import yaml
 
 from backtrail.artifacts import YAML_LOADER
+from backtrail.errors import UserError
+from backtrail.layout import GATHERED
+from backtrail.ledger.gathered import gather
 from backtrail.ledger.hashes import Hashes
 
 
@@ -44,7 +48,14 @@ def edit_record(folder: Path, stage: str, change: Callable[[dict[str, Any]], Non
     change(record)
     (folder / path).write_text(json.dumps(record, sort_keys=True, indent=2) + "\n", encoding="utf-8")
     if in_lock:
-        edit_lock(folder, lambda stages: _renew(folder, stages[stage]["outs"], {path}))
+        _gather(folder)
+
+        def fit(stages: dict[str, Any]) -> None:
+            _renew(folder, stages[stage]["outs"], {path})
+            for entries in (stages["ledger"]["deps"], stages["ledger"]["outs"]) if "ledger" in stages else ():
+                _renew(folder, entries)
+
+        edit_lock(folder, fit)
 
 
 def _renew(folder: Path, entries: list[dict[str, Any]], paths: set[str] | None = None) -> None:
@@ -55,6 +66,13 @@ def _renew(folder: Path, entries: list[dict[str, Any]], paths: set[str] | None =
             entry |= {"md5": digest.md5, "size": digest.size_bytes}
 
 
+def _gather(folder: Path) -> None:
+    """The file that git keeps of the records made anew, where the suite has one; a record of another stage is not gathered."""
+    if (folder / GATHERED).exists():
+        with contextlib.suppress(UserError):
+            gather(folder)
+
+
 def rewrite_ledger(folder: Path) -> None:
     """Every digest in every record and in dvc.lock made to fit the bytes that lie here: a forger who leaves no contradiction."""
     hashes = Hashes(folder)
@@ -63,6 +81,7 @@ def rewrite_ledger(folder: Path) -> None:
         for kind in ("inputs", "outputs"):
             record[kind] = {name: digest.sha256 if (digest := hashes.of(name)) else said for name, said in record[kind].items()}
         path.write_text(json.dumps(record, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+    _gather(folder)
     rewrite_lock_only(folder)
 
 

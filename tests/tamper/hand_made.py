@@ -33,7 +33,8 @@ if sys.argv[1] == "teacher":
 else:
     assert Path("results/teacher/teacher.safetensors").read_text(encoding="utf-8") == "weights"
     Path("results/metrics").mkdir(parents=True)
-    Path("results/metrics/teacher.json").write_text(json.dumps({"protocol": [], "values": {"heun": {"nfe34": {"fd": 4.25}}}}))
+    fd = 4.25 + 0.001 * (os.environ.get("ATEN_CPU_CAPABILITY") == "default")  # as if other instructions rounded otherwise
+    Path("results/metrics/teacher.json").write_text(json.dumps({"protocol": [], "values": {"heun": {"nfe34": {"fd": fd}}}}))
 Path("results/records").mkdir(exist_ok=True)
 Path(f"results/records/{sys.argv[1]}.json").write_text("{}")
 '''

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import statistics
+import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
@@ -80,6 +82,7 @@ def test_why_tells_digest_commit_device_cost_nodes_and_what_is_unlike_the_paper(
     assert student["cost_F"] == load_csv(finished / "results/curves/disback/seed0.csv")["cost"].max()
     path = next(link for link in student["from"] if link["path"] == "results/paths/disback/seed0")
     assert [node["tensors_sha256"] for node in path["nodes"]] == list(load_csv(finished / "results/paths/disback/seed0/path.csv")["digest"])
+    assert {one["parameter"] for one in path["unlike_paper"]} == {"recording.steps", "recording.nodes"}
     (few_steps,) = why("results/students/sfd-v/seed0/student.safetensors", finished)["chain"]
     unlike = {one["parameter"]: (one["ours"], one["paper"]) for one in few_steps["unlike_paper"]}
     assert unlike["batch"] == (8, 128) and "schedule.t_min" not in unlike
@@ -149,6 +152,7 @@ def test_the_page_s_chains_are_those_of_the_ledger(finished: Path) -> None:
         assert set(link.sources) <= set(ledger.inputs(ledger.makers[path]) if link.stage else ())
 
 
+@pytest.mark.slow
 def test_the_page_is_rendered_again_to_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     render_report(finished, chains(finished), page=tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == (finished / "reports/index.html").read_bytes()
@@ -166,6 +170,26 @@ def test_why_does_not_pass_over_a_wrong_byte(ledger: Path, capsys: pytest.Captur
     flip(ledger / "results/samples/disback/seed1.safetensors")
     _, text = told(ledger, "why", CELL, capsys=capsys)
     assert "[broken]" in text.splitlines()[0] and "results/samples/disback/seed1.safetensors" in text
+
+
+def test_why_and_impact_answer_in_a_screen_and_show_all_when_asked(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Down from the table over a student to its teacher and the data; what is folded is counted, with what is wrong of it."""
+    flip(ledger / "results/reference/classifier.safetensors")
+    code, brief = told(ledger, "why", CELL, capsys=capsys)
+    shown = [line.split()[0] for line in brief.splitlines() if not line.startswith(" ")]
+    ways = ["reports/tables/results.csv", "results/metrics/", "results/samples/", "results/students/", "results/", "data/raw"]
+    assert code == 0 and len(brief.splitlines()) <= 40 and all(any(place.startswith(way) for place in shown) for way in ways)
+    assert "results/teacher/teacher.safetensors" in shown
+    _, whole = told(ledger, "why", CELL, "--all", capsys=capsys)
+    files = {line.lstrip("│├└─ ").split()[0] for line in whole.splitlines() if "  sha256 " in line and "told above" not in line}
+    n_folded = int(re.search(r"^(\d+) more files are behind it \(.*broken", brief, re.MULTILINE)[1])
+    assert n_folded + len([place for place in shown if place in files]) == len(files)
+    _, brief = told(ledger, "impact", "data/raw", capsys=capsys)
+    _, whole = told(ledger, "impact", "data/raw", "--all", capsys=capsys)
+    counts = [int(n.replace(",", "")) for n in re.findall(r": ([\d,]+) numbers in", brief)]
+    assert sum(counts) == int(re.search(r"and (\d+) numbers rest on it", whole)[1]) and len(brief.splitlines()) < 25 < len(
+        whole.splitlines()
+    )
 
 
 def test_impact_names_every_number_that_really_changes(ledger: Path) -> None:
@@ -194,6 +218,24 @@ def test_impact_of_a_parameter_and_of_a_source_file(finished: Path) -> None:
     assert "reference@classifier" not in impact("params.yaml:teacher", finished)["stages"]
     with pytest.raises(UserError, match="no stage of this suite read or made nonsense"):
         impact("nonsense", finished)
+
+
+@pytest.mark.parametrize(
+    ("model", "archive", "key"),
+    [
+        (["disback/seed1"], "disback/seed1", "student/nfe1"),
+        (["sfd-v", "--nfe", "3"], "sfd-v/seed0", "student/nfe3"),
+        (["teacher", "--nfe", "2"], "teacher", "dpmpp-3m/nfe2"),
+    ],
+)
+def test_images_are_those_of_the_archive(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: list[str], archive: str, key: str
+) -> None:
+    stored = safetensors.numpy.load_file(finished / f"results/samples/{archive}.safetensors")[key]
+    code, _ = told(finished, "images", *model, "--seeds", f"3-{len(stored) - 1}", "--out", str(tmp_path), capsys=capsys)
+    assert code == 0
+    for seed in range(3, len(stored)):
+        assert np.array_equal(np.array(Image.open(tmp_path / f"{seed:06d}.png")), stored[seed].squeeze(0))
 
 
 def test_diff_finds_the_first_link_at_which_two_runs_part(ledger: Path) -> None:
@@ -234,9 +276,12 @@ def test_audit_prints_the_finding_its_link_and_its_numbers_and_exits_by_the_wors
     assert code == 30 and json.loads(text)["exit_code"] == 30
 
 
-def test_the_hash_audit_needs_neither_torch_nor_matplotlib() -> None:
-    import subprocess
+def test_a_pattern_that_fits_no_stage_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"--stage metric@\* fits no stage of this suite; stages are called .*, \.\.\."):
+        told(finished, "audit", "--level", "metric", "--stage", "metrics@*", "--stage", "metric@*", capsys=capsys)
 
+
+def test_the_hash_audit_needs_neither_torch_nor_matplotlib() -> None:
     code = "import sys, backtrail.cli.audit; print([m for m in ('torch', 'matplotlib', 'pandas', 'dvc') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("[]", "['pandas']")
@@ -252,15 +297,16 @@ def crate(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_crate_describes_every_stage_and_every_file_in_it(finished: Path, crate: Path) -> None:
     graph = {entity["@id"]: entity for entity in load_json(crate / "ro-crate-metadata.json")["@graph"]}
     for name, stage in open_ledger(finished).stages.items():
-        if stage.makes_code:
+        if stage.keeps_books:
             continue  # it writes no result and leaves no record
         action, record = graph[f"#run/{name}"], load_json(finished / stage.record)
         assert action["startTime"] == record["started"] and record["commit"] in action["description"]
         assert graph[action["instrument"]["@id"]]["@type"] == "SoftwareApplication"
-    here = {path.relative_to(crate).as_posix() for path in crate.rglob("*") if path.is_file()}
+    here = {quote(path.relative_to(crate).as_posix()) for path in crate.rglob("*") if path.is_file()}
+    assert "Distillation of diffusion models" in (crate / "ro-crate-preview.html").read_text(encoding="utf-8")
     assert here <= graph.keys() and {"CITATION.cff", "LICENCES.md", "LICENSE", "dvc.lock"} <= here
     for path in here & {name for name, entity in graph.items() if "sha256" in entity}:
-        assert graph[path]["sha256"] == file_digest(crate / path)
+        assert graph[path]["sha256"] == file_digest(crate / unquote(path))
     assert not [path for path in here if path.startswith("data/")]
 
 
@@ -293,19 +339,17 @@ def test_the_crate_passes_the_validator_of_its_profile(crate: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(("student", "key"), [("disback-seed0", "student/nfe1"), ("sfd-v-seed1", "student/nfe2")])
-def test_the_example_on_a_model_card_draws_the_images_that_were_measured(
-    finished: Path, crate: Path, student: str, key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_on_a_model_card_draws_the_images_that_were_measured(finished: Path, crate: Path, student: str, key: str) -> None:
     folder = crate / "models" / student
     text = (folder / "README.md").read_text(encoding="utf-8")
     example = text.split("```python\n")[1].split("```")[0]
     assert len([line for line in example.splitlines() if line]) <= 10
-    monkeypatch.chdir(folder)
-    exec(compile(example, "README.md", "exec"), {})
+    (folder / "example.py").write_text(example, encoding="utf-8")
+    subprocess.run([sys.executable, "example.py"], cwd=folder, check=True)
     method, seed = student.rsplit("-", 1)
     stored = safetensors.numpy.load_file(finished / f"results/samples/{method}/{seed}.safetensors")[key][:16]
-    assert np.array_equal(np.asarray(Image.open("samples.png")), stored[:, 0].reshape(-1, stored.shape[-1]))
-    assert file_digest("student.safetensors") in text
+    assert np.array_equal(np.asarray(Image.open(folder / "samples.png")), stored[:, 0].reshape(-1, stored.shape[-1]))
+    assert file_digest(folder / "student.safetensors") in text
 
 
 def test_the_crate_is_not_written_over_something(finished: Path, crate: Path) -> None:
@@ -322,6 +366,7 @@ def test_nothing_private_is_in_records_reports_or_crate(finished: Path, crate: P
                 assert not [secret for secret in private if secret in text], path
 
 
+@pytest.mark.slow
 def test_code_committed_after_the_run_backs_it(ledger: Path) -> None:
     from backtrail.audit.audit import audit
     from tamper.test_tampering import dirty_tree

@@ -5,11 +5,15 @@ from collections.abc import Iterator
 INF, BEYOND = float("inf"), 2**63
 NAMES = [
     "-x", "--help", "", "a b", "a/b", "..", "../x", "a=b", "[x]", "a\nb", "$(touch x)", "`touch x`", "x;y", "a_b", "\\textbf{x}", "ä", "%s",
-    "${item}", "Sfd", "sfd-", "a--b", "x" * 300, "teacher", "nan", "data", "3d",
+    "${item}", "Sfd", "sfd-", "a--b", "x" * 300, "teacher", "nan", "data", "3d", "size", "nfiles",
 ]  # fmt: skip
 PLACES = [
     "/home/alice", "~/images", "C:\\images", "C:/images", "s3://user:password@bucket/x", "HTTPS://example.org/x", "git+ssh://host/x",
     "user:pw@host:x", "host:x", "file:///x", "//host/share", "\\\\host\\share", "-rf", "", "a\nb", "x" * 5000,
+]  # fmt: skip
+WRITTEN = [
+    ".", "..", "../..", "data", "data/raw", "data/raw/x", "./data/teacher", "results", "a/../results/x", "reports/tables",
+    "data//inception",
 ]  # fmt: skip
 DOUBTFUL = [
     "1e5", "1e-5", "5E-3", "1.0e5", "020", "09", "0o17", "0x10", "0b11", "1_000", "1:30", "190:20:30.15", "yes", "on", "y", "2026-01-01",
@@ -47,6 +51,20 @@ def values() -> Iterator[tuple[str, str, object]]:
     for section in ("score_distillation", "teacher_samples.samplers", "students", "resources"):
         yield from (("names", section, name) for name in NAMES)  # added to the section, as a copy of another entry
     yield from (("addresses", "data.local", place) for place in PLACES)
+    yield from (("addresses", "metrics.inception.local", place) for place in ("${suite}", "a\\b", "{x}", "$HOME"))
+    yield from (("places of stages", "teacher.local", place) for place in WRITTEN)
+    yield from (("bounds", key, value) for value in (10**12, 2**62) for key in (
+        "teacher.steps", "teacher.batch", f"{SCORE}.batch", f"{SCORE}.fake_per_student", f"{TRAJECTORY}.pool", "metrics.n_samples",
+        "metrics.batch_size", "mismatch.n_samples", "classifier.n_steps",
+    ))  # fmt: skip
+    yield from (("bounds", key, value) for value in (1e300, 1e39, 5e-324, -1e300) for key in (
+        "teacher.optimiser.lr", "teacher.optimiser.eps", "teacher.average.half_life", f"{SCORE}.sigma_init", f"{SCORE}.noise_fake.std",
+        f"{SAMPLER}.schedule.rho", f"{SAMPLER}.schedule.t_max", f"{SAMPLER}.schedule.t_min", "classifier.learning_rate",
+    ))  # fmt: skip
+    yield from (("sections", key, value) for key, value in (
+        ("seeds", list(range(1000))), ("resources", {}), ("metrics.k_density", 1000), ("metrics.k_precision", 10**6),
+        ("code", "../../elsewhere"), ("vars", []), ("item", {}),
+    ))  # fmt: skip
     yield from (("sizes", key, value) for key, value in (
         ("teacher.net.blocks", 10**9), ("teacher.net.channels", [2**40]), ("teacher.net.resolution", 10**9), ("data.resolution", 0),
         ("teacher.net.channels", [8] * 10_000), ("teacher.net.attention_levels", [1, 1]), ("classifier.width", 10**9),
@@ -59,6 +77,8 @@ def texts(valid: str) -> Iterator[tuple[str, str | bytes]]:
     yield from (("doubtful numbers", valid.replace(line, f"  steps: {plain}\n")) for plain in DOUBTFUL)
     for word in ("yes", "off", "'true'", "1", "y"):
         yield "doubtful numbers", valid.replace("  threads: 1", f"  threads: 1\n  compile: {word}", 1)
+    for word in ("yes", "Off", "N", "1:30", "-1:30:20", "1:30.5"):  # where text is meant
+        yield "two readings", valid.replace("title: ", f"title: {word} # ")
     ours, between, theirs = (sign * 7 for sign in "<=>")
     yield "merge conflict", valid.replace(line, f"{ours} HEAD\n{line}{between}\n  steps: 600\n{theirs} other\n")
     yield "merge conflict", valid.replace(line, f"{between}\n{line}")

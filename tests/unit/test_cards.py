@@ -1,16 +1,23 @@
-"""The example in a student's model card is run as it stands, for every kind of net in the house."""
+"""The example in a student's model card is run as it stands, with torch alone, for every kind of net in the house."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler, UNet2DModel
+from packaging.requirements import Requirement
 from PIL import Image
 
 from backtrail.denoiser import NetDenoiser
+from backtrail.export import standalone
 from backtrail.export.cards import example
+from backtrail.export.program import Programs
 from backtrail.nets.build import build, construct, save_denoiser, with_step_condition
 from backtrail.nets.dhariwal import DhariwalConfiguration
 from backtrail.nets.discrete_time import DiffusersTeacher
@@ -18,8 +25,9 @@ from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
 from backtrail.parameters.net import MLPParameters, UNetParameters
 from backtrail.parameters.sampling import Schedule
+from backtrail.randomness import image_noise
 from backtrail.sampling.sample import sample
-from backtrail.sampling.student import FewStep, OneStep, StudentSampling, student_sampling
+from backtrail.sampling.student import FewStep, OneStep, StudentSampling
 
 ONE_STEP = OneStep(sigma_init=2.5)
 
@@ -68,32 +76,104 @@ def trained(denoiser: NetDenoiser) -> NetDenoiser:
     return denoiser.eval()
 
 
+@pytest.fixture(scope="module")
+def torch_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to import from that holds torch and what torch requires, and neither this package nor its other requirements."""
+    folder, left = tmp_path_factory.mktemp("torch-alone"), ["torch"]
+    seen = set()
+    while left:
+        name = left.pop()
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:  # for another system, or an extra
+            continue
+        if name in seen:
+            continue
+        seen.add(name)
+        needed = [Requirement(text) for text in found.requires or []]
+        left += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+        for top in {file.parts[0] for file in found.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(found.locate_file(top))
+    return folder
+
+
+def run_example(folder: Path, text: str, path: Path) -> None:
+    (folder / "example.py").write_text(text, encoding="utf-8")
+    environment = {"PYTHONPATH": str(path), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-S", "example.py"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_torch_alone_is_alone(torch_alone: Path) -> None:
+    for name in ("backtrail", "numpy", "PIL", "safetensors", "pydantic", "yaml"):
+        done = subprocess.run([sys.executable, "-S", "-c", f"import {name}"], env={"PYTHONPATH": str(torch_alone)}, capture_output=True)
+        assert done.returncode == 1 and b"ModuleNotFoundError" in done.stderr
+
+
+def exported(folder: Path, student: NetDenoiser, facts: StudentSampling, programs: Programs) -> None:
+    save_denoiser(folder / "student.safetensors", student, sampling=facts.model_dump(mode="json"))
+    programs.write(folder / "student.safetensors", folder)
+
+
+@pytest.fixture(scope="module")
+def programs() -> Programs:
+    return Programs()
+
+
 @pytest.mark.parametrize("length", ["one step", "few steps"])
 @pytest.mark.parametrize("kind", NETS)
-def test_the_card_s_example_makes_the_images_that_the_stage_makes(
-    kind: str, length: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_makes_the_images_that_the_stage_makes(kind: str, length: str, tmp_path: Path, programs: Programs) -> None:
     """Against the samples of the stage `samples`, whose sampler is told the number of steps if the net takes it."""
     student = trained(NETS[kind]())
-    monkeypatch.chdir(tmp_path)
     facts: StudentSampling = ONE_STEP if length == "one step" else few_steps(student.step_condition)
-    save_denoiser("student.safetensors", student, sampling=facts.model_dump(mode="json"))
-    exec(compile(example(), "card", "exec"), {})
-    with Image.open("samples.png") as file:
+    exported(tmp_path, student, facts, programs)
+    program, about = standalone.load(tmp_path)
+    for way in facts.samplers(None, [1.0]):
+        drawn = sample(student, way, range(3, 7), student.image_shape, student.n_classes)
+        found = standalone.draw(program, about, range(3, 7), way.nfe)
+        # The library's own network orders some sums differently when it is traced.
+        torch.testing.assert_close(found, drawn, **({"rtol": 1e-4, "atol": 1e-4} if kind == "diffusers" else {"rtol": 0, "atol": 0}))
+        assert drawn.std() > 0
+    if student.step_condition and length == "few steps":
+        untold = few_steps(False).samplers(None, [1.0])[0]
+        other = sample(student, untold, range(3, 7), student.image_shape, student.n_classes)
+        assert not torch.equal(standalone.draw(program, about, range(3, 7), untold.nfe), other)
+
+
+@pytest.mark.parametrize("kind", ["built-in, classes", "SongUNet, told its steps"])
+def test_the_cards_example_needs_torch_alone(kind: str, tmp_path: Path, torch_alone: Path, programs: Programs) -> None:
+    student = trained(NETS[kind]())
+    facts = few_steps(student.step_condition)
+    exported(tmp_path, student, facts, programs)
+    run_example(tmp_path, example(facts.trained_nfe[0]), torch_alone)
+    with Image.open(tmp_path / "samples.png") as file:
         shown = np.asarray(file)
-    ways = student_sampling("student.safetensors").samplers(None, [1.0])
-    drawn = sample(student, ways[0], range(16), student.image_shape, student.n_classes)
+    drawn = sample(student, facts.samplers(None, [1.0])[0], range(16), student.image_shape, student.n_classes)
     pixels = (drawn * 127.5 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).flatten(0, 1).squeeze(-1).numpy()
     assert np.array_equal(shown, pixels) and pixels.std() > 0
-    if student.step_condition and length == "few steps":
-        other = few_steps(False).samplers(None, [1.0])
-        assert not torch.equal(drawn, sample(student, other[0], range(16), student.image_shape, student.n_classes))
 
 
-def test_the_example_of_points_writes_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_points_writes_points(tmp_path: Path, torch_alone: Path) -> None:
     student = build(MLPParameters(kind="mlp", width=16, layers=1), 0.5)
-    monkeypatch.chdir(tmp_path)
-    save_denoiser("student.safetensors", student, sampling=ONE_STEP.model_dump(mode="json"))
-    exec(compile(example(of_points=True), "card", "exec"), {})
-    points = np.loadtxt("samples.csv", delimiter=",")
-    assert points.shape == (16, 2) and np.isfinite(points).all() and os.path.getsize("samples.csv") > 0
+    exported(tmp_path, student, ONE_STEP, Programs())
+    run_example(tmp_path, example(1, of_points=True), torch_alone)
+    points = np.loadtxt(tmp_path / "samples.csv", delimiter=",")
+    assert points.shape == (16, 2) and np.isfinite(points).all() and points.std() > 0
+
+
+@pytest.mark.parametrize("facts", [ONE_STEP, FewStep(schedule=Schedule(t_max=20.0), afs=False, step_condition=False, num_steps=[4])])
+def test_diffusers_loads_a_student_of_a_diffusers_teacher(facts: StudentSampling, tmp_path: Path, programs: Programs) -> None:
+    """Its own network and its own Euler steps on the plan's noise levels make the student's images."""
+    student = trained(NETS["diffusers"]())
+    exported(tmp_path, student, facts, programs)
+    unet = UNet2DModel.from_pretrained(tmp_path / "unet")
+    scheduler = EulerDiscreteScheduler.from_pretrained(tmp_path / "scheduler")
+    levels = standalone.load(tmp_path)[1]["plans"][str(facts.trained_nfe[0])]["sigmas"]
+    scheduler.set_timesteps(sigmas=levels)
+    x = levels[0] * image_noise(range(4), student.image_shape)
+    with torch.no_grad():
+        for time in scheduler.timesteps:
+            x = scheduler.step(unet(scheduler.scale_model_input(x, time), time).sample, time, x).prev_sample
+    expected = sample(student, facts.samplers(None, [1.0])[0], range(4), student.image_shape)
+    torch.testing.assert_close(x, expected, rtol=1e-3, atol=1e-3)

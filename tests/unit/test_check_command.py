@@ -1,7 +1,9 @@
 """`backtrail check` on a suite's own files: what is understood is printed, what a stage would refuse later is refused here."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +147,15 @@ def test_what_a_teacher_cannot_do_is_refused_by_the_names_of_those_that_ask(insi
         p["students"]["sfd"] = {"guidance": [2.0]}
         with pytest.raises(UserError, match="guidance of sfd needs a teacher of classes"):
             checked(p)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_the_snakefile_refuses_parameters_that_are_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable) -> None:
+    """DVC would wait for ever for what comes out of a pipe."""
+    monkeypatch.chdir(tmp_path)
+    make("params.yaml")
+    with pytest.raises(WorkflowError, match=r"params.yaml should be a file: it is a "):
+        dvc_plan.prepare_suite()
 
 
 def test_the_snakefile_refuses_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

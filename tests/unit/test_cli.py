@@ -2,16 +2,21 @@
 
 import errno
 import os
+import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from backtrail.artifacts import load_json
-from backtrail.cli import COMMANDS, STAGES, outside_of_us
+from backtrail.cli import COMMANDS, STAGES
+from backtrail.cli.outside import outside_of_us
 from backtrail.errors import UserError
 from backtrail.parameters.base import RESERVED
 
@@ -110,7 +115,9 @@ def test_a_log_that_is_not_utf8_shows_question_marks() -> None:
         (PermissionError(errno.EACCES, "Permission denied", "a"), "a may not be read or written by you: Permission denied"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "a\nb"), "'a\\nb' is not what it should be: Is a directory"),
         (UnicodeDecodeError("utf-8", b"a\xf6", 1, 2, "invalid"), "a text file is not UTF-8 (byte 0xf6 at 1)"),
-        (MemoryError("2 GB for the features"), "not enough memory: 2 GB for the features"),
+        (MemoryError("2 GB for the features"), "not enough memory: 2 GB for the features, beside the "),
+        (MemoryError(), "not enough memory: more was asked for, beside the "),
+        (OSError(errno.EFBIG, "File too large", "a"), "a could not be written: File too large"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -120,3 +127,65 @@ def test_what_the_machine_does_is_one_sentence(error: Exception, expected: str) 
 
 def test_a_fault_of_our_own_keeps_its_traceback() -> None:
     assert outside_of_us(FileNotFoundError(errno.ENOENT, "No such file or directory", "a")) is None
+
+
+MANY_LINES = "from backtrail import cli; cli.backtrail = lambda **_: print('line\\n' * 100_000); cli.main()"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """`backtrail why ... | head -1`, also where all that is printed fits into one buffer."""
+    for command in ([sys.executable, "-c", MANY_LINES], [sys.executable, "-m", "backtrail", "--help"]):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ) as process:
+            process.stdout.close()
+            assert process.stderr.read() == b""
+        assert process.returncode == 1
+
+
+def test_what_a_library_prints_to_a_closed_stream_enters_no_file(tmp_path: Path) -> None:
+    """The numbers of closed streams are the lowest that are free: the next file that is opened would get them."""
+    code = (
+        "import os; from backtrail import cli\n"
+        "def work(**_):\n"
+        "    with open('result.bin', 'wb') as file:\n"
+        "        os.system('echo a warning; echo another >&2'); file.write(b'result')\n"
+        "cli.backtrail = work; cli.main()"
+    )
+    subprocess.run(["sh", "-c", f'"{sys.executable}" -c "{code}" <&- >&- 2>&-'], cwd=tmp_path, check=True)
+    assert (tmp_path / "result.bin").read_bytes() == b"result"
+
+
+@pytest.mark.parametrize("library", ["torch.zeros(1 << 40)", "numpy.zeros(1 << 40)", "bytearray(1 << 40)"])
+def test_a_memory_limit_is_one_sentence_with_what_it_needed(library: str) -> None:
+    code = (
+        "import resource, numpy, torch; from backtrail import cli\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\n"
+        f"cli.backtrail = lambda **_: {library}\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
+    asked = {"t": "4,398,047 MB were asked for", "n": "8.00 TiB were asked for", "b": "more was asked for"}[library[0]]
+    assert re.match(rf"backtrail: not enough memory: {asked}, beside the [1-9][\d,]* MB that this process had", done.stderr), done.stderr
+
+
+def test_a_gpu_s_memory_is_told_alike() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB")
+    assert str(outside_of_us(error)).startswith("not enough memory: 20.00 GiB were asked for, beside the ")
+    assert outside_of_us(RuntimeError("shapes do not fit")) is None
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stage_without_a_loop_stops_when_it_is_told_though_its_job_ignores_the_signal(told):
+    """The shell of a job ignores both signals, and a process starts with what its parent ignores."""
+    code = (
+        "import sys, time, backtrail.stages.tables as tables; from backtrail import cli; from backtrail.running.stage import as_command\n"
+        "def work(name): print('at work', flush=True); time.sleep(60)\n"
+        "tables.command = as_command(work, work); sys.argv[1:] = ['tables']; cli.main()"
+    )
+    script = f"trap '' TERM USR1; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(told)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert said == f"backtrail: stopped by {told.name} before it was done; the next run starts it again\n"

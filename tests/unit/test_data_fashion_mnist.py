@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from backtrail.data import dataset, sources
 from backtrail.data.dataset import batch, load_dataset, to_float, to_uint8
@@ -59,6 +60,14 @@ def test_idx_is_read_strictly(tmp_path):
             read_idx(path, 3)
     with pytest.raises(UserError, match="run the stage `fetch`"):
         read_idx(tmp_path / "absent", 3)
+
+
+def test_torchvision_reads_the_same(raw):
+    """Its reader checks by assertions and takes four seconds to load, so it is what ours is held against."""
+    for part, theirs in (("images-idx3", read_image_file), ("labels-idx1", read_label_file)):
+        path = raw / f"train-{part}-ubyte"
+        expected = theirs(str(path)).numpy()
+        assert np.array_equal(read_idx(path, expected.ndim), expected)
 
 
 def test_images_get_two_pixels_of_black_around_them(raw):

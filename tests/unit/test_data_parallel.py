@@ -114,7 +114,7 @@ def alone() -> dict[str, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_with_one_batch_agree(processes, alone, tmp_path):
-    multiprocessing.start_processes(worker, (processes, tmp_path), nprocs=processes, start_method="fork")
+    multiprocessing.start_processes(worker, (processes, tmp_path), nprocs=processes, start_method="spawn")
     found = load_file(tmp_path / f"{processes}.safetensors")
     for name, expected in alone.items():
         assert differing(expected, {key: found[f"{name}/{key}"] for key in expected}) < 1e-5, name

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from backtrail.errors import UserError
+from backtrail.errors import Interrupted, UserError
 from backtrail.ledger.record import recipe_key
 from backtrail.parameters.runtime import Runtime
-from backtrail.training.loop import Interrupted, run
+from backtrail.training.loop import run
 from backtrail.training.scratch import Scratch
 from unit.test_training_state import content, small_state, small_update, train
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backtrail.audit.alike import alike
+from backtrail.audit.alike import apart
 from backtrail.audit.quotes import same_rounded
 from backtrail.ledger.hashes import Hashes, hash_file
 from backtrail.nested import differences, is_number, leaves
@@ -46,8 +46,8 @@ def test_a_folder_has_dvc_s_digest_without_what_dvc_is_told_to_ignore(tmp_path: 
         (tmp_path / "folder" / name).write_text(name)
     fs = LocalFileSystem()
     _, _, tree = build(HashFileDB(fs, str(tmp_path / "db")), str(tmp_path / "folder"), fs, "md5", dry_run=True)
-    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n*.pyc\nlogs/\n/tests/\n")
-    for name in (".gitignore", "x.pyc", "a/logs/y.txt", "__pycache__/z.txt"):
+    (tmp_path / ".dvcignore").write_text("# not these\n.gitignore\n.*.tmp\n*.pyc\nlogs/\n/tests/\n")
+    for name in (".gitignore", ".b.txt.4242.tmp", "x.pyc", "a/logs/y.txt", "__pycache__/z.txt"):
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_text("left out")
     found = Hashes(tmp_path).of("folder")
@@ -135,26 +135,35 @@ def test_results_that_are_rounded_otherwise_are_held_against_one_another(tmp_pat
     forms = {"a": weights, "near": weights + 1e-3, "far": weights * 1.5, "nan": weights * float("nan"), "other": other}
     for name, of in forms.items():
         save_tensors(tmp_path / f"{name}.safetensors", {"w": of})
-    assert alike(tmp_path / "a.safetensors", tmp_path / "near.safetensors")
-    for name in ("far", "nan", "other"):  # the last has the same mean and spread
-        assert not alike(tmp_path / "a.safetensors", tmp_path / f"{name}.safetensors"), name
+    assert apart(tmp_path / "a.safetensors", tmp_path / "a.safetensors") == 0
+    assert apart(tmp_path / "a.safetensors", tmp_path / "near.safetensors") == pytest.approx(1e-3, rel=0.02)
+    assert apart(tmp_path / "a.safetensors", tmp_path / "far.safetensors") == pytest.approx(0.5, rel=0.02)
+    assert apart(tmp_path / "a.safetensors", tmp_path / "nan.safetensors") == float("inf")
+    assert apart(tmp_path / "a.safetensors", tmp_path / "other.safetensors") == pytest.approx(2**0.5, rel=0.02), (
+        "of the same mean and spread"
+    )
     (tmp_path / "a.csv").write_text("x,y\na,1.00\n")
     (tmp_path / "b.csv").write_text("x,y\na,1.02\n")
     (tmp_path / "c.csv").write_text("x,y\nb,1.00\n")
-    assert alike(tmp_path / "a.csv", tmp_path / "b.csv") and not alike(tmp_path / "a.csv", tmp_path / "c.csv")
+    assert apart(tmp_path / "a.csv", tmp_path / "b.csv") == pytest.approx(0.02) and apart(tmp_path / "a.csv", tmp_path / "c.csv") == float(
+        "inf"
+    )
 
 
 def test_images_are_held_each_against_its_own_seed_s() -> None:
     """Other images of the same law, or the same ones in another order, have the same mean and spread and are not alike."""
     import torch
 
-    from backtrail.audit.alike import images_alike
+    from backtrail.audit.alike import images_apart
 
     draw = torch.Generator().manual_seed(0)
     images, others = (torch.randint(256, (64, 1, 8, 8), generator=draw, dtype=torch.uint8) for _ in range(2))
     rounded = (images.int() + torch.randint(-1, 2, images.shape, generator=draw)).clamp(0, 255).to(torch.uint8)
-    assert images_alike(images, rounded, 0.05)
-    assert not images_alike(images, others, 0.05) and not images_alike(images, images.roll(1, 0), 0.05)
+    assert images_apart(images, images) == 0 < images_apart(images, rounded) < 0.02
+    assert images_apart(images, others) > 0.9 and images_apart(images, images.roll(1, 0)) > 0.9
+    one = images.clone()
+    one[5, 0, 0, 0] ^= 1  # the distance of a single grey level is none that is nothing
+    assert 0 < images_apart(images, one) < 1e-4
 
 
 def test_nested_values_are_walked_place_by_place() -> None:

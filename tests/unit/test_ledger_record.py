@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backtrail.artifacts import file_digest
+from backtrail.artifacts import drop_temporaries, file_digest
 from backtrail.errors import UserError
 from backtrail.ledger.record import LOCAL_PATH, WITHHELD, digests, folder_digest, publishable, recorded
 from backtrail.ledger.schema import SCHEMA_FILE, faults, schema_text
@@ -142,9 +142,14 @@ def test_what_is_public_is_left_alone() -> None:
     assert publishable(value) == value | {"max_tokens_name": WITHHELD}
 
 
-def test_a_folder_is_the_same_with_and_without_the_engine_s_ignore_file(inside: Path) -> None:
+def test_a_folder_is_the_same_with_and_without_the_engine_s_ignore_file_and_what_a_kill_left(inside: Path) -> None:
     (inside / "folder").mkdir()
     (inside / "folder/a.txt").write_text("a")
     before = digests(["folder"])
     (inside / "folder/.gitignore").write_text("/a.txt\n")
+    (inside / "folder/.a.txt.4242.tmp").write_text("half")
     assert digests(["folder"]) == before
+    (inside / "folder/.a.tmp").write_text("somebody's own")
+    assert digests(["folder"]) != before
+    drop_temporaries(["folder/a.txt", "folder/b.txt", "nowhere/c.txt"])
+    assert sorted(path.name for path in (inside / "folder").iterdir()) == [".a.tmp", ".gitignore", "a.txt"]

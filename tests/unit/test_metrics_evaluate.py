@@ -161,7 +161,7 @@ def test_parameters_name_what_is_not_allowed():
     known = "'classifier', 'efficientnet-lite0', 'inception' or 'inception-clean'"
     with pytest.raises(UserError, match=rf"metrics\.extractors\.0 = 'vgg': .*{known}"):
         validate(Metrics, {"extractors": ["vgg"]}, "metrics")
-    with pytest.raises(UserError, match=r"sigmas\.1 = -1\.0: should be greater than 0"):
+    with pytest.raises(UserError, match=r"sigmas\.1 = -1\.0: should be greater than or equal to 0\.000001"):
         validate(Mismatch, {"sigmas": [1.0, -1.0]}, "mismatch")
     with pytest.raises(UserError, match=r"1\.0 stands in the list twice"):
         validate(Mismatch, {"sigmas": [1.0, 1.0]}, "mismatch")

@@ -3,10 +3,15 @@
 import os
 import pickle
 import time
+import warnings
+from pathlib import Path
 
+import cleanfid.fid
 import numpy as np
 import pytest
 import torch
+from matplotlib.cbook import get_sample_data
+from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -18,9 +23,12 @@ from backtrail.metrics.features import extractor
 from backtrail.metrics.frechet import factor, frechet_distance, moments
 from backtrail.metrics.measures import INCEPTION
 from backtrail.metrics.reference import load_reference, read_moments, save_reference
-from backtrail.nets.inception import read_inception, resize
+from backtrail.nets.inception import prepare, read_inception, resize
 from backtrail.parameters.metrics import Metrics
+from backtrail.stages.reference import published_statistics
 from unit.random_inception import write_random_weights
+
+CLEAN = "reference-clean-cifar10-32x32"
 
 
 @pytest.fixture(scope="module")
@@ -166,18 +174,49 @@ def test_wrong_statistics_are_refused(tmp_path):
         read_moments(tmp_path / "f.npz", 3)
 
 
-def test_clean_features_are_those_of_clean_fids_resizing(weights, fidelity):
-    """clean-fid's own resizing of each image, then the net of torch-fidelity without its resizing."""
-    from cleanfid.resize import build_resizer
+def photographs(n: int, side: int = 32) -> np.ndarray:
+    """Pieces of a photograph that comes with matplotlib, uint8 [n, 3, side, side]."""
+    with Image.open(get_sample_data("grace_hopper.jpg")) as image:
+        whole = np.asarray(image.convert("RGB"))
+    places = np.random.default_rng(0).integers(0, np.array(whole.shape[:2]) - side, (n, 2))
+    return np.stack([whole[y : y + side, x : x + side].transpose(2, 0, 1) for y, x in places])
 
-    x = images(3, side=24)
-    resized = torch.stack([torch.from_numpy(build_resizer("clean")(image.permute(1, 2, 0).numpy())).permute(2, 0, 1) for image in x])
+
+def test_clean_fid_itself_comes_to_the_same_number_from_files(tmp_path, weights):
+    """clean-fid reads two folders of photographs, resizes, and takes its distance of eight of the features; ours reads the arrays."""
+    clean, kept = extractor("inception-clean", weights), slice(0, 256, 32)
+    sets = dict(zip("ab", np.split(photographs(24), 2), strict=True))
+    for name, images_of in sets.items():
+        (tmp_path / name).mkdir()
+        for i, pixels in enumerate(images_of):
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / name / f"{i:02}.png")
+
+    def net(batch: torch.Tensor) -> torch.Tensor:
+        return clean.network.net.pooled(prepare(batch))[:, kept]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SciPy's of an argument that clean-fid passes
+        theirs = cleanfid.fid.compare_folders(
+            str(tmp_path / "a"), str(tmp_path / "b"), net, "clean", device=torch.device("cpu"), verbose=False
+        )
+    mean, covariance = moments(clean.features(torch.from_numpy(sets["b"]))[:, kept])
+    ours = frechet_distance(clean.features(torch.from_numpy(sets["a"]))[:, kept], mean, factor(covariance))
+    assert ours == pytest.approx(theirs, rel=1e-4) and ours > 1e-3
+
+
+def test_grey_images_and_the_two_resizings(weights):
     clean, plain = extractor("inception-clean", weights), extractor("inception", weights)
-    with torch.inference_mode():
-        expected = plain.network.pooled((resized - 128) / 128)
+    x = images(3, side=24)
     found = clean.features(x)
-    assert (found - expected).norm() <= 1e-6 * expected.norm()
-    assert (found - plain.features(x)).norm() > 1e-3 * expected.norm()  # the two resizings are not one
-    assert (clean.resize, clean.digest) != (plain.resize, plain.digest) and clean.digest == plain.digest
+    assert (found - plain.features(x)).norm() > 1e-3 * found.norm()  # the two resizings are not one
+    assert clean.resize != plain.resize and clean.digest == plain.digest
     grey = images(2, side=24, channels=1)
     torch.testing.assert_close(clean.features(grey), clean.features(grey.expand(-1, 3, -1, -1).contiguous()))
+
+
+def test_the_statistics_of_clean_fid_are_of_its_own_extractor(tmp_path):
+    p = Metrics(extractors=["inception", "inception-clean"], inception={"clean_reference": CLEAN, "local": "data/local"})
+    assert published_statistics("inception-clean", p) == Path("data/inception/cifar10_clean_train_32.npz")
+    assert published_statistics("inception", p) is None
+    with pytest.raises(ValueError, match=f"{CLEAN} is in the features of an extractor that metrics.extractors lacks"):
+        Metrics(extractors=["inception"], inception={"clean_reference": CLEAN, "local": "data/local"})

@@ -19,7 +19,7 @@ from backtrail.cli import check, new
 from backtrail.cli.compute_cost import forward_gflop
 from backtrail.cli.measured_cost import cost_lines, duration
 from backtrail.errors import UserError
-from backtrail.nets.build import build
+from backtrail.nets.build import build, save_denoiser
 from backtrail.nets.edm import VE
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.sampling import Schedule
@@ -98,6 +98,14 @@ def test_an_edm_pickle_is_distilled_with_a_step_condition(here: Path) -> None:
     assert suite.trajectory_distillation["sfd-v"].step_condition == "zero"
     assert "heun-guided" not in suite.teacher_samples.samplers  # whether it was trained with label dropout, its file does not tell
     assert "trained with label dropout" in Path("suites/edms/params.yaml").read_text(encoding="utf-8")
+
+
+def test_the_teacher_of_another_suite(here: Path) -> None:
+    images = write_images(here / "rgb", n_classes=3, colour=True)
+    save_denoiser(here / "built.safetensors", build(UNetParameters(image_channels=3, resolution=16, channels=[8, 8]), 0.5))
+    suite, lines = written("built", "--images", images, "--teacher", here / "built.safetensors")
+    assert (suite.teacher.source, suite.teacher.local, suite.data.resolution) == ("own-backtrail", "teacher.safetensors", 16)
+    assert "sfd-v" in suite.methods and any("teacher.safetensors is a link" in line for line in lines)
 
 
 def test_noise_levels_are_the_teachers(here: Path) -> None:
@@ -192,8 +200,8 @@ def test_the_operations_are_those_of_plan_and_the_time_follows_the_speed(here: P
     minutes = float(next(line for line in lines if line.split()[0] == "teacher").split()[-1])
     net = build(suite.teacher.net, 0.5)
     assert minutes == pytest.approx(3 * suite.teacher.steps * suite.teacher.batch * forward_gflop(net) / 60, abs=0.05)
-    convolution = build(UNetParameters(channels=[8], attention_levels=[], stem=1, resolution=8), 0.5)
-    twice = build(UNetParameters(channels=[8], attention_levels=[], stem=1, resolution=16), 0.5)
+    convolution = build(UNetParameters(channels=[96], attention_levels=[], stem=1, resolution=8), 0.5)
+    twice = build(UNetParameters(channels=[96], attention_levels=[], stem=1, resolution=16), 0.5)
     assert forward_gflop(twice) == pytest.approx(4 * forward_gflop(convolution), rel=0.01)
     assert [duration(m) for m in (0.2, 30.4, 600)] == ["a minute", "30 minutes", "10.0 hours"]
 

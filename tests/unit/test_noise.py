@@ -85,7 +85,7 @@ def test_the_loss_sums_over_an_image_so_that_adams_eps_acts_as_in_the_released_c
         (KarrasGrid, {"last": 1000}, "first <= last < n"),
         (KarrasGrid, {"sigma_min": 90.0}, "sigma_min = 90.0 must be below"),
         (UniformTime, {"low": 0.9, "high": 0.2}, "low = 0.9 must be below high = 0.2"),
-        (LogNormal, {"std": 0.0}, "should be greater than 0"),
+        (LogNormal, {"std": 0.0}, "should be greater than or equal to 0.000001"),
     ],
 )
 def test_impossible_laws_are_refused(model, values, sentence):

@@ -9,17 +9,24 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 import yaml
+from dvc.stage.cache import _get_cache_hash
 from dvc.utils.serialize import load_yaml, modify_yaml
 from hypothesis import given, settings
+from pydantic import BaseModel
 
 from backtrail.errors import UserError
+from backtrail.parameters.base import RESERVED
 from backtrail.parameters.reader import read_values
+from backtrail.parameters.ring import RingSuite
+from backtrail.parameters.score_distillation import PathParameters
 from backtrail.parameters.suite import Suite, read_suite
-from backtrail.parameters.teacher import Teacher
+from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher
+from backtrail.pipeline import declared_stages
 from unit import hostile_parameters
 from unit.refusals import as_yaml, sentence_for
 
@@ -36,7 +43,11 @@ def test_suites_are_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("score_distillation.disback.sigma_init", -2.5, ["score_distillation.disback.sigma_init = -2.5", "greater than 0"]),
+        (
+            "score_distillation.disback.sigma_init",
+            -2.5,
+            ["disback.sigma_init = -2.5", "greater than or equal to 0.000001"],
+        ),
         ("teacher.stepz", 3, ["unknown key teacher.stepz", "allowed beside it", "steps"]),
         ("teacher.steps", 1.5, ["teacher.steps = 1.5", "integer"]),
         ("teacher.optimiser.lr", "5e-3", ["'5e-3' is not the same to YAML 1.1 and YAML 1.2: write 0.005"]),
@@ -50,7 +61,11 @@ def test_suites_are_valid(path: Path) -> None:
         ("score_distillation.disback.weighting", "sigma3", ["weighting = 'sigma3'", "sigma2"]),
         ("score_distillation.disback.noise_fake", {"kind": "normal"}, ["noise_fake", "lognormal"]),
         ("metrics.extractors", ["vgg"], ["metrics.extractors", "efficientnet-lite0"]),
-        ("metrics.inception", {"reference": "reference-cifar10-32x32", "local": "a"}, ["metrics.inception.reference is Inception's"]),
+        (
+            "metrics.inception",
+            {"reference": "reference-cifar10-32x32", "local": "a"},
+            ["reference-cifar10-32x32 is in the features of an extractor that metrics.extractors lacks"],
+        ),
         ("metrics.inception", None, ["metrics.inception"]),
         ("data.local", None, ["data.local = None"]),
         ("teacher.local", None, ["teacher.local = None"]),
@@ -87,7 +102,10 @@ SECOND = {
     "num_steps": [3], "substeps": 3, "solver": "euler", "teacher_afs": True, "cached": False, "rounds": 8, "pool": 8,
     "optimiser": {"lr": 0.001},
 }  # fmt: skip
-STARTED = {"sigma_init": 3.107122, "updates": 8, "student": {"lr": 0.001}, "fake": {"lr": 0.001}}
+STARTED = {
+    "recording": None, "student_start": "teacher", "sigma_init": 3.107122, "batch": 64, "noise_fake": {"kind": "lognormal"},
+    "updates": 8, "student": {"lr": 0.001}, "fake": {"lr": 0.001},
+}  # fmt: skip
 
 
 def two_stages(**changes: object) -> dict:
@@ -98,6 +116,22 @@ def two_stages(**changes: object) -> dict:
     values["start"]["sfd-one"] = ["sfd-disback"]
     values["students"] |= {"sfd-one": {}, "sfd-disback": {}}
     return values
+
+
+def test_a_path_depends_on_what_it_is_recorded_with_and_on_nothing_else_of_its_method() -> None:
+    """So a sweep of the student's learning rate records nothing anew."""
+    prefix = "score_distillation.disback."
+    path = next(stage for stage in declared_stages(ROOT) if stage.name == "path@disback-0")
+    assert {key.removeprefix(prefix) for key in path.params if key.startswith(prefix)} == set(PathParameters.model_fields)
+    assert "score_distillation.disback" not in path.params
+
+
+def test_what_a_path_depends_on_is_said_for_every_method(tmp_path: Path) -> None:
+    values = copy.deepcopy(VALID)
+    del values["score_distillation"]["disback"]["student_start"]
+    (tmp_path / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+    with pytest.raises(UserError, match="disback must say student_start: its path depends on it"):
+        read_suite(tmp_path / "params.yaml")
 
 
 def test_a_student_may_start_from_a_second_stage(tmp_path: Path) -> None:
@@ -145,7 +179,7 @@ SAID = {  # what a refusal says, where its kind has one reason
     "names": "name", "addresses": "should be a path relative to the suite's folder", "merge conflict": "merge conflict",
     "twice": "stands twice", "anchors": "anchors (&)", "deep": "more than 24 levels", "larger": "larger than 128 KiB",
     "not finite": "numbers are finite", "beyond 2^63": "2^63 - 1", "encodings": "UTF-8", "control character": "control character",
-    "tab": "tab",
+    "tab": "tab", "places of stages": "stages write there", "bounds": "should be", "two readings": "write ",
 }  # fmt: skip
 
 
@@ -182,6 +216,34 @@ def sentence(path: Path) -> str:
     except UserError as error:
         return str(error).removeprefix(str(path))
     return "taken"
+
+
+def unbounded(schema: Any, place: str) -> Iterator[str]:
+    """The places of a JSON schema where a number lacks a bound, or a list or a mapping of free keys a greatest length."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from unbounded(part, place)
+    if not isinstance(schema, dict):
+        return
+    needed = {
+        **{key: [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}] for key in ("integer", "number")},
+        "array": [{"maxItems"}],
+        "object": [{"maxProperties", "properties"}],
+    }
+    kind = schema.get("type")
+    if "const" not in schema and not all(words & schema.keys() for words in needed.get(kind, [])):
+        yield place
+    for key, part in schema.items():
+        if key != "default":
+            yield from unbounded(part, f"{place}.{key}")
+
+
+@pytest.mark.parametrize("model", [Suite[TrainedTeacher], Suite[ImportedTeacher], RingSuite])
+def test_every_number_list_and_mapping_has_its_bounds(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    assert list(unbounded(schema, "")) == [] and len(schema["$defs"]) > 8
+    schema["$defs"]["Adam"]["properties"]["lr"].pop("maximum")
+    assert list(unbounded(schema, "")) == [".$defs.Adam.properties.lr"]
 
 
 def test_hostile_files_are_refused_in_one_sentence_at_once(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
@@ -229,8 +291,14 @@ def test_a_number_that_dvc_writes_is_read(tmp_path: Path, rate: float) -> None:
     shutil.copy(ROOT / "params.yaml", path)
     with modify_yaml(path) as values:
         values["teacher"]["optimiser"]["lr"] = rate
-    suite = read_suite(path)
-    assert isinstance(suite.teacher, Teacher) and suite.teacher.optimiser.lr == rate
+    assert read_values(path)["teacher"]["optimiser"]["lr"] == rate
+
+
+@pytest.mark.parametrize("name", ["size", "nfiles", "sfd"])
+def test_names_that_dvc_s_run_cache_does_not_see_are_reserved(name: str) -> None:
+    """A sampler called `size` could change its number of steps, and DVC would bring back the samples of the former."""
+    one, other = (_get_cache_hash({"params": {"params.yaml": {"samplers": {name: {"num_steps": n}}}}}) for n in (3, 4))
+    assert (one == other) == (name in RESERVED)
 
 
 ALPHABET = [*"0129_.eE+-:xobFT ~", "yes", "on", "null", "inf", "nan", "true", "1e-05", "2026-01-01", "<<", "="]

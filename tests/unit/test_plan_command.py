@@ -82,8 +82,9 @@ def test_files_are_here_supplied_cached_or_to_be_got(tmp_path, monkeypatch):
         "from nvlabs-fi-cdn.nvidia.com",
         "from github.com",
         "from nvlabs-fi-cdn.nvidia.com",
+        "from www.cs.cmu.edu",
     ]
-    assert summary(files(suite)) == f"4 of 4 files to get: {170_052_171 + 95_628_359:,} bytes, and 2 of unknown size"
+    assert summary(files(suite)) == f"5 of 5 files to get: {170_052_171 + 95_628_359:,} bytes, and 3 of unknown size"
     Path("data/raw").mkdir(parents=True)
     Path("data/raw/cifar-10-binary.tar.gz").write_bytes(b"12345")
     Path("mine.pkl").write_bytes(b"123")
@@ -98,7 +99,7 @@ def test_files_are_here_supplied_cached_or_to_be_got(tmp_path, monkeypatch):
     assert table.loc["cifar-10-binary.tar.gz", "state"] == "here" and table.loc["cifar-10-binary.tar.gz", "bytes"] == 5
     assert table.loc["edm-cifar10-32x32-uncond-vp.pkl", "state"] == "supplied in mine.pkl"
     assert table.loc["cifar10-32x32.npz", "state"].startswith("in DVC's cache")
-    assert summary(files(supplied)) == "0 of 4 files to get: 0 bytes"
+    assert summary(files(supplied)) == "0 of 5 files to get: 0 bytes"
 
 
 def test_the_command_says_all_of_it_and_does_nothing(monkeypatch, tmp_path):

@@ -1,12 +1,14 @@
 """Ablations: what a figure's table holds, and a sentence that is right when the numbers move."""
 
+import pandas as pd
 import pytest
+from scipy import stats
 from synthetic_suite import METRIC, SEEDS, SOLVERS, parameters, write_csv, write_parameters, write_suite
 
 from backtrail.errors import UserError
 from backtrail.parameters.base import validate
 from backtrail.parameters.report import Axis, Report, SamplerAxis
-from backtrail.report.ablations import axis_caption, axis_data, axis_sentence, render_axis, sampler_axis_data, sampler_axis_sentence
+from backtrail.report.ablations import axis_caption, axis_data, axis_sentence, below, render_axis, sampler_axis_data, sampler_axis_sentence
 from backtrail.report.collect import open_suite
 
 # Last three evaluations and what a mean over them gives; the first row and the one before the last three must not count.
@@ -55,17 +57,31 @@ def sentence(folder, **methods):
     return axis_sentence(of, axis_data(open_suite(folder), of))
 
 
-def test_a_margin_beyond_the_spread_is_decided(folder):
+def test_a_margin_beyond_chance_is_decided(folder):
     text = sentence(folder, low=1, base=2, high=30)
-    assert "lowest at 1 (8.2, seeds 8 to 8.4), by 2.3 (22%) below the baseline 2 (10.5, seeds 10 to 11): more than the spread" in text
+    assert (
+        "lowest at 1 (8.2, seeds 8 to 8.4), by 2.3 (22%) below the baseline 2 (10.5, seeds 10 to 11): more than chance over seeds." in text
+    )
     assert "undecided" not in text
-    assert "Worse than the baseline by more than the spread: 30." in text
+    assert "Worse than the baseline by more than chance: 30." in text
 
 
-def test_a_margin_within_the_spread_is_undecided(folder):
+def test_a_margin_within_chance_is_undecided(folder):
     text = sentence(folder, near=1, base=2, high=30)
     assert "lowest at 1 (10.4, seeds 9.6 to 11.3), by 0.1 (1%) below the baseline 2 (10.5, seeds 10 to 11): undecided at this size" in text
-    assert text.endswith("Worse than the baseline by more than the spread: 30. Cost: 256 F each.")
+    assert text.endswith("Worse than the baseline by more than chance: 30. Cost: 256 F each.")
+
+
+def test_seeds_that_lie_apart_are_not_enough(folder):
+    """Every seed of one lies below every seed of the other, and three pairs whose differences are 0.1, 2 and 4 are no evidence."""
+    write_method(folder, "low", [9.9, 8.5, 7.0])
+    assert "below the baseline 2 (10.5, seeds 10 to 11): undecided at this size" in sentence(folder, low=1, base=2)
+
+
+def test_more_values_on_an_axis_ask_for_more(folder):
+    one, other = pd.Series(ENDS["low"]), pd.Series(ENDS["low"]) + pd.Series([1.0, 1.3, 1.6])
+    p_value = stats.ttest_rel(other, one).pvalue
+    assert [below(one, other, int(0.05 / p_value) + more) for more in (0, 1)] == [True, False]
 
 
 def test_a_baseline_that_is_best_is_held_against_the_next(folder):

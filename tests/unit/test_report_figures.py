@@ -6,18 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot
 import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_rgb
 from synthetic_suite import METRIC, SEEDS, SIGMAS, SOLVERS, STUDENTS, pictures, ripple, write_suite
 
 from backtrail.errors import UserError
 from backtrail.report.collect import open_suite
 from backtrail.report.figures import FIGURES, render_figure
-from backtrail.report.over_training import in_noise_units
-from backtrail.report.style import FORMATS, LOOKS, drawing, look
+from backtrail.report.names import LOOKS, look
+from backtrail.report.seeds import in_noise_units
+from backtrail.report.style import FORMATS, drawing
 
 RENDER = "import sys; from backtrail.report.figures import FIGURES, render_figure; [render_figure(name, sys.argv[1]) for name in FIGURES]"
 
@@ -94,7 +98,7 @@ def test_drawn_lines_are_the_data(suite):
     with drawing():
         axes = FIGURES["convergence"].draw(data).axes[0]
     for method, rows in data.groupby("method"):
-        line = next(line for line in axes.lines if line.get_label() == LOOKS[method].label)
+        line = next(line for line in axes.lines if to_rgb(line.get_color()) == to_rgb(LOOKS[method].colour) and len(line.get_xdata()) > 2)
         assert np.array_equal(line.get_xdata(), rows["total_updates"])
         assert np.array_equal(line.get_ydata(), rows["mean"])
 
@@ -128,9 +132,26 @@ def test_nfe_marks_what_was_not_trained_for(suite):
     assert not data.loc[("sfd-v", 6), "trained"] and data.loc[("sfd-v", 5), "trained"]
     with drawing():
         axes = FIGURES["nfe"].draw(FIGURES["nfe"].data(suite)).axes[0]
-    of = next(points for points in axes.collections if len(points.get_offsets()) == 6 and points.get_edgecolor()[0][0] > 0.9)
-    faces = {int(nfe): tuple(face[:3]) for (nfe, _), face in zip(of.get_offsets(), of.get_facecolor(), strict=True)}
-    assert {nfe for nfe, face in faces.items() if face == (1, 1, 1)} == set(STUDENTS["sfd-v"][1])
+    orange = to_rgb(LOOKS["sfd-v"].colour)
+    points = [(place, face[3]) for of in axes.collections for place, face, edge in _points(of) if tuple(edge[:3]) == orange]
+    assert {round(nfe) for (nfe, _), alpha in points if alpha == 0} == set(STUDENTS["sfd-v"][1])
+    assert {round(nfe) for (nfe, _), alpha in points if alpha == 1} == set(STUDENTS["sfd-v"][0])
+
+
+def _points(of):
+    """Place, face and edge of every point of a collection of markers."""
+    if not isinstance(of, PathCollection):
+        return []
+    return zip(of.get_offsets(), of.get_facecolor(), of.get_edgecolor(), strict=True)
+
+
+def test_every_number_of_evaluations_has_its_own_bar(suite):
+    """seaborn joins the ends of all bars at one place to one line unless they are told apart."""
+    data = FIGURES["cost"].data(suite)
+    with drawing():
+        axes = FIGURES["cost"].draw(data).axes[0]
+    bars = [segment for of in axes.collections if isinstance(of, LineCollection) for segment in of.get_segments()]
+    assert sorted((min(bar[:, 1]), max(bar[:, 1])) for bar in bars) == pytest.approx(sorted(zip(data["min"], data["max"], strict=True)))
 
 
 def test_cost_has_solvers_at_zero_and_trained_nfe_alone(suite):
@@ -150,8 +171,8 @@ def test_samples_are_the_archives_pixels(suite):
     assert np.array_equal(np.stack(list(real["pixels"])), pictures(12, 0.0)[:10])
     with drawing():
         figure = FIGURES["samples"].draw(data)
-    shown = figure.axes[10].images[0].get_array()  # second row, first column
-    assert np.array_equal(shown, pictures(1, 43.0 / 900)[0, 0])
+    shown = figure.axes[0].images[0].get_array()
+    assert np.array_equal(shown[17 : 17 + 16, :16], pictures(1, 43.0 / 900)[0, 0])  # second row, first column
 
 
 def test_the_csv_beside_a_figure_is_its_data(suite, rendered):
@@ -183,6 +204,10 @@ def test_hostile_names_are_drawn_as_they_stand(suite):
     assert any("frac" in text.get_text() for legend in figure.legends for text in legend.get_texts())
 
 
-def test_figures_need_no_pyplot():
-    code = "import sys; import backtrail.report.figures; print('matplotlib.pyplot' in sys.modules)"
+def test_tables_load_no_plotting():
+    code = "import sys; from backtrail.report import tables; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_no_figure_is_kept_by_pyplot(suite, rendered):
+    assert matplotlib.pyplot.get_fignums() == []

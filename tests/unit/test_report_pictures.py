@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic_suite import STUDENTS, pictures, write_archive, write_suite
+from torchvision.utils import make_grid
 
 from backtrail.errors import UserError
 from backtrail.report.collect import open_suite
-from backtrail.report.degradation import GAP, degradation_data, draw_degradation, mosaic, row_name
+from backtrail.report.degradation import degradation_data, draw_degradation, row_name
+from backtrail.report.mosaic import GAP, mosaic
 from backtrail.report.style import drawing
 from backtrail.report.trajectory import basis, coordinates, draw_trajectory, trajectory_caption, trajectory_data
 
@@ -101,6 +104,14 @@ def test_rows_go_down_the_path_and_back(suite):
     assert names["disback"][6] == "student, update 8, target teacher"
     assert names["diff-instruct"][:2] == ["teacher, path loss 1.1", "student, update 0, target teacher"]
     assert list(data["column"].unique()) == list(range(10))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_mosaic_is_torchvisions_grid(channels):
+    images = np.random.default_rng(0).integers(0, 256, (6, channels, 4, 5), dtype=np.uint8)
+    grid = make_grid(torch.from_numpy(images), nrow=3, padding=GAP, pad_value=255)
+    inner = grid[:channels, GAP:-GAP, GAP:-GAP].permute(1, 2, 0).numpy()  # torchvision pads the border as well, and makes grey RGB
+    assert np.array_equal(mosaic(list(images), 3), inner)
 
 
 def test_pictures_lie_where_their_row_and_column_say(suite):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -126,7 +127,10 @@ def test_written_tables_read_back_and_are_rendered_alike_twice(suite):
     assert seen[0] == seen[1]
     pd.testing.assert_frame_equal(load_results(files[0]), results(suite), rtol=1e-8, check_dtype=False)
     with open(files[3], newline="", encoding="utf-8") as file:
-        assert {row["verdict"] for row in csv.DictReader(file)} == {"held", "not held"}
+        assert {row["verdict"] for row in csv.DictReader(file)} == {"held", "not held", "undecided at this size"}
+    lines = files[4].read_text(encoding="utf-8").splitlines()
+    undecided = next(line for line in lines if "undecided" in line).split(" | ")
+    assert re.fullmatch(r"-?[\d.]+ to [\d.]+ \(9\d\.\d%\)", undecided[7]) and undecided[-1].strip(" |").isdigit()
 
 
 def test_every_row_of_the_readers_tables_has_every_column(suite):

@@ -17,9 +17,9 @@ from backtrail.metrics.points import PointsDenoiser
 from backtrail.parameters.ring import RingEvaluation, RingSuite
 from backtrail.parameters.suite import read_suite
 from backtrail.pipeline import declared_stages
-from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.ring import RingResults, end_points, ring_data
 from backtrail.report.ring_claims import judge_ring, ring_sentence
+from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.tables import load_csv
 from unit.refusals import as_yaml, sentence_for
 
@@ -31,7 +31,7 @@ refused = partial(sentence_for, VALID)
     ("key", "value", "expected"),
     [
         ("data", {"name": "cifar10"}, ["unknown key data", "ring, runtime"]),
-        ("ring.radius", -1.0, ["ring.radius = -1.0", "greater than 0"]),
+        ("ring.radius", -1.0, ["ring.radius = -1.0", "greater than or equal to 0.000001"]),
         ("ring.modes", 1, ["ring.modes = 1", "greater than or equal to 2"]),
         ("teacher.net", {"kind": "unet"}, ["teacher.net of a ring is {kind: mlp"]),
         ("teacher", {"source": "own-edm"}, ["unknown key teacher.source"]),
@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["seeds"] = [0, 1]
     (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
     runs = [["ring-run", "--stage", f"ring-run@{method}-{seed}"] for method in methods for seed in (0, 1)]
-    commands = [["ring-teacher"], *runs, ["ring-figure"]]
+    commands = [["ring-teacher"], *runs, ["ring-figure"], ["ledger"]]
     code = f"from backtrail.cli import backtrail\nfor command in {commands!r}: backtrail(command, standalone_mode=False)"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -444,7 +444,7 @@ def test_a_student_starts_from_the_paths_start_and_is_charged_for_it():
         ({"target": "teacher"}, r"need a recording"),
         ({"shared_noise": True, "fake_per_student": 2}, r"shared_noise needs fake_per_student = 1"),
         ({"snapshots": [0, 99]}, r"snapshots \[99\] must lie in 0"),
-        ({"sigma_init": 0.0}, r"sigma_init = 0.0: should be greater than 0"),
+        ({"sigma_init": 0.0}, r"sigma_init = 0.0: should be greater than or equal to 0\.000001"),
     ],
 )
 def test_bad_parameters_are_one_sentence(changes, sentence):

@@ -8,15 +8,16 @@ from diffusers import DDPMScheduler, UNet2DModel
 from edm_pickles import foreign_ema, randomised, write_checkpoint
 
 from backtrail.data.fetched_folder import fetch_outside, fetched_files
-from backtrail.data.sources import SOURCES, source_of_teacher
+from backtrail.data.sources import OWN_TEACHERS, SOURCES, source_of_teacher
 from backtrail.denoiser import Condition
 from backtrail.errors import UserError
-from backtrail.nets.build import at_step_condition, construct, load_denoiser, save_denoiser, with_step_condition
+from backtrail.nets.build import at_step_condition, build, construct, load_denoiser, save_denoiser, with_step_condition
 from backtrail.nets.dhariwal import DhariwalConfiguration
 from backtrail.nets.discrete_time import DiffusersTeacher
 from backtrail.nets.edm import EDM, VP, EDMTeacher
 from backtrail.nets.songunet import SongUNetConfiguration
 from backtrail.parameters.base import section
+from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.teacher import ImportedTeacher, TeacherSource, TrainedTeacher, teacher_section
 from backtrail.sampling.sample import Sampler, sample
 from backtrail.teachers.imported import check_teacher, import_teacher
@@ -102,7 +103,7 @@ def test_a_diffusers_teacher_has_no_step_condition(tmp_path):
 
 def test_every_teacher_that_parameters_may_name_is_in_the_registry():
     names = set(TeacherSource.__args__)
-    assert names - {"own-edm", "own-diffusers"} == {name for name in SOURCES if name.startswith("teacher-")}
+    assert names - set(OWN_TEACHERS) == {name for name in SOURCES if name.startswith("teacher-")}
     assert {f"teacher-{name}" for name in PUBLISHED} <= names
 
 
@@ -134,6 +135,18 @@ def test_a_diffusers_teacher_is_fetched_and_imported(tmp_path):
     teacher = import_teacher("own-diffusers", tmp_path / "teacher")
     assert teacher.configuration.beta_end == 0.03 and teacher.image_shape == (3, 8, 8)
     assert all(torch.equal(teacher.net.state_dict()[name], value) for name, value in net.state_dict().items())
+
+
+def test_the_teacher_of_another_suite_is_fetched_and_imported_as_it_is(tmp_path):
+    original = build(UNetParameters(resolution=16, n_classes=10), 0.5)
+    save_denoiser(tmp_path / "mine/teacher.safetensors", original)
+    fetch_outside(tmp_path / "teacher", [source_of_teacher("own-backtrail")], str(tmp_path / "mine"))
+    teacher = import_teacher("own-backtrail", tmp_path / "teacher")
+    assert teacher.configuration == original.configuration
+    assert all(torch.equal(teacher.state_dict()[name], value) for name, value in original.state_dict().items())
+    save_denoiser(tmp_path / "teacher/teacher.safetensors", with_step_condition(original))
+    with pytest.raises(UserError, match="told its number of steps"):
+        import_teacher("own-backtrail", tmp_path / "teacher")
 
 
 def test_another_network_under_a_published_name_is_refused(tmp_path):

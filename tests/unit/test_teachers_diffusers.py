@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import diffusers
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from own_inputs import TINY_UNET
+from pickle_bombs import bombs
 from safetensors.torch import load_file, save_file
 
 from backtrail.data.diffusers_folder import find_diffusers
@@ -22,6 +24,8 @@ from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.nets.discrete_time import DiffusersTeacher, DiscreteTimeDenoiser, build, noise_levels
 from backtrail.teachers.diffusers import DDPM_FAMILY, import_diffusers
 from backtrail.teachers.imported import import_teacher
+from backtrail.teachers.reader import Refused
+from backtrail.teachers.zipped_tensors import check_work
 
 torch.set_num_threads(1)
 
@@ -173,6 +177,34 @@ def test_a_hostile_weight_file_is_refused_and_not_executed(tmp_path, write):
     write({"conv_in.weight": Call(f"touch {tmp_path / 'canary'}")}, tmp_path / "ddpm/unet/diffusion_pytorch_model.bin")
     assert "cannot be read by diffusers" in refusal(tmp_path / "ddpm")
     assert not (tmp_path / "canary").exists()
+
+
+# What an import of modules refuses, and what is no more than so many values where there are none.
+OF_MODULES = {"50,000 weights under 1,000 names", "a name of 200 kB above 5,000 modules", "300,000 arguments"}
+
+
+@pytest.mark.parametrize("bomb", [content for name, content in bombs().items() if name not in OF_MODULES])
+def test_a_bomb_in_a_weight_file_is_refused_before_torch_reads_it(tmp_path, bomb):
+    file = tmp_path / "diffusion_pytorch_model.bin"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", bomb)
+        archive.writestr("archive/version", "3\n")
+    with pytest.raises(Refused):
+        check_work(file)
+
+
+def test_a_weight_file_that_torch_wrote_passes_and_one_whose_numbers_are_not_there_does_not(tmp_path):
+    torch.save(unet().state_dict(), tmp_path / "whole.bin")
+    check_work(tmp_path / "whole.bin")
+    with zipfile.ZipFile(tmp_path / "whole.bin") as whole, zipfile.ZipFile(tmp_path / "cut.bin", "w") as cut:
+        for name in whole.namelist():
+            if not name.endswith("/data/0"):
+                cut.writestr(name, whole.read(name))
+    with pytest.raises(Refused, match="whose numbers are not there"):
+        check_work(tmp_path / "cut.bin")
+    torch.save(unet().state_dict(), tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(Refused, match="no zip as torch writes"):
+        check_work(tmp_path / "old.bin")
 
 
 @pytest.mark.parametrize("kind", DDPM_FAMILY)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backtrail.data.dataset import Labelled
-from backtrail.errors import UserError
+from backtrail.errors import Interrupted, UserError
 from backtrail.methods.disback import distillation as score_distillation
 from backtrail.methods.disback import recording as degradation
 from backtrail.methods.disback.path import Origin
@@ -24,8 +25,9 @@ from backtrail.parameters.base import validate
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.training import Adam, Average
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
+from backtrail.running.stage import SCRATCH, drop_committed
 from backtrail.tensors import tensors_digest
-from backtrail.training.loop import Diverged, Execution, Interrupted, run
+from backtrail.training.loop import Diverged, Execution, run
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 from unit.oracles import tiny_denoiser
@@ -97,9 +99,17 @@ def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
         assert scratch.resumed_from == (step - 2 if step > 2 else None)
 
 
+@pytest.fixture
+def heeding_sighup() -> Iterator[None]:
+    """A run that was started to ignore SIGHUP (`nohup`) goes on ignoring it; these tests may have been."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_stopped_run_saves_says_so_and_ends_with_the_same_bytes(name, number, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_stopped_run_saves_says_so_and_ends_with_the_same_bytes(name, number, tmp_path, heeding_sighup):
     method, changes = METHODS[name]
     whole = content(method(None, lambda student: 0.0, **changes))
     calls = []
@@ -286,3 +296,36 @@ def test_after_a_half_life_of_images_half_of_the_old_weights_is_left():
     for step in range(1, 51):
         update_average(average, module, Average(half_life=50 * 64.0, ramp=None), step, 64)
     assert average["weight"].item() == pytest.approx(0.5, rel=1e-12)
+
+
+def test_a_run_that_was_told_to_outlive_its_terminal_does():
+    """`nohup`, or a shell that ignores SIGHUP for what it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        state = small_state()
+        for _ in run(state, lambda step: os.kill(os.getpid(), signal.SIGHUP) or small_update(state, step), 3):
+            pass
+        assert state.step == 3 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_newest_state_stays_until_the_engine_has_the_result(tmp_path, monkeypatch):
+    """A kill between a stage's end and DVC's commit costs the steps since the last save, and not the training."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.lock").write_text("md5: feedbeef\n", encoding="utf-8")
+    for name, result in (("by-hand", ""), ("committed", "feedbeef"), ("killed", "deadbeef")):
+        state = small_state()
+        for _ in run(state, lambda step, state=state: small_update(state, step), 4, scratch := Scratch(SCRATCH / name), 0):
+            pass
+        scratch.clear(result)
+    Scratch(SCRATCH / "too short to have saved").clear("deadbeef")
+    assert sorted(path.name for path in SCRATCH.glob("*/*")) == [
+        "finished",
+        "finished",
+        "step-000000004.safetensors",
+        "step-000000004.safetensors",
+    ]
+    drop_committed()
+    assert [path.name for path in SCRATCH.iterdir()] == ["killed"]
+    assert Scratch(SCRATCH / "killed").restore(restored := small_state()) and restored.step == 4

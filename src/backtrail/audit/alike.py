@@ -1,7 +1,7 @@
-"""Whether two results of one stage say nearly the same, where a GPU or another processor rounds otherwise. Never called the same.
+"""How far two results of one stage lie apart, where a GPU or another processor rounds otherwise. Near is never called the same.
 
 Images are compared one by one: image i comes from seed i in both, so the two must lie far nearer to one another than two images of one
-set do. A set of other images with the same mean and spread does not pass.
+set do. A set of other images with the same mean and spread is as far off as they are.
 """
 
 import csv
@@ -17,67 +17,76 @@ from torch import Tensor
 from backtrail.nested import is_number, leaves
 from backtrail.tensors import load_tensors
 
-TOLERANCE = 0.05  # relative; of a tensor's mean and spread, of every number in a table or a JSON file, and of an image's distance to others
-CORRELATION = 0.9  # least, of weights and other tensors, element by element
 
+def apart(was: Path, now: Path) -> float:
+    """The greatest relative difference between two files or folders: of tensors, of a number, of an image from its own.
 
-def alike(was: Path, now: Path, tolerance: float = TOLERANCE) -> bool:
-    """The same files, tensors and rows, and numbers that differ by no more than `tolerance` times their size."""
+    0 for the same bytes; infinite where names, shapes, rows or texts differ.
+    """
     if was.is_dir():
         names = {f.relative_to(was) for f in was.rglob("*") if f.is_file()}
-        return names == {f.relative_to(now) for f in now.rglob("*") if f.is_file()} and all(
-            alike(was / n, now / n, tolerance) for n in names
-        )
+        if names != {f.relative_to(now) for f in now.rglob("*") if f.is_file()}:
+            return math.inf
+        return max((apart(was / name, now / name) for name in names), default=0.0)
     if not now.is_file():
-        return False
+        return math.inf
+    if was.read_bytes() == now.read_bytes():
+        return 0.0
     if was.suffix == ".safetensors":
-        return _archives_alike(was, now, tolerance)
+        return _archives_apart(was, now)
     if was.suffix not in (".csv", ".json"):
-        return was.read_bytes() == now.read_bytes()
+        return math.inf
     first, second = list(_values(was)), list(_values(now))
-    return len(first) == len(second) and all(_same(a, b, tolerance) for a, b in zip(first, second, strict=True))
+    return max((_numbers_apart(a, b) for a, b in zip(first, second, strict=True)), default=0.0) if len(first) == len(second) else math.inf
 
 
-def _archives_alike(was: Path, now: Path, tolerance: float) -> bool:
+def _archives_apart(was: Path, now: Path) -> float:
     first, second = (load_tensors(path, digested=False)[0] for path in (was, now))
     if {name: (of.shape, of.dtype) for name, of in first.items()} != {name: (of.shape, of.dtype) for name, of in second.items()}:
-        return False
-    return all((images_alike if of.dtype == torch.uint8 else tensors_alike)(of, second[name], tolerance) for name, of in first.items())
+        return math.inf
+    images = {name for name, of in first.items() if of.dtype == torch.uint8 and of.ndim == 4}
+    others = [(of, second[name]) for name, of in first.items() if name not in images]
+    return max([tensors_apart(others), *(images_apart(first[name], second[name]) for name in images)])
 
 
-def images_alike(was: Tensor, now: Tensor, tolerance: float) -> bool:
-    """Whether uint8 images [n, C, H, W] are those of the same seeds, each held against its own.
+def images_apart(was: Tensor, now: Tensor) -> float:
+    """How far uint8 images [n, C, H, W] lie from those of the same seeds, each from its own: all but one among twenty, or their mean.
 
-    Its distance, as a share of the median distance of an image to the next one of its set; one image among twenty may be farther off.
+    As a share of the median distance of an image to the next one of its set.
     """
-    if len(was) < 2:
-        return bool(torch.equal(was, now))
     first, second = was.double().flatten(1), now.double().flatten(1)
-    apart, typical = (first - second).norm(dim=1), (first - first.roll(1, 0)).norm(dim=1).median()
-    return bool(apart.quantile(0.95) <= tolerance * typical)
+    if torch.equal(first, second):
+        return 0.0
+    typical = float((first - first.roll(1, 0)).norm(dim=1).median())
+    own = (first - second).norm(dim=1)
+    return max(float(own.quantile(0.95)), float(own.mean())) / typical if typical else math.inf
 
 
-def tensors_alike(was: Tensor, now: Tensor, tolerance: float) -> bool:
-    """Whether two tensors have the same mean and spread, within `tolerance` of the greater, and follow one another element by element."""
-    first, second = was.double().flatten(), now.double().flatten()
-    finite = torch.isfinite(first)
-    if not torch.equal(finite, torch.isfinite(second)):
-        return False
-    first, second = first[finite], second[finite]
-    if not len(first):
-        return True
-    scale = max(float(first.std(correction=0)), abs(float(first.mean())), 1e-6)
-    near = [abs(float(of(first) - of(second))) <= tolerance * scale for of in (torch.mean, lambda x: x.std(correction=0))]
-    a, b = first - first.mean(), second - second.mean()
-    flat = float(a.norm()) <= 1e-6 * scale or float(b.norm()) <= 1e-6 * scale
-    return all(near) and (flat or float(a @ b) >= CORRELATION * float(a.norm() * b.norm()))
+def tensors_apart(pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """The length of the difference of all tensors of a file, taken as one vector, as a share of the first one's length.
+
+    As one, because a bias near nothing may turn its sign by rounding. Infinite where one is finite and the other is not.
+    """
+    square, length = 0.0, 0.0
+    for was, now in pairs:
+        first, second = was.double(), now.double()
+        finite = torch.isfinite(first)
+        if not torch.equal(finite, torch.isfinite(second)):
+            return math.inf
+        square += float((first - second)[finite].square().sum())
+        length += float(first[finite].square().sum())
+    return math.sqrt(square / length) if length else (math.inf if square else 0.0)
 
 
-def _same(a: tuple[str, Any], b: tuple[str, Any], tolerance: float) -> bool:
+def _numbers_apart(a: tuple[str, Any], b: tuple[str, Any]) -> float:
     (name, x), (other, y) = a, b
+    if (name, x) == (other, y):
+        return 0.0
     if name != other or isinstance(x, str) or isinstance(y, str):
-        return (name, x) == (other, y)
-    return (math.isnan(x) and math.isnan(y)) or abs(x - y) <= tolerance * max(abs(x), 1e-6)
+        return math.inf
+    if math.isnan(x) or math.isnan(y):
+        return 0.0 if math.isnan(x) and math.isnan(y) else math.inf
+    return abs(x - y) / max(abs(x), 1e-6)
 
 
 def _values(path: Path) -> Iterator[tuple[str, Any]]:

@@ -10,8 +10,10 @@ from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import EXIT_CODES, EXTERNAL, RECOMPUTED, UNBACKED, VERIFIED, Finding, worst
 from backtrail.audit.left_out import dropped, missing
 from backtrail.audit.plausible import EXIT_CODE, Suspicion, suspicions
+from backtrail.audit.prose import measured_otherwise, unmarked
 from backtrail.audit.quotes import quoted_numbers, wrong_quotes
 from backtrail.audit.records import other_environment
+from backtrail.audit.seals import papers_digest, seals
 from backtrail.layout import LOCK_FILE, PARAMS_FILE
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, open_ledger
@@ -87,8 +89,10 @@ def audit(folder: str | Path = ".", recomputations: list[Recompute] | None = Non
     """
     ledger = open_ledger(folder)
     hashes = Hashes(ledger.folder)
-    findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger), *missing(ledger, claims)]
-    notes, confirmed = list(_notes(ledger)), set()
+    findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger), *unmarked(ledger), *missing(ledger, claims)]
+    wrong, said = seals(ledger)
+    findings += wrong
+    notes, confirmed = [*_notes(ledger), *papers_digest(ledger), *said], set()
     bad = {finding.subject for finding in findings if finding.verdict != VERIFIED}
     for recompute in recomputations or []:
         found, right, said = recompute(ledger, bad)
@@ -128,6 +132,7 @@ def _notes(ledger: Ledger) -> Iterator[str]:
     elif changed:
         yield f"not committed: {', '.join(changed[:6])}{f' and {len(changed) - 6} more' if len(changed) > 6 else ''}"
     yield from dropped(ledger)
+    yield from measured_otherwise(ledger)
     yield from other_environment(ledger)
 
 

@@ -23,6 +23,6 @@ def hash_findings(ledger: Ledger, hashes: Hashes) -> Iterator[Finding]:
         yield from outputs(of, stage)
     yield from declarations(ledger)
     for stage in stages:
-        for check in (record, inputs, parameters):
+        for check in (inputs, parameters) if stage.keeps_books else (record, inputs, parameters):
             yield from check(of, stage)
     yield from strays(of)

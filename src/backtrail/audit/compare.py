@@ -4,59 +4,17 @@ A run is a suite's folder, a git revision of this suite, or one stage's record.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backtrail.audit.published import origin
+from backtrail.audit.runs import Run, open_run, text_of
 from backtrail.errors import UserError
-from backtrail.layout import LOCK_FILE
-from backtrail.ledger.ledger import Stage, parse_lock
-from backtrail.ledger.repository import cached, file_at
+from backtrail.ledger.ledger import Stage
 from backtrail.nested import differences
 
 ENVIRONMENT = ("python", "packages", "environment_sha256", "determinism", "host", "device", "processes")
 LEAST_SURE = "nothing that is recorded differs: the stage does not make the same bytes on every run"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One side of the comparison: a name, its stages, and a way to read one of its text files (None where it is not there)."""
-
-    name: str
-    stages: dict[str, Stage]
-    read: Callable[[str], str | None]
-
-    def record(self, stage: Stage) -> dict[str, Any]:
-        text = self.read(stage.record)
-        try:
-            found = json.loads(text or "{}")
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
-
-
-def open_run(name: str, folder: Path) -> Run:
-    """A suite's folder, or a revision of the suite in `folder`. Raises UserError if it is neither."""
-    place = Path(name)
-    if (place / LOCK_FILE).is_file():
-        text = (place / LOCK_FILE).read_text(encoding="utf-8")
-        return Run(name, parse_lock(text, str(place / LOCK_FILE)), lambda path: _text(place / path))
-    lock = file_at(folder, name, LOCK_FILE)
-    if lock is None:
-        raise UserError(f"{name} is neither a folder nor a git revision with a {LOCK_FILE} in it (`git log -- {LOCK_FILE}`)")
-    stages = parse_lock(lock.decode(), f"{name}:{LOCK_FILE}")
-    digests = {path: entry.md5 for stage in stages.values() for path, entry in stage.outs.items()}
-    # Records and metrics lie in the commit, or in DVC's cache under the digest that the commit's lock names.
-    return Run(name, stages, lambda path: _decoded(file_at(folder, name, path) or cached(folder, digests.get(path, ""))))
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _decoded(content: bytes | None) -> str | None:
-    return None if content is None else content.decode()
 
 
 def compare(first: str, second: str, folder: str | Path = ".") -> dict[str, Any]:
@@ -64,7 +22,7 @@ def compare(first: str, second: str, folder: str | Path = ".") -> dict[str, Any]
     if first.endswith(".json") and second.endswith(".json"):
         return _compare_records(first, second)
     a, b = open_run(first, Path(folder)), open_run(second, Path(folder))
-    shared = [name for name, stage in a.stages.items() if name in b.stages and not stage.makes_code]
+    shared = [name for name, stage in a.stages.items() if name in b.stages and not stage.keeps_books]
     differing = [name for name in shared if _results(a.stages[name]) != _results(b.stages[name])]
     changed = {path for name in differing for path in a.stages[name].outs}
     parted = [name for name in differing if not any(_inside(dep, changed) for dep in a.stages[name].deps)]
@@ -115,12 +73,20 @@ def _code(a: Run, b: Run, name: str) -> list[str]:
 
 
 def _no_record(a: Run, b: Run, records: tuple[dict[str, Any], dict[str, Any]]) -> str:
+    """What is left to differ where a record is not at hand: the processor, by the record or the note that is committed beside results."""
+    made_on = [_processor(run, record) for run, record in zip((a, b), records, strict=True)]
+    if all(made_on) and made_on[0] != made_on[1]:
+        return f"processor: {made_on[0]!r} / {made_on[1]!r}"
     missing = " and ".join(run.name for run, record in zip((a, b), records, strict=True) if not record)
-    machine = next((f", and ran on {record['host']['processor']} in the other" for record in records if record.get("host")), "")
+    known = "".join(f", and {run.name} ran on {found}" for run, found in zip((a, b), made_on, strict=True) if found)
     return (
         f"the same command, parameters, code and inputs: another processor or environment, most likely; the record of {missing} is not at "
-        f"hand to say so{machine}; `dvc fetch --all-commits` brings records"
+        f"hand to say so{known}; `dvc fetch --all-commits` brings records"
     )
+
+
+def _processor(run: Run, record: dict[str, Any]) -> str:
+    return str((record.get("host") or {}).get("processor") or " and ".join(origin(run).processors))
 
 
 def _md5(stage: Stage, path: str) -> str | None:
@@ -146,7 +112,7 @@ def _numbers(a: Run, b: Run) -> list[dict[str, Any]]:
 
 def _compare_records(first: str, second: str) -> dict[str, Any]:
     """Two records of one stage."""
-    texts = [_text(Path(name)) for name in (first, second)]
+    texts = [text_of(Path(name)) for name in (first, second)]
     for name, text in zip((first, second), texts, strict=True):
         if text is None:
             raise UserError(f"{name} is missing: name two records, two folders, or two git revisions")

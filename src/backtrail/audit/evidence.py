@@ -5,9 +5,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from backtrail.audit.findings import BROKEN, UNBACKED, Finding
+from backtrail.audit.findings import ABSENT, BROKEN, UNBACKED, Finding
+from backtrail.layout import GATHERED
 from backtrail.ledger.fingerprints import text_fingerprint
-from backtrail.ledger.hashes import Digest, Hashes
+from backtrail.ledger.hashes import Digest, Hashes, hash_bytes
 from backtrail.ledger.ledger import Entry, Ledger, Stage
 from backtrail.ledger.repository import cached, code_at, file_at
 
@@ -52,9 +53,16 @@ def outputs(of: Evidence, stage: Stage) -> Iterator[Finding]:
 
 def _output(of: Evidence, stage: Stage, entry: Entry) -> Iterator[Finding]:
     link, digest = f"{stage.name} -> {entry.path}", of.hashes.of(entry.path)
-    if digest is None:
+    if digest is None and entry.path in of.ledger.gathered:
+        if hash_bytes(of.ledger.gathered[entry.path]).md5 != entry.md5:
+            message = f"{entry.path} is not here, and {GATHERED} has another record than dvc.lock, whose md5 of it is {entry.md5}"
+            yield Finding(BROKEN, entry.path, f"{GATHERED} -> {entry.path}", message, f"git checkout -- {GATHERED}")
+    elif digest is None:
+        # Without a record that names it too, dvc.lock alone says that there ever was such a file.
+        recorded = entry.path in ((of.ledger.records[stage.name] or {}).get("outputs") or {}) or stage.keeps_books
         message = f"{entry.path} ({entry.size_bytes:,} bytes) is not here"
-        yield Finding(UNBACKED, entry.path, link, message, f"dvc pull {stage.name}", entry.size_bytes, absent=True)
+        verdict = ABSENT if recorded else UNBACKED
+        yield Finding(verdict, entry.path, link, message, f"dvc pull {stage.name}", entry.size_bytes, absent=True)
     elif digest.md5 != entry.md5:
         message = f"{entry.path}: md5 {digest.md5}, dvc.lock has {entry.md5} ({digest.size_bytes:,} and {entry.size_bytes:,} bytes)"
         yield Finding(BROKEN, entry.path, link, message + _where(of, entry, digest), f"dvc checkout {entry.path}")

@@ -21,7 +21,8 @@ def impact(target: str, folder: str | Path = ".") -> dict[str, Any]:
         raise UserError(
             f"no stage of this suite read or made {target}: dvc.lock has no file, folder, source file or parameter of that name"
         )
-    stages = [stage for stage in ledger.in_order() if any(ledger.closure(out) & wrong for out in stage.products)]
+    touching = (stage for stage in ledger.in_order() if not stage.keeps_books)
+    stages = [stage for stage in touching if any(ledger.closure(out) & wrong for out in stage.products)]
     files = [out for stage in stages for out in stage.products if out not in wrong]
     changed = [number for number in numbers(ledger) if number.closure(ledger) & wrong]
     return {

@@ -26,7 +26,7 @@ from backtrail.parameters.suite import Suite, read_suite
 from backtrail.pipeline import declared_stages
 
 RESULTS, CLAIMS = f"{TABLES}/results.csv", f"{TABLES}/claims.csv"
-CLAIMS_CODE = "report/claims.py"
+CLAIMS_CODE = "report/statements.py"
 SHOWN = 6  # things that one message names
 Cell = tuple[str, str, int, float]  # teacher or student, sampler or method, evaluations, weight of guidance
 

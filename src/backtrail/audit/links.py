@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from backtrail.audit.evidence import Evidence
-from backtrail.audit.findings import BROKEN, STALE, UNBACKED, Finding
+from backtrail.audit.findings import ABSENT, BROKEN, STALE, UNBACKED, Finding
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE, PARAMS_FILE
-from backtrail.ledger.hashes import Digest
+from backtrail.ledger.hashes import folder_md5
 from backtrail.ledger.ledger import Entry, Ledger, Stage, at_key
 from backtrail.ledger.repository import file_at
 from backtrail.nested import differences
@@ -33,23 +33,39 @@ def _outside(of: Evidence, stage: Stage, entry: Entry) -> Iterator[Finding]:
     """A dependency that is no stage's output by its own name: a folder that several stages wrote into, params.yaml, or nobody's file."""
     path, link = entry.path, f"{entry.path} -> {stage.name}"
     parts = of.ledger.below(path)
-    if any(part in of.bad for part in parts):
+    if any(part in of.bad and of.hashes.of(part) is not None for part in parts):
         return  # the part's own finding says it, and not everything in this folder rests on it
-    digest = _folder(of, path, parts) if parts else of.hashes.of(path)
-    if digest is None:
-        yield Finding(UNBACKED, path, link, f"{path} is not here", size_bytes=entry.size_bytes, absent=True)
-    elif digest.md5 != entry.md5:
-        message = f"{stage.name} read other bytes of {path} (md5 {entry.md5}) than those here ({digest.md5})"
+    if parts:
+        md5 = _folder_md5(of, path, parts)
+        if md5 is None:
+            return  # a folder in it is not here, which its own finding says
+    else:
+        md5 = digest.md5 if (digest := of.hashes.of(path)) else None
+    if md5 is None:
+        by_hand = path in of.ledger.by_hand
+        yield Finding(ABSENT if by_hand else UNBACKED, path, link, f"{path} is not here", size_bytes=entry.size_bytes, absent=True)
+    elif md5 != entry.md5:
+        message = f"{stage.name} read other bytes of {path} (md5 {entry.md5}) than those here ({md5})"
         yield Finding(STALE, f"stage:{stage.name}", link, message, f"dvc repro {stage.name}")
     elif not parts and path != PARAMS_FILE and path not in of.ledger.by_hand:
         yield Finding(UNBACKED, path, f"? -> {path}", f"{stage.name} read {path}, which no stage in {LOCK_FILE} made", "dvc repro")
 
 
-def _folder(of: Evidence, path: str, parts: list[str]) -> Digest | None:
-    """Digest of a folder as the stages made it, without strange files in it."""
-    if of.hashes.of(path) is None:
-        return None
-    return of.hashes.of_files(path, [name for part in parts for name in of.hashes.files(part)])
+def _folder_md5(of: Evidence, path: str, parts: list[str]) -> str | None:
+    """md5 of a folder as the stages made it, without strange files in it; of a file that is not here, the lock says what it was.
+
+    None if a folder within it is not here.
+    """
+    files = {}
+    for part in parts:
+        entry = of.ledger.makers[part].outs[part]
+        if (of.ledger.folder / part).exists():
+            files |= {name: digest.md5 for name in of.hashes.files(part) if (digest := of.hashes.of(name))}
+        elif entry.md5.endswith(".dir"):
+            return None
+        else:
+            files[part] = entry.md5
+    return folder_md5({name.removeprefix(f"{path}/"): md5 for name, md5 in files.items()})
 
 
 def parameters(of: Evidence, stage: Stage) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 A forger who rewrites the whole ledger leaves no contradiction in it, but seldom thinks of everything that the results say of one another:
 
-- images that are copies of training images, counted over all of them, pixel by pixel, more often than held-out images are;
+- images that are copies of training images, or nearly (a pixel changed, a grey level of noise, mirrored), more often than held-out images;
 - one image under two seeds or methods; constant images, of which a collapsed student makes many, are not counted;
 - samples whose first images are not the ends of the ways from noise that the same stage kept in results/states;
 - a set of samples whose Frechet distance is below that of real images against real ones;
@@ -23,23 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-from safetensors.numpy import safe_open
 
-from backtrail.layout import CURVES, DATASET, METRICS, SAMPLES, STATES, reference_values
+from backtrail.audit.copies import archive, copied, sampled
+from backtrail.layout import CURVES, METRICS, SAMPLES, STATES, reference_values
 from backtrail.ledger.history import commit_times
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.schema import faults
 
 EXIT_CODE = 7
-COPIES = 0.02  # share of a set that may be copies beyond the share among held-out images
 LEVELS_APART = 8  # of 255, mean over the pixels of the first images: other batches and processors round by less than one
 # Factor between the distance of a student and of the end of its curve, less the floors; with the floors in it 0.91 to 0.95 was measured.
 APART = 2.0
 LEAST_IMAGES = 200  # below, Frechet distances of sets jump too much to be held against one another
 CLOCK_SLACK_S = 120.0  # between the clocks of two machines
 SPENT_SLACK_S = 10.0  # a stage's own start and its hashing of outputs count as processor time
-BLOCK = 1 << 13  # images of the data set that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -52,85 +49,14 @@ class Suspicion:
 
 def suspicions(ledger: Ledger) -> list[Suspicion]:
     """All that is found, of results that lie here."""
-    return [*_images(ledger), *_ways(ledger), *_values(ledger), *_records(ledger)]
-
-
-def _archive(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of what a safetensors file holds, one after the other; nothing of a file that cannot be read."""
-    try:
-        with safe_open(path, "np") as file:
-            for key in sorted(file.keys()):
-                yield key, file.get_tensor(key)
-    except (OSError, safetensors.SafetensorError, ValueError, TypeError):
-        return
-
-
-def _sampled(ledger: Ledger) -> list[str]:
-    return sorted(path for path in ledger.makers if path.startswith(f"{SAMPLES}/") and path.endswith(".safetensors"))
-
-
-def _digests(images: np.ndarray) -> np.ndarray:
-    """A 64-bit digest of each image uint8 [n, ...], uint64 [n]; 0 of a constant one."""
-    flat = images.reshape(len(images), -1)
-    constant = (flat == flat[:, :1]).all(1)
-    padded = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8)))
-    words = np.ascontiguousarray(padded).view(np.uint64)
-    words = (words ^ (words >> np.uint64(29))) * (np.random.default_rng(0).integers(1 << 62, size=words.shape[1], dtype=np.uint64) * 2 + 1)
-    return np.where(constant, np.uint64(0), (words ^ (words >> np.uint64(32))).sum(1, dtype=np.uint64) | np.uint64(1))
-
-
-def _share(digests: np.ndarray, known: np.ndarray) -> float:
-    """The share of images, constant ones not counted as such, whose digest is among `known`, which is in ascending order."""
-    if not len(digests) or not len(known):
-        return 0.0
-    place = np.searchsorted(known, digests).clip(max=len(known) - 1)
-    return float(((known[place] == digests) & (digests > 0)).mean())
-
-
-def _images(ledger: Ledger) -> Iterator[Suspicion]:
-    """Copies of training images, and images that two archives share."""
-    known, allowed = _training(ledger.folder / DATASET)
-    seen: dict[str, tuple[str, np.ndarray]] = {}
-    for path in _sampled(ledger):
-        for key, images in _archive(ledger.folder / path):
-            if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-                continue
-            digests = _digests(images)
-            copied = _share(digests, known)
-            if copied > allowed + COPIES:
-                what = f"{copied:.1%} of the images of {key} are training images, pixel by pixel; of held-out images {allowed:.1%} are"
-                yield Suspicion(path, f"{path}: {what}: they were copied, or the model repeats what it was shown")
-            for other, (name, theirs) in seen.items():
-                if other == path:
-                    continue
-                shared = _share(digests, theirs)
-                if shared > COPIES:
-                    yield Suspicion(path, f"{path}: {shared:.1%} of the images of {key} are those of {other} ({name}), pixel by pixel")
-                    break
-            seen.setdefault(path, (key, np.unique(digests)))
-            seen[path] = (f"{seen[path][0]}, {key}" if seen[path][0] != key else key, np.union1d(seen[path][1], digests))
-
-
-def _training(path: Path) -> tuple[np.ndarray, float]:
-    """Digests of the training images, and the share of held-out images that are among them; none where there is no data set."""
-    found = {"train_images": np.empty(0, np.uint64), "test_images": np.empty(0, np.uint64)}
-    try:
-        with safe_open(path, "np") as file:
-            for key in found.keys() & set(file.keys()):
-                images = file.get_slice(key)
-                n_images = images.get_shape()[0]
-                found[key] = np.concatenate([_digests(images[i : min(i + BLOCK, n_images)]) for i in range(0, n_images, BLOCK)])
-    except (OSError, safetensors.SafetensorError, ValueError, TypeError):
-        return np.empty(0, np.uint64), 0.0
-    known = np.sort(found["train_images"])
-    return known, _share(found["test_images"], known)
+    return [*(Suspicion(path, message) for path, message in copied(ledger)), *_ways(ledger), *_values(ledger), *_records(ledger)]
 
 
 def _ways(ledger: Ledger) -> Iterator[Suspicion]:
     """The first images of each set against the ends of their ways from noise, which the same stage computed and kept."""
-    for path in _sampled(ledger):
-        states = dict(_archive(ledger.folder / path.replace(SAMPLES, STATES, 1)))
-        for key, images in _archive(ledger.folder / path) if states else ():
+    for path in sampled(ledger):
+        states = dict(archive(ledger.folder / path.replace(SAMPLES, STATES, 1)))
+        for key, images in archive(ledger.folder / path) if states else ():
             way = states.get(key)
             if way is None or way.ndim != images.ndim + 1 or images.dtype != np.uint8 or way.shape[2:] != images.shape[1:]:
                 continue

@@ -55,12 +55,23 @@ def _outputs(of: Evidence, stage: Stage, said: Record) -> Iterator[Finding]:
 def _inputs(of: Evidence, stage: Stage, said: Record) -> Iterator[Finding]:
     for path, sha256 in said["inputs"].items():
         found, entry = of.hashes.of(path), stage.deps.get(path)
+        if found is None:
+            yield from _between_records(of, stage, path, sha256)
         if found is None or sha256 == found.sha256 or any(part in of.bad for part in of.ledger.below(path)):
             continue
         # Where the lock itself says that the stage read other bytes than those here, it is stale, and not forged.
         verdict = STALE if entry is not None and entry.md5 != found.md5 else BROKEN
         message = f"{stage.name} read {path} with sha256 {sha256}, by its record; now it is {found.sha256}"
         yield Finding(verdict, f"stage:{stage.name}", f"{path} -> {stage.name}", message)
+
+
+def _between_records(of: Evidence, stage: Stage, path: str, sha256: str) -> Iterator[Finding]:
+    """What a record says that was read, against what the record of the stage that made it says, where the bytes are not here."""
+    maker, entry = of.ledger.makers.get(path), stage.deps.get(path)
+    made = ((of.ledger.records[maker.name] or {}).get("outputs") or {}).get(path) if maker else None
+    if maker and entry and made and made != sha256 and maker.outs[path].md5 == entry.md5:
+        message = f"{stage.name} read {path} with sha256 {sha256}, by its record; by its own, {maker.name} made {made}"
+        yield Finding(BROKEN, f"stage:{stage.name}", f"{maker.record} -> {stage.record}", message)
 
 
 def _parameters(of: Evidence, stage: Stage, said: Record) -> Iterator[Finding]:

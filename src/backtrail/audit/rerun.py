@@ -2,6 +2,7 @@
 executes what the suite brings: somebody else's suite belongs into a container.
 """
 
+import math
 import os
 import re
 import shlex
@@ -10,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from backtrail.audit.alike import alike
+from backtrail.audit.alike import apart
 from backtrail.audit.findings import BROKEN, CLOSE, Finding
 from backtrail.audit.recompute import Result, chosen, same_machine
 from backtrail.layout import LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
@@ -22,14 +23,31 @@ from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.ledger.record import SECRET_NAME
 
 WARNING = "the stage level executes the suite's own code, as you, here and now: audit a suite of others in a container"
+# What torch, oneDNN and MKL heed: the instructions of the least of x86-64 processors, and no GPU.
+OTHER_INSTRUCTIONS = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+ROUNDINGS = 3.0  # how many times what rounding does here it may do elsewhere
+LEAST, TOLERANCE = 1e-4, 0.05  # and never more than the second share, nor less than the first where it does anything; see `apart`
 WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD)")
 
 
 def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
-    """The chosen stages once more, each in a folder that holds nothing but its inputs; their outputs against the ledger."""
-    found, right = [], set()
+    """The stages that fit a pattern and whose inputs are sound, once more."""
     todo, notes = chosen(ledger, bad, patterns, "")
-    for stage in (stage for stage in todo if not stage.makes_code):
+    found, right, said = again(ledger, [stage for stage in todo if not stage.keeps_books])
+    return found, right, [*notes, *said]
+
+
+def again(ledger: Ledger, todo: Sequence[Stage]) -> Result:
+    """Stages once more, each in a folder that holds nothing but its inputs; their outputs against the ledger."""
+    found: list[Finding] = []
+    right: set[str] = set()
+    notes: list[str] = []
+    for stage in todo:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
             folder = Path(name)
@@ -37,7 +55,7 @@ def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
                 message = f"{stage.name} fails when run again: {failure}"
                 found.append(Finding(BROKEN, f"stage:{stage.name}", f"{stage.name} -> again", message))
                 continue
-            unlike = [finding for path in stage.products if (finding := _unlike(ledger, stage, path, folder / "suite"))]
+            unlike = list(_unlike(ledger, stage, folder / "suite"))
         found += unlike
         same = set(stage.products) - {finding.subject for finding in unlike}
         right |= same
@@ -48,8 +66,10 @@ def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
     return found, right, notes
 
 
-def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
+def run_again(ledger: Ledger, stage: Stage, folder: Path, settings: Mapping[str, str] | None = None) -> str:
     """Run a stage's command in `folder`/suite, where links lead to its inputs. Returns what went wrong, or nothing.
+
+    settings: more variables of the environment.
 
     The code is a copy that has nothing beside it which Python could import: a `grimp.py` in the suite's folder, or beside the package, is
     none of the package's. Secrets in the environment are not handed on.
@@ -63,8 +83,11 @@ def run_again(ledger: Ledger, stage: Stage, folder: Path) -> str:
         if (ledger.folder / path).exists():
             (place / path).parent.mkdir(parents=True, exist_ok=True)
             (place / path).symlink_to((ledger.folder / path).resolve())
+    for path, content in ledger.gathered.items():
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_bytes(content)
     kept = {name: of for name, of in os.environ.items() if not WITHHELD_FROM_STAGES.match(name) and not SECRET_NAME.search(name)}
-    environment = kept | {"DVC_STAGE": stage.name, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = kept | {"DVC_STAGE": stage.name, "PYTHONDONTWRITEBYTECODE": "1"} | dict(settings or {})
     command = [sys.executable, "-s", str(package), *shlex.split(stage.command)]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -77,16 +100,28 @@ def _needed(ledger: Ledger, stage: Stage) -> set[str]:
     return {PARAMS_FILE, PIPELINE_FILE, *inputs, *records}
 
 
-def _unlike(ledger: Ledger, stage: Stage, path: str, folder: Path) -> Finding | None:
-    """What is to be said of an output that is not the same to the byte.
+def _unlike(ledger: Ledger, stage: Stage, folder: Path) -> Iterator[Finding]:
+    """What is to be said of each output, made anew in `folder`, that is not the same to the byte.
 
-    Whether a difference may be one of rounding is decided by this machine: where it is the one that the record names, and no GPU, it may
-    not be.
+    Whether a difference may be one of rounding is measured by this machine, which makes the stage's outputs once more as a processor with
+    fewer instructions would. What the record says of the machine that it ran on can forbid any difference, and allows none.
     """
-    digest, link = Hashes(folder).of(path), f"{stage.name} -> {path}"
-    if digest is not None and digest.md5 == stage.outs[path].md5:
-        return None
-    message = f"{path}: {stage.name} run again made {'other bytes' if digest else 'nothing'}; {LOCK_FILE} has md5 {stage.outs[path].md5}"
-    if digest is not None and not same_machine(ledger, stage) and alike(ledger.folder / path, folder / path):
-        return Finding(CLOSE, path, link, f"{message}; within tolerance, on another machine than the record's or on a GPU")
-    return Finding(BROKEN, path, link, message)
+    digests = {path: Hashes(folder).of(path) for path in stage.products}
+    unlike = {path: digest for path, digest in digests.items() if digest is None or digest.md5 != stage.outs[path].md5}
+    allowed = {} if not unlike or same_machine(ledger, stage) else _by_rounding(ledger, stage, folder)
+    for path, digest in unlike.items():
+        link, what = f"{stage.name} -> {path}", "other bytes" if digest else "nothing"
+        message = f"{path}: {stage.name} run again made {what}; {LOCK_FILE} has md5 {stage.outs[path].md5}"
+        distance, bound = apart(ledger.folder / path, folder / path) if path in allowed else math.inf, allowed.get(path, 0.0)
+        if path in allowed:
+            message += f"; {distance:.2g} apart, and this machine's own rounding takes it {bound:.2g} apart"
+        near = bound > 0 < distance <= min(max(ROUNDINGS * bound, LEAST), TOLERANCE)
+        yield Finding(CLOSE if near else BROKEN, path, link, f"{message}: {CLOSE}" if near else message)
+
+
+def _by_rounding(ledger: Ledger, stage: Stage, folder: Path) -> dict[str, float]:
+    """How far each output moves when this machine computes it by other instructions; nothing if it cannot."""
+    with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
+        if run_again(ledger, stage, Path(name), OTHER_INSTRUCTIONS):
+            return {}
+        return {path: apart(folder / path, Path(name) / "suite" / path) for path in stage.products if (folder / path).exists()}

@@ -1,5 +1,7 @@
 """A chain as a tree of text."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,45 @@ def tree(chain: dict[str, Any]) -> Iterator[str]:
         yield from _link(link, "", "")
 
 
-def _head(chain: dict[str, Any]) -> Iterator[str]:
+def main_line(chain: dict[str, Any]) -> Iterator[str]:
+    """The chain in a screen: of every file the one source with the most stages behind it, and the others counted."""
+    if "number" in chain:
+        yield from _head(chain, findings=3)
+    roots = [chain["table"]] if "number" in chain else chain["chain"]
+    told = {link["path"]: link for link in _links(roots) if not link.get("told")}
+    folded, sources = dict(told), roots
+    while sources:
+        link, *others = sorted(sources, key=lambda of: _stages(told.get(of["path"], of), told), reverse=True)
+        link = told.get(link["path"], link)
+        yield f"{_named(link)}{_beside(others)}"
+        yield from (f"   {line}" for line in (_facts(link) if link["stage"] else ()))
+        folded.pop(link["path"])
+        sources = link.get("from", [])
+    if folded:
+        wrong = Counter(link["verdict"] for link in folded.values() if link["verdict"] != VERIFIED)
+        state = f" ({', '.join(f'{n} {verdict}' for verdict, n in wrong.items())})" if wrong else ""
+        yield f"{len(folded)} more files are behind it{state}: --all shows every branch"
+
+
+def _links(roots: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for link in roots:
+        yield link
+        yield from _links(link.get("from", []))
+
+
+def _stages(link: dict[str, Any], told: dict[str, dict[str, Any]]) -> int:
+    """Stages on the longest way from a link down to what no stage made: what was measured has more of them than the measure."""
+    return bool(link.get("stage")) + max((_stages(told.get(of["path"], of), told) for of in link.get("from", [])), default=0)
+
+
+def _beside(others: list[dict[str, Any]]) -> str:
+    """The sources that the line does not follow."""
+    names = [link["path"] for link in others]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"   (and {', '.join(names[:3])}{more})" if names else ""
+
+
+def _head(chain: dict[str, Any], findings: int | None = None) -> Iterator[str]:
     yield f"{chain['number']} = {chain['value']}   [{chain['verdict']}]"
     for one in chain.get("values", []):
         yield f"  seed {one['seed']}: {one['value']!r}  ({one['file']})"
@@ -26,15 +66,14 @@ def _head(chain: dict[str, Any]) -> Iterator[str]:
     if protocol := chain.get("protocol"):
         shown = {key: _short(value) for key, value in protocol.items() if key != "settings"} | protocol.get("settings", {})
         yield "  protocol: " + ", ".join(f"{key} {value}" for key, value in shown.items())
-    for finding in chain["findings"]:
+    for finding in chain["findings"][:findings]:
         yield f"  {finding['verdict']}: {finding['message']}"
+    if len(chain["findings"]) > (findings or math.inf):
+        yield f"  and {len(chain['findings']) - (findings or 0)} more findings"
 
 
 def _link(link: dict[str, Any], first: str, rest: str) -> Iterator[str]:
-    state = "" if link["verdict"] == VERIFIED else f"   [{link['verdict']}]"
-    digest = f"sha256 {link['sha256'][:16]}" if link["sha256"] else "not here"
-    told = ", told above" if link.get("told") else ""
-    yield f"{first}{link['path']}  {digest}{told}{state}"
+    yield f"{first}{_named(link)}"
     if link.get("told") or link["stage"] is None:
         return
     sources = link.get("from", [])
@@ -44,6 +83,13 @@ def _link(link: dict[str, Any], first: str, rest: str) -> Iterator[str]:
     for i, source in enumerate(sources, start=1):
         last = i == len(sources)
         yield from _link(source, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+
+
+def _named(link: dict[str, Any]) -> str:
+    state = "" if link["verdict"] == VERIFIED else f"   [{link['verdict']}]"
+    digest = f"sha256 {link['sha256'][:16]}" if link["sha256"] else "not here"
+    told = ", told above" if link.get("told") else ""
+    return f"{link['path']}  {digest}{told}{state}"
 
 
 def _facts(link: dict[str, Any]) -> Iterator[str]:

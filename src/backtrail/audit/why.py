@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,12 +169,24 @@ def unlike_paper(stage: Stage, record: dict[str, Any]) -> list[dict[str, Any]]:
     if not records and not any(path.startswith(f"{STUDENTS}/") for path in stage.products):
         return []
     papers = load_yaml(PAPER_FILE.read_text(encoding="utf-8"))
-    key = next((key for key in record["parameters"] if key.rpartition(".")[2] in papers["methods"]), "")
-    parameters, said = record["parameters"].get(key), papers["methods"].get(key.rpartition(".")[2])
-    if not isinstance(parameters, dict) or said is None:
+    method, parameters = _of_method(record["parameters"], papers["methods"])
+    said = papers["methods"].get(method)
+    if said is None:
         return []
     return [
         {"parameter": name, "ours": at_key(parameters, name), "paper": value, "source": papers["sources"][said["source"]]}
         for name, value in said["parameters"].items()
         if at_key(parameters, name) != value and name.startswith("recording.") == records
     ]
+
+
+def _of_method(parameters: dict[str, Any], known: Collection[str]) -> tuple[str, dict[str, Any]]:
+    """The one method that a record's parameters are of, and its section as far as the stage depends on it: whole, or field by field."""
+    for key, value in parameters.items():
+        parts = key.split(".")
+        depth = next((i for i, part in enumerate(parts) if part in known), None)
+        if depth is not None:
+            prefix = f"{'.'.join(parts[: depth + 1])}."
+            fields = {k.removeprefix(prefix): of for k, of in parameters.items() if k.startswith(prefix)}
+            return parts[depth], fields or value
+    return "", {}

@@ -2,15 +2,16 @@
 loaded only when it is called: a stage's code is what its own module imports, and `backtrail --help` answers at once.
 """
 
-import errno
 import importlib
 import io
 import logging
+import os
 import sys
 
 import click
 
 from backtrail import __version__
+from backtrail.cli.outside import open_standard_streams, outside_of_us
 from backtrail.errors import UserError
 
 STAGES = {
@@ -35,16 +36,19 @@ STAGES = {
     "figure-axis": "draw an axis of the ablations and say what it shows",
     "tables": "write the tables",
     "report": "write the report page",
+    "ledger": "gather the records of all stages into one file that git keeps",
     "ring-teacher": "train the teacher of a ring of Gaussians (suites/ring)",
     "ring-run": "record the path of a student on the ring, train it and measure it",
     "ring-figure": "draw the ring's figure and judge DisBack's claims on it",
 }
 COMMANDS = {
     "new": "write the params.yaml of a suite for your own images, and a teacher of your own",
+    "images": "images of a teacher or a student to look at, by seed",
     "why": "where a number comes from: its chain down to the data",
     "audit": "check every number against the bytes it comes from",
     "impact": "which numbers change if a file is wrong",
     "diff": "where two runs part",
+    "reproduced": "how near this run came to the published results",
     "export": "an RO-Crate of the suite and model cards of its students",
     "pipeline": "lay down the pipeline of the suite in this folder, or renew the list of source files",
     "check": "check params.yaml as a whole, and run nothing",
@@ -82,6 +86,7 @@ def main() -> None:
 
     What is left to end in a traceback is a fault of this package.
     """
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):  # a terminal or a log that is not UTF-8 shows ? for what it has no sign for
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -89,6 +94,8 @@ def main() -> None:
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of every font that it embeds
     try:
         backtrail(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
@@ -98,34 +105,14 @@ def main() -> None:
         _fail("interrupted", 130)
     except UserError as error:
         _fail(str(error), error.exit_code)
-    except (OSError, UnicodeDecodeError, MemoryError) as error:
+    except BrokenPipeError:  # `| head`: whoever read what we print has seen enough; where click prints it does the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain once more when it ends
+        sys.exit(1)
+    except (OSError, UnicodeDecodeError, MemoryError, RuntimeError) as error:
         sentence = outside_of_us(error)
         if sentence is None:
             raise
         _fail(sentence, 4)
-
-
-def outside_of_us(error: BaseException) -> str | None:
-    """A sentence for what the machine or a file's content did to us, whichever file it was; None for what may be our own fault."""
-    if isinstance(error, OSError):
-        place = shown(error.filename) if error.filename else "a file"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            return f"{place} could not be written: {error.strerror}; what was there before is untouched"
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return f"{place} may not be read or written by you: {error.strerror}; what was there before is untouched"
-        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO):
-            return f"{place} is not what it should be: {error.strerror}"
-    if isinstance(error, UnicodeDecodeError):
-        return f"a text file is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start}): save it as UTF-8"
-    if isinstance(error, MemoryError):
-        return f"not enough memory{f': {error}' if str(error) else ''}"
-    return None
-
-
-def shown(path: object) -> str:
-    """A file's name as one line of a terminal can show it."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -1,5 +1,6 @@
 """How much a suite computes, counted before it runs: forwards of the network per stage, from the parameters alone."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ def count(suite: Suite) -> Iterator[Work]:
     for method, p in suite.few_step.items():
         yield from _trajectory(suite, method, p)
     if readers := n_readers(suite):
-        n_reference = m.n_pairwise if m.inception and m.inception.reference else m.n_reference
+        n_reference = m.n_pairwise if len(m.inception.published) == readers else m.n_reference  # published ones need no images
         floors = 8 * (m.n_floor or m.n_samples) + m.n_curve  # the floor itself, and seven kinds of real images for the ranking
         yield Work([f"reference@{name}" for name in m.extractors if name.startswith("inception")], 0, n_reference + floors)
         yield Work(["teacher-metrics"], 0, readers * m.n_drawn * len(teacher_sets))
@@ -97,10 +98,10 @@ def network(suite: Suite) -> NetDenoiser | None:
 def forward_gflop(denoiser: NetDenoiser) -> float:
     """Floating-point operations (a multiplication and an addition are two) of a forward on one image, in 10^9.
 
-    Nothing is computed where the network has no memory for its weights (`torch.device("meta")`).
+    Counted without memory for weights, where nothing is computed and no convolution has a way that needs fewer.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), denoiser.device:
-        denoiser.eval()(torch.zeros(1, *denoiser.image_shape), torch.ones(1))
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+        copy.deepcopy(denoiser).to("meta").eval()(torch.zeros(1, *denoiser.image_shape), torch.ones(1))
     return counter.get_total_flops() / 1e9
 
 

@@ -1,6 +1,7 @@
 """`backtrail diff`: where two runs part."""
 
 import json
+from typing import Any
 
 import click
 
@@ -25,10 +26,14 @@ def command(first: str, second: str, as_json: bool) -> None:
         return
     if not found["parted"]:
         click.echo(f"{first} and {second} have the same results")
-    for part in found["parted"]:
-        click.echo(f"{part['stage']} is where they part:")
-        for reason in part["reasons"]:
-            click.echo(f"  {reason}")
+    for reasons, stages in by_reasons(found["parted"]).items():
+        click.echo(f"{', '.join(stages)} {'is' if len(stages) == 1 else 'are'} where they part:")
+        code = [reason for reason in reasons if reason.startswith("code: ")][SHOWN:]
+        for reason in reasons:
+            if reason not in code:
+                click.echo(f"  {reason}")
+        if code:
+            click.echo(f"  and {len(code)} more files of code (--json has them)")
     for key, words in (("following", "differ because of that"), ("only_first", f"only in {first}"), ("only_second", f"only in {second}")):
         if found.get(key):
             click.echo(f"{words}: {', '.join(found[key])}")
@@ -36,3 +41,11 @@ def command(first: str, second: str, as_json: bool) -> None:
         click.echo(f"  {number['file']} {number['value']}: {number['first']!r} / {number['second']!r}")
     if len(found["numbers"]) > SHOWN:
         click.echo(f"  and {len(found['numbers']) - SHOWN} more numbers (--json has them)")
+
+
+def by_reasons(parted: list[dict[str, Any]]) -> dict[tuple[str, ...], list[str]]:
+    """The stages that part for the same reasons, together: another processor is one thing, however many stages ran on it."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for part in parted:
+        found.setdefault(tuple(part["reasons"]), []).append(part["stage"])
+    return found

@@ -27,6 +27,11 @@ SMALLEST_SIDE = 8  # pixels
 FEWEST_IMAGES, FEWEST_TEST_IMAGES = 50, 10  # density and coverage look for a fifth neighbour
 MOST_HELD_OUT = 10_000
 FINE, COARSE, LARGEST = 0.002, 0.006, 80.0  # noise levels of EDM's and SFD's schedules, in units of the data
+WHAT_TEACHER = {
+    "own-backtrail": "the teacher of another suite",
+    "own-edm": "a checkpoint in EDM's format",
+    "own-diffusers": "a pipeline of diffusers",
+}
 SIGMA_INIT = 2.5  # Diff-Instruct's noise level of the student's input
 
 
@@ -56,7 +61,11 @@ class Budget:
 @click.command()
 @click.argument("name")
 @click.option("--images", required=True, type=click.Path(path_type=Path), help="Folder or zip of your images; folders in it are classes.")
-@click.option("--teacher", type=click.Path(path_type=Path), help="EDM's pickle (a file) or a diffusers pipeline (a folder) to distil.")
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    help="What to distil: EDM's pickle, another suite's teacher.safetensors, or a diffusers pipeline's folder.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="What the budget is for; auto: what is here.")
 @click.option("--size", type=click.Choice(["small", "full"]), default="small", help="A first look, or numbers that are worth a table.")
 def command(name: str, images: Path, teacher: Path | None, device: str, size: str) -> None:
@@ -102,15 +111,23 @@ def _new_folder(name: str) -> Path:
 
 
 def _denoiser(teacher: Path | None) -> "NetDenoiser | None":
-    """The teacher that is to be imported, read as its stage would; a folder is a diffusers pipeline and a file EDM's pickle."""
+    """The teacher that is to be imported, read as its stage would."""
     if teacher is None:
         return None
     if not teacher.exists():
-        raise UserError(f"--teacher {teacher}: nothing is there: name EDM's pickle or the folder of a diffusers pipeline")
-    from backtrail.teachers.diffusers import import_diffusers  # here: as above
-    from backtrail.teachers.edm import import_edm
+        raise UserError(
+            f"--teacher {teacher}: nothing is there: name EDM's pickle, a suite's teacher.safetensors or the folder of a diffusers pipeline"
+        )
+    from backtrail.teachers.imported import read_teacher  # here: as above
 
-    return import_diffusers(teacher) if teacher.is_dir() else import_edm(teacher)
+    return read_teacher(_source(teacher), teacher)
+
+
+def _source(teacher: Path) -> str:
+    """What kind of teacher it is, by the names of params.yaml."""
+    if teacher.is_dir():
+        return "own-diffusers"
+    return "own-backtrail" if teacher.suffix == ".safetensors" else "own-edm"
 
 
 def _budget(device: str, size: str) -> Budget:
@@ -147,7 +164,7 @@ def _values(name: str, found: Understood, budget: Budget, denoiser: "NetDenoiser
     resolution = _resolution(side, b["largest_side"]) if denoiser is None else _side_of(denoiser, found)
     low, high = (0.0, float("inf")) if denoiser is None else _noise_levels(denoiser)
     stem, net_channels = _net(resolution, b["net_stem"], b["net_channels"])
-    source = None if teacher is None else "own-diffusers" if teacher.is_dir() else "own-edm"
+    source = None if teacher is None else _source(teacher)
     kind = "trained" if source is None else "imported"
     t_max = min(LARGEST, high)
     return {
@@ -156,8 +173,8 @@ def _values(name: str, found: Understood, budget: Budget, denoiser: "NetDenoiser
         "shape": f"{side}x{side} {'grey' if channels == 1 else 'RGB'}", "resolution": resolution, "sides": _sides(side, denoiser),
         "data_name": "image-zip" if is_zip else "image-folder", "images": "images.zip" if is_zip else "images",
         "what_images": f"the {'zip' if is_zip else 'folder'} of your images, relative to this one",
-        "source": source, "teacher": "teacher.pkl" if source == "own-edm" else "teacher",
-        "what_teacher": {"own-edm": "a checkpoint in EDM's format", "own-diffusers": "a pipeline of diffusers"}.get(source or "", ""),
+        "source": source, "teacher": {"own-edm": "teacher.pkl", "own-backtrail": "teacher.safetensors"}.get(source or "", "teacher"),
+        "what_teacher": WHAT_TEACHER.get(source or "", ""),
         "classifier_batch": min(128, n_train), "teacher_batch": min(b["teacher_batch"], n_train),
         "stem": stem, "net_channels": net_channels,
         "teacher_knows_classes": denoiser is not None and denoiser.n_classes > 0,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from backtrail.data.sources import OWN_TEACHERS
 from backtrail.data.understood import Understood, understood
 from backtrail.errors import UserError
 from backtrail.layout import PIPELINE_FILE
@@ -11,7 +12,6 @@ from backtrail.parameters.teacher import ImportedTeacher, Teacher
 NO_TEST_SPLIT = ("ffhq64", "afhqv2-64", "imagenet64")  # data sets whose test images are those that are held out
 UNCONDITIONAL = "uncond"  # in the name of a published teacher
 DIFFUSERS = ("own-diffusers", "teacher-ddpm-cifar10-32")
-OWN_TEACHERS = ("own-edm", "own-diffusers")
 
 
 def check_own_files(suite: Suite) -> list[str]:
@@ -82,7 +82,7 @@ def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None)
     if guided and (p.source in DIFFUSERS or UNCONDITIONAL in p.source):
         raise UserError(f"guidance of {', '.join(guided)} needs a teacher of classes and of none, which {p.source} is not: set it to 1")
     place = Path(p.local)
-    if p.source in OWN_TEACHERS and (place.is_file() or (place / "teacher.pkl").is_file() or p.source == "own-diffusers"):
+    if p.source in OWN_TEACHERS and (place.is_file() or (place / OWN_TEACHERS[p.source][0][0]).is_file() or p.source == "own-diffusers"):
         n_classes = _check_own_teacher(suite, p, images)
         if guided and not n_classes:
             raise UserError(f"guidance of {', '.join(guided)} needs a teacher of classes, and {p.local} has none: set it to 1")
@@ -90,13 +90,9 @@ def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None)
 
 def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | None) -> int:
     """Read the teacher as its stage would, and hold it against the images. Returns its number of classes."""
-    from backtrail.teachers.diffusers import import_diffusers  # here: torch takes seconds, and other suites do without
-    from backtrail.teachers.edm import import_edm
-    from backtrail.teachers.imported import check_teacher
+    from backtrail.teachers.imported import check_teacher, read_teacher  # here: torch takes seconds, and other suites do without
 
-    place = Path(p.local)
-    checkpoint = place / "teacher.pkl" if place.is_dir() else place
-    teacher = import_diffusers(place) if p.source == "own-diffusers" else import_edm(checkpoint)
+    teacher = read_teacher(p.source, p.local)
     side = suite.data.resolution
     channels, n_classes = (images.shape[0], len(images.classes)) if images is not None else (teacher.image_shape[0], teacher.n_classes)
     check_teacher(teacher, (channels, side, side), n_classes)

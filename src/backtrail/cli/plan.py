@@ -69,7 +69,7 @@ def files(suite: Suite) -> pd.DataFrame:
         rows += _rows("fetch-teacher", source, "data/teacher", p.local)
     if needs_inception(suite.metrics.extractors):
         inception = suite.metrics.inception
-        for name in filter(None, ("inception-2015-12-05", inception.reference)):
+        for name in ("inception-2015-12-05", *inception.published.values()):
             rows += _rows("fetch-inception", SOURCES[name], "data/inception", inception.local)
     return pd.DataFrame(rows)
 

@@ -12,7 +12,7 @@ from backtrail.running.stage import SCRATCH
 @click.option("--prune", is_flag=True, help="Delete the states listed.")
 @click.option("--older-than", type=click.FloatRange(0), default=0.0, help="Only states not written to for this many days.")
 def command(prune: bool, older_than: float) -> None:
-    """List the resume states of stages that were stopped (folder, size, age); a finished stage drops its own."""
+    """List the resume states of stages that were stopped (folder, size, age); those of finished stages go when DVC has their outputs."""
     for folder in sorted(SCRATCH.glob("*/")):
         files = [file for file in folder.rglob("*") if file.is_file()]
         days = (time.time() - max([file.stat().st_mtime for file in files], default=folder.stat().st_mtime)) / 86400

@@ -209,6 +209,14 @@ _ENTRIES = (
             ),
         ),
     ),
+    Source(
+        name="reference-clean-cifar10-32x32",
+        purpose="FID reference statistics of clean-fid, in the features behind its resizing: CIFAR-10, training images",
+        licence="MIT",
+        date="2021-04",
+        homepage="https://github.com/GaParmar/clean-fid",
+        files=(File(name="cifar10_clean_train_32.npz", addresses=("https://www.cs.cmu.edu/~clean-fid/stats/cifar10_clean_train_32.npz",)),),
+    ),
     _edm_reference("cifar10-32x32", "FID reference statistics of EDM: CIFAR-10"),
     _edm_reference("ffhq-64x64", "FID reference statistics of EDM: FFHQ at 64x64"),
     _edm_reference("afhqv2-64x64", "FID reference statistics of EDM: AFHQv2 at 64x64"),
@@ -220,6 +228,15 @@ _ENTRIES = (
 SOURCES: dict[str, Source] = {source.name: source for source in _ENTRIES}
 
 OWN = "images.zip"  # the archive that the user's own images become
+# The user's own teachers: files, the first of which says how they are read, and what to name in `local`.
+OWN_TEACHERS = {
+    "own-backtrail": (("teacher.safetensors",), "name the teacher.safetensors that a suite's stage `teacher` wrote"),
+    "own-edm": (("teacher.pkl",), "name the .pkl file"),
+    "own-diffusers": (
+        ("config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors"),
+        "name the folder that `save_pretrained` wrote",
+    ),
+}
 
 
 def source_of(data: Data) -> Source:
@@ -244,9 +261,8 @@ def source_of_teacher(name: str, local: str | None = None) -> Source:
     """
     if name in SOURCES:
         return SOURCES[name]
-    edm = name == "own-edm"
-    files = ("teacher.pkl",) if edm else ("config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors")
-    if not edm and local is not None:
+    files, by_hand = OWN_TEACHERS[name]
+    if name == "own-diffusers" and local is not None:
         files = find_diffusers(local).files
     return Source(
         name=name,
@@ -255,5 +271,5 @@ def source_of_teacher(name: str, local: str | None = None) -> Source:
         licence="yours to know",
         date="unknown",
         homepage="your own files",
-        by_hand="name the .pkl file" if edm else "name the folder that `save_pretrained` wrote",
+        by_hand=by_hand,
     )

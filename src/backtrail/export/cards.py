@@ -14,27 +14,23 @@ from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.parameters.base import section
 from backtrail.parameters.data import Data
 from backtrail.parameters.ring import is_ring
+from backtrail.sampling.student import student_sampling
 
 STUDENT = "student.safetensors"
 EXAMPLE = """\
-{imports}
+from sample import draw, load{imports}  # the file beside this card: it needs torch and nothing else
 
-from backtrail.nets.build import load_denoiser
-from backtrail.sampling.sample import sample
-from backtrail.sampling.student import student_sampling
-
-student = load_denoiser("student.safetensors")  # a torch.nn.Module: student(x, sigma) -> x0, float32
-sampler, *_ = student_sampling("student.safetensors").samplers(None, [1.0])  # the file says how its student is sampled
-x = sample(student, sampler, range(16), student.image_shape, student.n_classes)  # sample i depends on seed i alone
+student, about = load()  # student(x, sigma) -> x0; about["plans"]: the numbers of network evaluations
+x = draw(student, about, range(16), nfe={nfe})  # image i depends on seed i alone
 {write}
 """
-IMAGES = {
-    "imports": "from PIL import Image",
+IMAGES = {"imports": ", save", "write": 'save(x, "samples.png")'}
+POINTS = {
+    "imports": "",
     "write": """\
-pixels = (x * 127.5 + 128).clamp(0, 255).byte()  # [-1, 1] -> uint8 [16, C, H, W]
-Image.fromarray(pixels.permute(0, 2, 3, 1).flatten(0, 1).squeeze(-1).numpy()).save("samples.png")""",
+with open("samples.csv", "w") as file:
+    file.writelines(",".join(map(str, point)) + "\\n" for point in x.flatten(1).tolist())""",
 }
-POINTS = {"imports": "import numpy as np", "write": 'np.savetxt("samples.csv", x.flatten(1), delimiter=",")'}
 RING = "a ring of Gaussians"
 
 
@@ -65,9 +61,9 @@ def cards(ledger: Ledger) -> Iterator[Card]:
             yield Card(f"{method}-{seed}", weights, stage, card(ledger, stage, weights, method, seed))
 
 
-def example(of_points: bool = False) -> str:
+def example(nfe: int, of_points: bool = False) -> str:
     """Lines that load the student that lies beside them and write sixteen images, or points, whatever the kind of its net."""
-    return EXAMPLE.format(**(POINTS if of_points else IMAGES))
+    return EXAMPLE.format(nfe=nfe, **(POINTS if of_points else IMAGES))
 
 
 def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> str:
@@ -90,11 +86,13 @@ def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> 
         "",
         "## Use",
         "",
-        "The weights are safetensors; their header says how to build the net. With the package `backtrail` installed:",
-        "",
         "```python",
-        example(is_ring(ledger.params)).rstrip(),
+        example(student_sampling(ledger.folder / weights).trained_nfe[0], is_ring(ledger.params)).rstrip(),
         "```",
+        "",
+        "`student.pt2` is the student as a program of torch.export, `student.json` says how it is sampled. `student.safetensors` holds the",
+        "same weights for the package `backtrail`. A student of a diffusers teacher has `unet/` and `scheduler/` beside them, which",
+        "`UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read; `set_timesteps(sigmas=...)` takes its levels.",
         "",
         "## Quality",
         "",

@@ -4,18 +4,27 @@ Results, records, reports, students and their cards are carried along; data, tra
 since their licences or sizes are not for everybody.
 """
 
+import io
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote, unquote
+
+from rocrate.model import ContextEntity, Dataset, File
+from rocrate.rocrate import ROCrate
 
 from backtrail import __version__
-from backtrail.artifacts import atomic_write, save_json
+from backtrail.artifacts import atomic_write, file_digest
 from backtrail.errors import UserError
 from backtrail.export.cards import STUDENT, Card, cards, data_source
-from backtrail.layout import LOCK_FILE
+from backtrail.export.program import Programs
+from backtrail.layout import GATHERED, LOCK_FILE
 from backtrail.ledger.hashes import Digest, Hashes
 from backtrail.ledger.ledger import Ledger, Stage, open_ledger
+from backtrail.ledger.record import folder_digest
 from backtrail.ledger.schema import faults
+from backtrail.ledger.seal import SEAL, SIGNATURE, seal_text, sign
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -23,14 +32,13 @@ PROFILES = {
     "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
-TERMS = "https://w3id.org/ro/terms/workflow-run#"
 # The two terms of the profile that are used here and that RO-Crate's own context does not know, in place of the profile's whole context.
-CONTEXT = ["https://w3id.org/ro/crate/1.1/context", {name: f"{TERMS}{name}" for name in ("sha256", "resourceUsage")}]
+TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("sha256", "resourceUsage")}
 LICENCE = "https://www.apache.org/licenses/LICENSE-2.0"
 COMPLETED = "http://schema.org/CompletedActionStatus"
 AUTHORS = "#authors"
 NOT_CARRIED = "not carried along: described by its digest"
-WORKFLOW, PARAMETERS = "dvc.yaml", "params.yaml"
+WORKFLOW, PARAMETERS, METADATA = "dvc.yaml", "params.yaml", "ro-crate-metadata.json"
 ENGINES = {
     "dvc": ("https://dvc.org", "DVC"),
     "snakemake": ("https://snakemake.github.io", "Snakemake"),
@@ -39,15 +47,16 @@ ENGINES = {
 MEDIA = {
     ".json": "application/json", ".csv": "text/csv", ".md": "text/markdown", ".tex": "application/x-tex", ".html": "text/html",
     ".png": "image/png", ".svg": "image/svg+xml", ".pdf": "application/pdf", ".yaml": "application/yaml", ".lock": "application/yaml",
-    ".cff": "application/yaml", ".safetensors": "application/octet-stream",
+    ".cff": "application/yaml", ".py": "text/x-python", ".pt2": "application/zip", ".safetensors": "application/octet-stream",
 }  # fmt: skip
-ALONGSIDE = (PARAMETERS, LOCK_FILE, "CITATION.cff", "LICENSE", "requirements.lock")
+ALONGSIDE = (PARAMETERS, LOCK_FILE, GATHERED, "CITATION.cff", "LICENSE", "requirements.lock")
 README = """\
 # Suite {suite}
 
 Results of a suite of backtrail as a Workflow Run RO-Crate: `ro-crate-metadata.json` says how each file was made. Tables and figures are in
 `reports`, measured values and the records of the stages in `results`, students with their model cards in `models`, what binds you in
-`LICENCES.md`.
+`LICENCES.md`. `ledger.seal` has the digests of the ledger, of what is quoted from papers, and of the other files here; where it is signed,
+`ssh-keygen -Y verify` or `gpg --verify` says by whom.
 """
 
 Entity = dict[str, Any]
@@ -58,10 +67,11 @@ def ref(name: str) -> dict[str, str]:
 
 
 class Crate:
-    """Collects entities, and the files to copy."""
+    """Collects entities, and the files to copy; what is made for the crate alone lies in the folder `made`."""
 
-    def __init__(self, ledger: Ledger):
-        self.ledger, self.hashes = ledger, Hashes(ledger.folder)
+    def __init__(self, ledger: Ledger, made: Path):
+        self.ledger, self.hashes, self.made = ledger, Hashes(ledger.folder), made
+        self.programs = Programs()
         self.entities: dict[str, Entity] = {}
         self.copies: dict[str, Path] = {}
         self.texts: dict[str, str] = {}
@@ -78,8 +88,9 @@ class Crate:
         place = self.ledger.folder / path
         digest = self.hashes.of(path)
         if place.is_file() and _is_carried(path):
-            self.copies[put_at or path] = place
-            return self.add(put_at or path, properties.pop("kind", "File"), **_about(path, digest), **properties)
+            name = quote(put_at or path)  # as `rocrate` names it: an @ is written %40
+            self.copies[name] = place
+            return self.add(name, properties.pop("kind", "File"), **_about(path, digest), **properties)
         return self.add(
             f"#not-carried/{path}", "CreativeWork", **_about(path, digest), description="not carried along: described by its digest"
         )
@@ -101,38 +112,64 @@ def _about(path: str, digest: Digest | None) -> Entity:
     }
 
 
-def export(target: str | Path, folder: str | Path = ".") -> list[str]:
+def export(target: str | Path, folder: str | Path = ".", key: str = "") -> list[str]:
     """Write the crate into `target`, a folder that is not there yet. Returns the paths in it.
 
-    Raises UserError if it is there, or if a stage has left no record that could be told of.
+    key: what to sign the ledger's digests with (`ledger/seal.py`); seal and signature are put into the suite's folder too, for the audit.
+    Raises UserError if the folder is there, if a stage has left no record that could be told of, or if the signature fails.
     """
     target = Path(target)
     if target.exists():
         raise UserError(f"{target} is there already: name a new folder, or move it away")
     ledger = open_ledger(folder)
-    if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].makes_code and faults(record)]:
+    if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].keeps_books and faults(record)]:
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
-    crate = describe(ledger)
-    for name, place in crate.copies.items():
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place, target / name)
-    for name, text in crate.texts.items():
-        atomic_write(target / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
-    save_json(target / "ro-crate-metadata.json", {"@context": CONTEXT, "@graph": list(crate.entities.values())})
-    return sorted([*crate.copies, *crate.texts, "ro-crate-metadata.json"])
+    with TemporaryDirectory() as made:
+        as_rocrate(describe(ledger, Path(made), signed=bool(key))).write(target)
+    sealed = {SEAL, SIGNATURE} if key else {SEAL}
+    files = sorted({path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} - sealed)
+    text = seal_text(ledger, folder_digest({name: file_digest(target / name) for name in files}))
+    atomic_write(target / SEAL, lambda file: file.write_text(text, encoding="utf-8"))
+    if key:
+        sign(target / SEAL, key)
+        for name in sealed:
+            shutil.copyfile(target / name, ledger.folder / name)
+    return sorted([*files, *sealed])
 
 
-def describe(ledger: Ledger) -> Crate:
-    """All entities of a suite's crate."""
-    crate = Crate(ledger)
-    actions = {stage.name: action(crate, stage) for stage in ledger.in_order() if not stage.makes_code}
-    alongside = [crate.file(path) for path in ALONGSIDE if (ledger.folder / path).is_file()]
-    models = [model(crate, of) for of in cards(ledger)]
+def as_rocrate(crate: Crate) -> ROCrate:
+    """The entities and files as the package `rocrate` writes them, with a page that shows them in a browser."""
+    whole = ROCrate(gen_preview=True, version="1.1")
+    whole.metadata.extra_terms.update(TERMS)
+    for name, entity in crate.entities.items():
+        if name in (whole.root_dataset.id, whole.metadata.id):
+            for key, value in entity.items():
+                if not key.startswith("@"):
+                    whole.dereference(name)[key] = value
+        elif name in crate.copies or name in crate.texts:
+            source = crate.copies[name] if name in crate.copies else io.StringIO(crate.texts[name])
+            whole.add(File(whole, source, unquote(name), properties=entity))
+        elif name.endswith("/") and entity["@type"] == "Dataset":
+            whole.add(Dataset(whole, None, name, properties=entity))
+        else:
+            whole.add(ContextEntity(whole, name, properties=entity))
+    return whole
+
+
+def describe(ledger: Ledger, made: Path, signed: bool = False) -> Crate:
+    """All entities of a suite's crate; students as programs are written into `made`. signed: whether its seal has a signature beside it."""
+    crate = Crate(ledger, made)
+    actions = {stage.name: action(crate, stage) for stage in ledger.in_order() if not stage.keeps_books}
+    for path in ALONGSIDE:
+        if (ledger.folder / path).is_file():
+            crate.file(path)
+    for of in cards(ledger):
+        model(crate, of)
     workflow(crate)
     run = whole_run(crate, list(actions))
     source = data_source(ledger)
     crate.texts["LICENCES.md"] = licences(ledger)
-    notice = crate.add("LICENCES.md", "File", name="licences of all parts", encodingFormat="text/markdown")
+    crate.add("LICENCES.md", "File", name="licences of all parts", encodingFormat="text/markdown")
     for address, name in PROFILES.items():
         crate.add(address, "CreativeWork", name=name, version=address.rpartition("/")[2])
     crate.add(
@@ -142,19 +179,24 @@ def describe(ledger: Ledger) -> Crate:
         identifier="Apache-2.0",
         description="of the code and what is here",
     )
-    carried = [ref(name) for name in crate.copies if ref(name) not in alongside and name != WORKFLOW and not name.startswith("models/")]
     authors = crate.add(AUTHORS, "Organization", name="The backtrail authors", description="as in CITATION.cff")
     crate.texts["README.md"] = README.format(suite=ledger.params.get("suite", ""))
-    readme = crate.add("README.md", "File", name="what this folder is", about=ref("./"), encodingFormat="text/markdown")
+    crate.add("README.md", "File", name="what this folder is", about=ref("./"), encodingFormat="text/markdown")
+    # Written after all others, whose digests they hold.
+    crate.texts[SEAL] = ""
+    crate.add(SEAL, "File", name="digests of the ledger and of this folder's files", encodingFormat="text/plain")
+    if signed:
+        crate.texts[SIGNATURE] = ""
+        crate.add(SIGNATURE, "File", name=f"signature of {SEAL}", encodingFormat="text/plain")
     last = max(record["ended"] for record in ledger.records.values() if record)
     crate.add(
         "./", "Dataset", name=f"backtrail suite {ledger.params.get('suite', '')}", datePublished=last, license=ref(LICENCE),
         description=f"Distillation of diffusion models on {source.name}: results, figures, tables, students, and how each was made.",
         conformsTo=[ref(address) for address in PROFILES], mainEntity=ref(WORKFLOW), mentions=[run, *map(ref, map(_action_id, actions))],
-        author=authors, publisher=authors, hasPart=[ref(WORKFLOW), readme, notice, *alongside, *carried, *models],
+        author=authors, publisher=authors,
     )  # fmt: skip
     conforms = [ref("https://w3id.org/ro/crate/1.1"), ref("https://w3id.org/workflowhub/workflow-ro-crate/1.0")]
-    crate.add("ro-crate-metadata.json", "CreativeWork", about=ref("./"), conformsTo=conforms)
+    crate.add(METADATA, "CreativeWork", about=ref("./"), conformsTo=conforms)
     return crate
 
 
@@ -245,13 +287,23 @@ def whole_run(crate: Crate, stages: list[str]) -> dict[str, str]:
 
 
 def model(crate: Crate, of: Card) -> dict[str, str]:
-    """A student's folder: weights and card."""
+    """A student's folder: card, weights, and the student as those load it who have not this package."""
     folder = f"models/{of.name}"
     weights = crate.file(of.weights, f"{folder}/{STUDENT}", exampleOfWork=None)
     crate.texts[f"{folder}/README.md"] = of.text
     text = crate.add(f"{folder}/README.md", "File", name=f"model card of {of.name}", encodingFormat="text/markdown")
-    about = "weights, model card, and an example of their use"
-    return crate.add(f"{folder}/", "Dataset", name=f"student {of.name}", description=about, hasPart=[weights, text])
+    crate.programs.write(crate.ledger.folder / of.weights, crate.made / of.name)
+    parts = [made_for_it(crate, path, folder) for path in sorted((crate.made / of.name).rglob("*")) if path.is_file()]
+    about = "weights, model card, and an example of their use with torch alone"
+    return crate.add(f"{folder}/", "Dataset", name=f"student {of.name}", description=about, hasPart=[weights, text, *parts])
+
+
+def made_for_it(crate: Crate, path: Path, folder: str) -> dict[str, str]:
+    """A file that was made for the crate, with its digest."""
+    name = f"{folder}/{path.relative_to(crate.made).as_posix().partition('/')[2]}"
+    crate.copies[name] = path
+    size = str(path.stat().st_size)
+    return crate.add(name, "File", name=path.name, encodingFormat=MEDIA.get(path.suffix), sha256=file_digest(path), contentSize=size)
 
 
 def licences(ledger: Ledger) -> str:

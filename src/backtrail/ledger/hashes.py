@@ -44,6 +44,11 @@ def hash_file(path: Path) -> Digest:
     return Digest(found.md5.hexdigest(), found.sha256.hexdigest(), found.size_bytes)
 
 
+def hash_bytes(content: bytes) -> Digest:
+    """The digests of a file's content that is at hand."""
+    return Digest(hashlib.md5(content, usedforsecurity=False).hexdigest(), hashlib.sha256(content).hexdigest(), len(content))
+
+
 def folder_md5(files: dict[str, str]) -> str:
     """DVC's md5 of a folder from its files' paths and md5: that of their list as JSON, sorted by path."""
     listing = [{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]

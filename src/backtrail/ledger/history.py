@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backtrail.ledger.repository import FILE_MODES, OBJECT_NAME, TREE, objects, root_of
+from backtrail.ledger.repository import FILE_MODES, OBJECT_NAME, REVISION, TREE, objects, root_of
 
 AHEAD = 64  # ancestors that are asked for at once with each commit, so that a straight history of thousands takes few processes
 MAX_COMMITS = 20_000
@@ -47,6 +47,13 @@ def history(folder: Path, path: str) -> History:
     head, commits, whole = _reachable(root)
     place = os.path.relpath(os.path.normpath(folder.resolve() / path), root).split("/")
     return History(head, commits, _contents(root, commits, place), whole)
+
+
+def commit_at(folder: Path, revision: str) -> Commit | None:
+    """The commit that a revision of the suite's repository names (HEAD, a branch, a tag, an object name); None if it holds none such."""
+    root, asked = root_of(folder), f"{revision}^{{commit}}"
+    found = objects(root, [asked]) if root is not None and REVISION.fullmatch(revision) else {}
+    return _commit(*found[asked]) if asked in found else None
 
 
 def commit_times(folder: Path, names: Iterable[str]) -> dict[str, int]:

@@ -15,7 +15,8 @@ import yaml
 
 from backtrail.artifacts import load_yaml
 from backtrail.errors import UserError
-from backtrail.layout import CODE_FILE, LOCK_FILE, PARAMS_FILE, record
+from backtrail.layout import CODE_FILE, GATHERED, LOCK_FILE, PARAMS_FILE, record
+from backtrail.ledger.gathered import read_gathered
 from backtrail.parameters.base import read
 
 BY_HAND = ("data.local", "teacher.local", "metrics.inception.local")  # parameters that name what the user got by hand
@@ -62,8 +63,13 @@ class Stage:
 
     @property
     def makes_code(self) -> bool:
-        """Whether it is the stage that digests the code: it reads source files, leaves no record, and no number rests on it."""
+        """Whether it is the stage that digests the code: it reads source files."""
         return CODE_FILE in self.outs
+
+    @property
+    def keeps_books(self) -> bool:
+        """Whether it digests the code or gathers the records: it leaves no record, and no number rests on it."""
+        return self.makes_code or GATHERED in self.outs
 
     @property
     def products(self) -> list[str]:
@@ -73,12 +79,16 @@ class Stage:
 
 @dataclass
 class Ledger:
-    """All stages of a suite that have run, with their records (None where one is absent or unreadable)."""
+    """All stages of a suite that have run, with their records (None where one is absent or unreadable).
+
+    gathered: the bytes of records that do not lie here themselves and that the file which git keeps has, by path.
+    """
 
     folder: Path
     stages: dict[str, Stage]
     records: dict[str, dict[str, Any] | None]
     params: dict[str, Any]
+    gathered: dict[str, bytes] = field(default_factory=dict)
     _closures: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @functools.cached_property
@@ -152,8 +162,9 @@ def open_ledger(folder: str | Path = ".") -> Ledger:
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{folder / LOCK_FILE} is missing: nothing has been run here; `dvc repro` writes it") from None
     stages = parse_lock(text, str(folder / LOCK_FILE))
-    records = {name: _record(folder / stage.record) for name, stage in stages.items()}
-    return Ledger(folder, stages, records, read(folder / PARAMS_FILE))
+    gathered = {path: of for path, of in read_gathered(folder).items() if not (folder / path).exists()}
+    records = {name: _record(gathered.get(stage.record) or _bytes(folder / stage.record)) for name, stage in stages.items()}
+    return Ledger(folder, stages, records, read(folder / PARAMS_FILE), gathered)
 
 
 def parse_lock(text: str, name: str = LOCK_FILE) -> dict[str, Stage]:
@@ -179,10 +190,17 @@ def _stage(name: str, content: dict[str, Any]) -> Stage:
     return Stage(name, content["cmd"], entries("deps"), params, entries("outs"), code)
 
 
-def _record(path: Path) -> dict[str, Any] | None:
+def _bytes(path: Path) -> bytes:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _record(content: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from backtrail import layout
-from backtrail.artifacts import file_digest, save_json
+from backtrail.artifacts import TEMPORARY, file_digest, save_json
 from backtrail.errors import UserError
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER, code_fingerprints
 
@@ -150,8 +150,8 @@ def folder_digest(files: Mapping[str, str]) -> str:
 
 
 def _folder_digest(folder: Path) -> str:
-    # DVC writes a .gitignore beside each output, when it happens to: it is no part of what a stage made.
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != ".gitignore")
+    # DVC writes a .gitignore beside each output, when it happens to, and a kill leaves half a file: neither is part of what a stage made.
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != ".gitignore" and not TEMPORARY.fullmatch(p.name))
     return folder_digest({p.relative_to(folder).as_posix(): file_digest(p) for p in files})
 
 

@@ -131,6 +131,13 @@ def files_at(folder: Path, commit: str, path: str) -> dict[str, bytes] | None:
     return {place: contents[of][2] for place, of in found.items() if of in contents} if mode else None
 
 
+def tracked(folder: Path) -> list[str] | None:
+    """The files below a folder that the present commit has, by their paths from it; None where there is no repository or no commit."""
+    root = root_of(folder)
+    mode, name = _at(root, "HEAD", folder.resolve()) if root is not None else ("", "")
+    return [path for path, _ in _files(root, name)] if root is not None and mode == TREE else None
+
+
 def code_at(folder: Path, commit: str, code: str) -> dict[str, str] | None:
     """The fingerprint of each file below `code` in a commit, by path below it; None if the commit or the code is not here."""
     found = files_at(folder, commit, code)

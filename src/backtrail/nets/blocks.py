@@ -21,6 +21,11 @@ class Net(nn.Module):
         self.image_shape, self.n_classes, self.step_condition = image_shape, n_classes, step_condition
 
 
+def laid_out(x: Tensor) -> Tensor:
+    """x [B, C, H, W] as a network's activations lie in memory: on a CPU with the channels last, wherever they lay before."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k / sqrt(d)) v over the last axis: [B, heads, d, n] each -> the same shape.
 
@@ -34,24 +39,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class _NormSiLU(torch.autograd.Function):
-    """silu(group norm(x)) of which x alone is kept; the norm is computed again in the backward pass."""
+    """silu(group norm(x)) of which x and the groups' moments are kept; the norm is computed again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, n_groups: int, eps: float) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        ctx.options = n_groups, eps
-        return functional.silu(functional.group_norm(x, n_groups, weight, bias, eps), inplace=True)
+        ctx.sizes = len(x), x.shape[1], x[0, 0].numel(), n_groups
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, *ctx.sizes, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return functional.silu(y, inplace=True)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        n_groups, eps = ctx.options
-        needed = ctx.needs_input_grad[:3]
-        x, weight, bias = (t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True))
-        with torch.enable_grad():
-            y = functional.silu(functional.group_norm(x, n_groups, weight, bias, eps))
-        found = iter(torch.autograd.grad(y, [t for t in (x, weight, bias) if t.requires_grad], gradient))
-        return *(next(found) if n else None for n in needed), None, None
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        n, channels, _, n_groups = ctx.sizes
+        scale = (rstd[:, :, None] * weight.reshape(n_groups, -1)).reshape(n, channels)
+        shift = bias - scale * mean.repeat_interleave(channels // n_groups, dim=1)
+        scale, shift = (t.reshape(n, channels, *[1] * (x.ndim - 2)) for t in (scale, shift))
+        of_norm = torch.ops.aten.silu_backward(gradient, torch.addcmul(shift, x, scale))
+        needed = list(ctx.needs_input_grad[:3])
+        return *torch.ops.aten.native_group_norm_backward(of_norm, x, mean, rstd, weight, *ctx.sizes, needed), None, None
 
 
 def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backtrail.denoiser import Condition
-from backtrail.nets.blocks import Net, norm_silu, number_layers
+from backtrail.nets.blocks import Net, laid_out, norm_silu, number_layers
+from backtrail.nets.convolution import Convolution
 from backtrail.nets.edm_layers import UNetBlock, group_norm, one_hot, scale_name, waves
 from backtrail.nets.songunet import Multipliers, Resolutions
 from backtrail.nets.step_condition import StepEmbedding
@@ -56,7 +57,7 @@ class DhariwalUNet(Net):
         self.dec = self._decoder(c, n_embedding, n_skips)
         number_layers(self, UNetBlock)
         self.out_norm = group_norm(n * c.channel_mult[0], 1e-5)
-        self.out_conv = nn.Conv2d(n * c.channel_mult[0], c.out_channels, 3, padding=1)
+        self.out_conv = Convolution(n * c.channel_mult[0], c.out_channels, 3)
 
     @staticmethod
     def _block(c: DhariwalConfiguration, n_in: int, n_out: int, n_embedding: int, attention: bool = False, resample: str = "") -> UNetBlock:
@@ -70,7 +71,7 @@ class DhariwalUNet(Net):
         for level, factor in enumerate(c.channel_mult):
             here = scale_name(c.img_resolution, level)
             if level == 0:
-                layers[f"{here}_conv"] = nn.Conv2d(c.in_channels, n, 3, padding=1)
+                layers[f"{here}_conv"] = Convolution(c.in_channels, n, 3)
             else:
                 layers[f"{here}_down"] = self._block(c, n, n, n_embedding, resample="down")
                 n_skips.append(n)
@@ -98,7 +99,7 @@ class DhariwalUNet(Net):
         return layers
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition | None = None) -> Tensor:
-        x = x.to(self.map_layer0.weight.dtype)
+        x = laid_out(x.to(self.map_layer0.weight.dtype))
         embedding = self._embed(c_noise, condition)
         steps = condition.steps if condition is not None and self.map_step is not None else None
         step = self.map_step(steps) if steps is not None else None

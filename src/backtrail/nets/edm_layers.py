@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from backtrail.denoiser import Condition
 from backtrail.nets.blocks import attention, norm_silu, recomputed
+from backtrail.nets.convolution import Convolution, convolution
 from backtrail.randomness import Masks, current_masks, dropout
 
 
@@ -72,7 +73,7 @@ class ResampleConv2d(nn.Module):
         if self.fused and not self.up:
             return self._halve(functional.conv2d(x, self.weight, padding=pad + margin), 0) + self.bias[:, None, None]
         x = self._double(x, margin) if self.up else self._halve(x, margin)
-        return functional.conv2d(x, self.weight, self.bias, padding=pad) if self.kernel else x
+        return convolution(x, self.weight, self.bias) if self.kernel else x
 
     def _double(self, x: Tensor, margin: int) -> Tensor:
         filters = (4 * self.resample_filter).to(x.dtype).expand(x.shape[1], -1, -1, -1)
@@ -121,12 +122,12 @@ class UNetBlock(nn.Module):
         self.affine = nn.Linear(n_embedding, n_out * (2 if adaptive else 1))
         self.affine_step = _zeros(nn.Linear(n_embedding, n_out * (2 if adaptive else 1))) if step else None
         self.norm1 = group_norm(n_out, eps)
-        self.conv1 = nn.Conv2d(n_out, n_out, 3, padding=1)
+        self.conv1 = Convolution(n_out, n_out, 3)
         self.skip = _convolution(n_in, n_out, int(project or n_in != n_out), resample, taps) if resample or n_in != n_out else None
         if n_heads:
             self.norm2 = group_norm(n_out, eps)
-            self.qkv = nn.Conv2d(n_out, 3 * n_out, 1)
-            self.proj = nn.Conv2d(n_out, n_out, 1)
+            self.qkv = Convolution(n_out, 3 * n_out, 1)
+            self.proj = Convolution(n_out, n_out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor, step: Tensor | None = None) -> Tensor:
         return recomputed(self, self._compute, x, embedding, step, current_masks() if self.training else None)
@@ -159,7 +160,7 @@ class UNetBlock(nn.Module):
 def _convolution(n_in: int, n_out: int, kernel: int, resample: str, taps: Sequence[int]) -> nn.Module:
     if resample:
         return ResampleConv2d(n_in, n_out, kernel, resample == "up", taps)
-    return nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2)
+    return Convolution(n_in, n_out, kernel)
 
 
 def _zeros(layer: nn.Linear) -> nn.Linear:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from cleanfid.resize import build_resizer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -161,23 +161,17 @@ class Inception(nn.Module):
 
 
 class CleanInception(nn.Module):
-    """The same net behind clean-fid's resizing (arXiv 2104.11222): Pillow's antialiased bicubic to 299x299, in float, without rounding."""
+    """The same net behind clean-fid's own resizing (arXiv 2104.11222): Pillow's antialiased bicubic to 299x299, in float, not rounded."""
 
     def __init__(self, net: Inception):
         super().__init__()
         self.net = net
+        self.resize = build_resizer("clean")
 
     def forward(self, images: Tensor) -> Tensor:
-        channels = images.cpu().numpy().reshape(-1, *images.shape[2:])
-        resized = np.stack([_resize_clean(channel) for channel in channels])
-        x = torch.from_numpy(resized).to(images.device).reshape(*images.shape[:2], RESIZE, RESIZE)
-        return self.net.pooled(prepare(x))
-
-
-def _resize_clean(channel: np.ndarray) -> np.ndarray:
-    """One channel, [H, W] -> float32 [299, 299] in [0, 255]."""
-    image = Image.fromarray(channel.astype(np.float32)).resize((RESIZE, RESIZE), Image.Resampling.BICUBIC)
-    return np.asarray(image).clip(0, 255)
+        channels_last = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()  # [n, H, W, 3]
+        resized = torch.from_numpy(np.stack([self.resize(image) for image in channels_last]))
+        return self.net.pooled(prepare(resized.permute(0, 3, 1, 2).to(images.device)))
 
 
 def prepare(x: Tensor) -> Tensor:

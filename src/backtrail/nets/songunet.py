@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backtrail.denoiser import Condition
-from backtrail.nets.blocks import Net, number_layers
+from backtrail.nets.blocks import Net, laid_out, number_layers
+from backtrail.nets.convolution import Convolution
 from backtrail.nets.edm_layers import FourierFrequencies, ResampleConv2d, UNetBlock, group_norm, one_hot, scale_name, waves
 from backtrail.nets.step_condition import StepEmbedding
 from backtrail.parameters.base import Section
@@ -88,13 +89,13 @@ class SongUNet(Net):
         for level, factor in enumerate(c.channel_mult):
             here = scale_name(c.img_resolution, level)
             if level == 0:
-                layers[f"{here}_conv"] = nn.Conv2d(c.in_channels, n, 3, padding=1)
+                layers[f"{here}_conv"] = Convolution(c.in_channels, n, 3)
             else:
                 layers[f"{here}_down"] = self._block(c, n, n, n_embedding, resample="down")
                 n_skips.append(n)
                 if c.encoder_type == "skip":
                     layers[f"{here}_aux_down"] = ResampleConv2d(n_auxiliary, n_auxiliary, 0, False, c.resample_filter)
-                    layers[f"{here}_aux_skip"] = nn.Conv2d(n_auxiliary, n, 1)
+                    layers[f"{here}_aux_skip"] = Convolution(n_auxiliary, n, 1)
                 if c.encoder_type == "residual":
                     layers[f"{here}_aux_residual"] = ResampleConv2d(n_auxiliary, n, 3, False, c.resample_filter, fused=True)
                     n_auxiliary = n
@@ -124,11 +125,11 @@ class SongUNet(Net):
                 layers[f"{here}_aux_up"] = ResampleConv2d(c.out_channels, c.out_channels, 0, True, c.resample_filter)
             if c.decoder_type == "skip" or level == 0:
                 layers[f"{here}_aux_norm"] = group_norm(n, 1e-6)
-                layers[f"{here}_aux_conv"] = nn.Conv2d(n, c.out_channels, 3, padding=1)
+                layers[f"{here}_aux_conv"] = Convolution(n, c.out_channels, 3)
         return layers
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition | None = None) -> Tensor:
-        x = x.to(self.map_layer0.weight.dtype)
+        x = laid_out(x.to(self.map_layer0.weight.dtype))
         embedding = self._embed(c_noise, condition)
         steps = condition.steps if condition is not None and self.map_step is not None else None
         step = self.map_step(steps) if steps is not None else None

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backtrail.denoiser import Condition
-from backtrail.nets.blocks import Net, attention, norm_silu, number_layers, recomputed
+from backtrail.nets.blocks import Net, attention, laid_out, norm_silu, number_layers, recomputed
+from backtrail.nets.convolution import Convolution
 from backtrail.parameters.net import UNetParameters
 from backtrail.randomness import Masks, current_masks, dropout
 
@@ -40,12 +41,12 @@ class Block(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, c_embedding: int, dropout: float, attention: bool, step_condition: bool):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(8, c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm1, self.conv1 = nn.GroupNorm(8, c_in), Convolution(c_in, c_out, 3)
         self.affine = nn.Linear(c_embedding, 2 * c_out)
         # Started at zero the student of SFD-v begins equal to the teacher; the released code starts it at random.
         self.affine_step = nn.Linear(c_embedding, c_out) if step_condition else None
-        self.norm2, self.conv2 = nn.GroupNorm(8, c_out), nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.norm2, self.conv2 = nn.GroupNorm(8, c_out), Convolution(c_out, c_out, 3)
+        self.skip = Convolution(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = Attention(c_out) if attention else nn.Identity()
         self.dropout, self.layer, self.checkpointed = dropout, 0, False
         zero_(self.conv2)
@@ -70,7 +71,11 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm, self.qkv, self.out = nn.GroupNorm(8, channels), nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+        self.norm, self.qkv, self.out = (
+            nn.GroupNorm(8, channels),
+            Convolution(channels, 3 * channels, 1),
+            Convolution(channels, channels, 1),
+        )
         zero_(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +106,7 @@ class UNet(Net):
             return Block(c_in, c_out, c_embedding, p.dropout, level in p.attention_levels, p.step_condition)
 
         width = p.channels[0]
-        self.stem = nn.Conv2d(p.image_channels * p.stem**2, width, 3, padding=1)
+        self.stem = Convolution(p.image_channels * p.stem**2, width, 3)
         self.down, skips = nn.ModuleList(), []
         for level, channels in enumerate(p.channels):
             for _ in range(p.blocks):
@@ -117,8 +122,8 @@ class UNet(Net):
                 self.up.append(block(width + skips.pop(), channels, level))
                 width = channels
             if level > 0:
-                self.up.append(nn.Conv2d(width, width, 3, padding=1))
-        self.norm, self.head = nn.GroupNorm(8, width), nn.Conv2d(width, p.image_channels * p.stem**2, 3, padding=1)
+                self.up.append(Convolution(width, width, 3))
+        self.norm, self.head = nn.GroupNorm(8, width), Convolution(width, p.image_channels * p.stem**2, 3)
         zero_(self.head)
         number_layers(self, Block)
 
@@ -132,7 +137,7 @@ class UNet(Net):
         steps = condition.steps if condition is not None else None
         step_embedding = self.embed_step(steps) if self.embed_step is not None and steps is not None else None
 
-        h = self.stem(F.pixel_unshuffle(x, self.p.stem))
+        h = self.stem(laid_out(F.pixel_unshuffle(x, self.p.stem)))
         skips = []
         for layer in self.down:
             if isinstance(layer, Block):

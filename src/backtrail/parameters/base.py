@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
+from posixpath import normpath
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from backtrail.errors import UserError
-from backtrail.layout import PARAMS_FILE
+from backtrail.layout import DATASET, FETCHED_TEACHER, INCEPTION, PARAMS_FILE, RAW
 from backtrail.parameters.reader import read_values, shortened
 
+MADE = (RAW, FETCHED_TEACHER, INCEPTION, DATASET, "results", "reports")  # what stages write, and so no place for files of one's own
 MOST_SAID = 4  # of many errors; the others are counted
 RESERVED = frozenset(
     {
@@ -21,7 +23,9 @@ RESERVED = frozenset(
         # stages
         *("code", "fetch", "fetch-teacher", "fetch-inception", "dataset", "classifier", "reference", "teacher-samples", "teacher-metrics"),
         *("trajectories", "path", "score-distillation", "trajectory-distillation", "metrics", "mismatch", "path-samples", "figure"),
-        *("figure-axis", "report"),
+        *("figure-axis", "report", "ledger"),
+        # keys that DVC leaves out of its run cache's: it would take the results of other parameters for those of these
+        *("size", "nfiles"),
         # words that a reader of tables takes for a missing or an infinite number, or for yes and no
         *("nan", "null", "none", "na", "inf", "infinity", "true", "false", "yes", "no", "on", "off"),
     }
@@ -56,12 +60,15 @@ def _check_path(path: str) -> str:
 
     So is an address, which may hold a password: the message does not repeat what was found.
     """
-    if not path or path[0] in "/~\\-" or ":" in path or not path.isprintable() or len(path) > 1000:
+    if not path or path[0] in "/~-" or set(path) & set(":\\${}") or not path.isprintable() or len(path) > 1000:
         raise PydanticCustomError(
             "unspoken",
-            "should be a path relative to the suite's folder, without ':': an absolute one or an address would stand in dvc.lock and in "
-            "reports/; make a link to the files there (`ln -s FOLDER originals`) and write `originals`",
+            "should be a path relative to the suite's folder, without any of : \\ $ { }: an absolute one or an address would stand in "
+            "dvc.lock and in reports/; make a link to the files there (`ln -s FOLDER originals`) and write `originals`",
         )
+    own = PurePath(normpath(path))
+    if set(own.parts) <= {".."} or any(own.is_relative_to(made) or PurePath(made).is_relative_to(own) for made in MADE):
+        raise ValueError(f"stages write there ({', '.join(MADE)}): your own files need a folder of their own, such as data/local")
     return path
 
 
@@ -144,8 +151,6 @@ def _hint(kind: str, value: Any) -> str:
     """What to write where text was found instead of a number, or of true and false."""
     if not isinstance(value, str) or not kind.startswith(("int", "float", "bool")):
         return ""
-    if value.lower() in ("yes", "on", "no", "off"):
-        return f" (write {'true' if value.lower() in ('yes', 'on') else 'false'})"
     try:
         return f" (write {float(value) if kind.startswith('float') else int(value)}, without quotes)"
     except ValueError:

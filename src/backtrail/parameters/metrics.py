@@ -1,13 +1,15 @@
 """Parameters of the metrics: what is measured, in which features, with how many images."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import Digests, Distinct, RelativePath, Section
+from backtrail.parameters.quantities import Batch, Count, Level, Whole
 
 ExtractorName = Literal["classifier", "efficientnet-lite0", "inception", "inception-clean"]
 PublishedReference = Literal["reference-cifar10-32x32", "reference-ffhq-64x64", "reference-afhqv2-64x64", "reference-imagenet-64x64"]
+CleanReference = Literal["reference-clean-cifar10-32x32"]
 MetricName = Literal["fd", "kid", "precision", "recall", "density", "coverage"]
 
 
@@ -19,12 +21,12 @@ def needs_inception(extractors: list[ExtractorName]) -> bool:
 class Mismatch(Section):
     """The mismatch degree (`metrics/mismatch.py`)."""
 
-    sigmas: Distinct[Annotated[float, Field(gt=0)]] = Field(
+    sigmas: Distinct[Level] = Field(
         [0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0], min_length=1, description="Noise levels, in units of the images' range [-1, 1]."
     )
-    n_samples: int = Field(256, ge=2, description="Student samples per point of the curve, count.")
-    batch_size: int = Field(256, ge=1, description="Student samples per evaluation of a net, count.")
-    fit_steps: int = Field(20, ge=0, description="Steps that the reference denoiser is fitted to the current student before it is used.")
+    n_samples: Count = Field(256, ge=2, description="Student samples per point of the curve, count.")
+    batch_size: Batch = Field(256, description="Student samples per evaluation of a net, count.")
+    fit_steps: Whole = Field(20, description="Steps that the reference denoiser is fitted to the current student before it is used.")
 
 
 class InceptionFiles(Section):
@@ -33,11 +35,22 @@ class InceptionFiles(Section):
     reference: PublishedReference | None = Field(
         None, description="EDM's published mean and covariance of the data set; null computes them from `n_reference` training images."
     )
+    clean_reference: CleanReference | None = Field(
+        None, description="clean-fid's published mean and covariance, in the features of `inception-clean`; null computes them."
+    )
     local: RelativePath = Field(
         description="Folder with files supplied by hand, tried before any address and verified as strictly; "
         "what lies there is a dependency of the stage `fetch-inception`."
     )
     sha256: Digests = Field({}, description="Digests of files whose digest the registry does not know, by file name; pins the first fetch.")
+
+    @property
+    def published(self) -> dict[ExtractorName, PublishedReference | CleanReference]:
+        """The sources of published statistics, by the extractor whose features they are in."""
+        named: dict[ExtractorName, PublishedReference | CleanReference | None] = {
+            "inception": self.reference, "inception-clean": self.clean_reference
+        }  # fmt: skip
+        return {extractor: source for extractor, source in named.items() if source is not None}
 
 
 class Metrics(Section):
@@ -51,27 +64,36 @@ class Metrics(Section):
     metrics: Distinct[MetricName] = Field(
         ["fd", "kid", "precision", "recall", "density", "coverage"], min_length=1, description="What is computed for the tables."
     )
-    n_samples: int = Field(1000, ge=2, description="Images per evaluated set, count; Frechet distances depend on it.")
-    samplings: int = Field(
-        1, ge=1, description="Sets per student and sampler, seeds running on: values are their mean, Frechet distances also the smallest."
+    n_samples: Count = Field(1000, ge=2, description="Images per evaluated set, count; Frechet distances depend on it.")
+    samplings: Count = Field(
+        1, description="Sets per student and sampler, seeds running on: values are their mean, Frechet distances also the smallest."
     )
-    n_curve: int = Field(500, ge=2, description="Images per point of a training curve, count; the curve's floor has the same number.")
-    n_reference: int = Field(10000, ge=2, description="Training images behind the reference's mean and covariance, count.")
-    n_pairwise: int = Field(1000, ge=2, description="Images on either side of KID, precision, recall, density, coverage, count.")
-    n_floor: int | None = Field(
+    n_curve: Count = Field(500, ge=2, description="Images per point of a training curve, count; the curve's floor has the same number.")
+    n_reference: Count = Field(10000, ge=2, description="Training images behind the reference's mean and covariance, count.")
+    n_pairwise: Count = Field(1000, ge=2, description="Images on either side of KID, precision, recall, density, coverage, count.")
+    n_floor: Count | None = Field(
         None, ge=2, description="Test images whose metrics are the floor of real against real, count; null: n_samples, as it should be."
     )
-    batch_size: int = Field(64, ge=1, description="Images per call of an extractor, count; another value changes the last digits.")
-    k_precision: int = Field(3, ge=1, description="Neighbour that sets the radius in precision and recall.")
-    k_density: int = Field(5, ge=1, description="Neighbour that sets the radius in density and coverage.")
+    batch_size: Batch = Field(64, description="Images per call of an extractor, count; another value changes the last digits.")
+    k_precision: Count = Field(3, description="Neighbour that sets the radius in precision and recall.")
+    k_density: Count = Field(5, description="Neighbour that sets the radius in density and coverage.")
     inception: InceptionFiles = Field(
         InceptionFiles(local="data/local"), description="Files of Inception's extractors; nothing is fetched where none of them is used."
     )
 
     @model_validator(mode="after")
     def _files(self) -> "Metrics":
-        if self.inception.reference is not None and not needs_inception(self.extractors):
-            raise ValueError("metrics.inception.reference is Inception's: name an extractor of it in metrics.extractors, or leave it out")
+        if absent := [source for extractor, source in self.inception.published.items() if extractor not in self.extractors]:
+            raise ValueError(f"{absent[0]} is in the features of an extractor that metrics.extractors lacks: add it, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _neighbours(self) -> "Metrics":
+        """An image has fewer neighbours than there are images."""
+        n = min(self.n_pairwise, self.n_samples, self.n_floor or self.n_samples)
+        asked = {"k_precision": {"precision", "recall"}, "k_density": {"density", "coverage"}}
+        if bad := [key for key, kinds in asked.items() if kinds & set(self.metrics) and getattr(self, key) >= n]:
+            raise ValueError(f"metrics.{bad[0]} must be below the {n} images that are compared (n_pairwise, n_samples, n_floor)")
         return self
 
     @property

@@ -21,14 +21,14 @@ class UNetParameters(Section):
         description="Channels per level, each half the resolution of the one before; multiples of 8 (group normalisation).",
     )
     blocks: int = Field(1, ge=1, le=100, description="Residual blocks per level, on the way down and again on the way up.")
-    attention_levels: Distinct[int] = Field([1], description="Levels with self-attention, counted from 0.")
+    attention_levels: Distinct[Annotated[int, Field(ge=0, le=7)]] = Field([1], description="Levels with self-attention, counted from 0.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability in each block.")
     n_classes: int = Field(0, ge=0, le=10**6, description="Classes that the net is conditioned on; 0 is unconditional.")
     step_condition: bool = Field(False, description="Blocks take the number of time stamps (SFD-v); set by the method, not by hand.")
 
     @model_validator(mode="after")
     def _check(self) -> "UNetParameters":
-        if bad := [level for level in self.attention_levels if not 0 <= level < len(self.channels)]:
+        if bad := [level for level in self.attention_levels if level >= len(self.channels)]:
             raise ValueError(f"attention_levels {bad} must lie in 0..{len(self.channels) - 1}")
         if self.resolution % (unit := self.stem * 2 ** (len(self.channels) - 1)):
             raise ValueError(f"resolution = {self.resolution} must be a multiple of {unit} (stem x 2 per level below the first)")

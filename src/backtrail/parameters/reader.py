@@ -5,6 +5,7 @@ one that DVC writes itself (1e-05). Anchors, aliases and merge keys are refused,
 names. Values are built from the parser's events one by one, so that no file is large in memory or deep on the stack before it is refused.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +26,13 @@ INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 FLOAT = re.compile(r"([-+]?[0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?")  # read alike by YAML 1.1 and 1.2
 WRITTEN_BY_DVC = re.compile(r"-?[0-9]e[-+][0-9]{2,3}")  # Python's shortest form of a float, text to YAML 1.1
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-DOUBTFUL = re.compile(  # a number or a date to YAML 1.1 or 1.2, and to the other something else
+DOUBTFUL = re.compile(  # a number, a truth or a date to YAML 1.1 or 1.2, and to the other something else
     r"[-+]?(0[box][0-9a-fA-F_]+|[0-9_]*[0-9][0-9_]*\.?[0-9_]*([eE][-+]?[0-9]+)?|\.[0-9_]+([eE][-+]?[0-9]+)?|_+)"
+    r"|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
     r"|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt \t].*)?|=",
     re.DOTALL,
 )
+TRUTHS = dict.fromkeys(("yes", "on", "y"), "true") | dict.fromkeys(("no", "off", "n"), "false")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 CONFLICT = re.compile(r"^(<{7}|={7}|>{7}|\|{7})( |$)", re.MULTILINE)
 TAB = re.compile(r"^[^#\n]*\t", re.MULTILINE)
@@ -153,21 +156,30 @@ def _scalar(text: str, line: int) -> str | int | float | bool | None:
         return float(text)
     if NOT_FINITE.fullmatch(text):
         raise _Refusal(f"{text}: numbers are finite", line)
-    if DOUBTFUL.fullmatch(text):
+    if DOUBTFUL.fullmatch(text) or (text.lower() in TRUTHS and text in (text.lower(), text.upper(), text.capitalize())):
         raise _Refusal(f"{shortened(text)} is not the same to YAML 1.1 and YAML 1.2: {_spelling(text)}", line)
     return text
 
 
 def _spelling(text: str) -> str:
-    """What to write for a doubtful number."""
+    """What to write for a doubtful word."""
+    if text.lower() in TRUTHS:
+        return f"write {TRUTHS[text.lower()]}, or quotes around it if it is text"
     digits = text.replace("_", "")
-    for read in (lambda: int(digits), lambda: int(digits, 0), lambda: float(digits)):
+    for read in (lambda: int(digits), lambda: int(digits, 0), lambda: float(digits), lambda: _sixties(digits)):
         try:
             if len(text) <= MAX_NUMBER and abs(number := read()) < float("inf"):
                 return f"write {number}, or quotes around it if it is text"
         except ValueError:
             continue
     return "put quotes around it"
+
+
+def _sixties(text: str) -> int | float:
+    """What YAML 1.1 reads in 1:30: a number to the base of 60."""
+    *parts, last = text.split(":")
+    whole = functools.reduce(lambda sum_, part: 60 * sum_ + int(part), parts, 0)
+    return 60 * whole + (float(last) if "." in last else int(last))
 
 
 def shortened(value: Any) -> str:

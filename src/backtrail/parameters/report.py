@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, m
 from backtrail.parameters.base import ByName, Distinct, Line, Name, Section
 
 GridRow = Annotated[str, StringConstraints(pattern=r"^[^/]+/nfe[1-9][0-9]{0,5}$")]
-AxisValue = int | float | Line  # a number or a word
+AxisValue = Annotated[int, Field(ge=-(10**12), le=10**12)] | Annotated[float, Field(ge=-1e12, le=1e12)] | Line
 
 
 class _Entries(Section):

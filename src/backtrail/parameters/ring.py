@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from backtrail.parameters.base import ByName, Section
 from backtrail.parameters.base_suite import BaseSuite
+from backtrail.parameters.quantities import Count, Level
+from backtrail.parameters.sampling import TimeStamps
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.teacher import Teacher
 
@@ -16,21 +18,21 @@ from backtrail.parameters.teacher import Teacher
 class RingLaw(Section):
     """Equal Gaussians at equal angles on a circle."""
 
-    modes: int = Field(ge=2, description="Gaussians on the circle.")
-    radius: float = Field(gt=0, description="Radius of the circle, in units of the data.")
-    std: float = Field(gt=0, description="Standard deviation of each Gaussian in each direction, in units of the data.")
+    modes: int = Field(ge=2, le=10_000, description="Gaussians on the circle.")
+    radius: Level = Field(description="Radius of the circle, in units of the data.")
+    std: Level = Field(description="Standard deviation of each Gaussian in each direction, in units of the data.")
 
 
 class RingEvaluation(Section):
     """What is measured on the students. Distances are sliced 2-Wasserstein, in units of the data."""
 
-    n_points: int = Field(ge=2, description="Points of either sample between which a distance is measured.")
-    n_floor: int = Field(ge=1, description="Pairs of samples of the ring itself whose mean distance is the floor.")
-    teacher_num_steps: int = Field(ge=2, description="Time stamps of Heun's method, with which the teacher is sampled.")
-    window: int = Field(ge=1, description="Evaluations at the end of a curve whose mean is its end point.")
-    detour_updates: int = Field(ge=1, description="First updates of a student, in which it makes a detour or does not.")
-    mismatch_sigma: float = Field(gt=0, description="Noise level of the mismatch degree, in units of the data.")
-    mismatch_points: int = Field(ge=2, description="Points of a student on which the mismatch degree is measured.")
+    n_points: Count = Field(ge=2, description="Points of either sample between which a distance is measured.")
+    n_floor: Count = Field(description="Pairs of samples of the ring itself whose mean distance is the floor.")
+    teacher_num_steps: TimeStamps = Field(description="Time stamps of Heun's method, with which the teacher is sampled.")
+    window: Count = Field(description="Evaluations at the end of a curve whose mean is its end point.")
+    detour_updates: Count = Field(description="First updates of a student, in which it makes a detour or does not.")
+    mismatch_sigma: Level = Field(description="Noise level of the mismatch degree, in units of the data.")
+    mismatch_points: Count = Field(ge=2, description="Points of a student on which the mismatch degree is measured.")
 
 
 class RingSuite(BaseSuite):

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from backtrail.parameters.base import Section
+from backtrail.parameters.quantities import Batch
 
 MOST_THREADS = 512  # more than any one machine has cores: not the machine's own, for another one checks the parameters than computes
 
@@ -20,9 +21,8 @@ class Runtime(Section):
         "losses, optimiser and everything outside the networks in float32. float16 has no loss scaling, as in the papers' own codes. "
         "Metrics are always float32.",
     )
-    micro_batch: int | None = Field(
+    micro_batch: Batch | None = Field(
         None,
-        ge=1,
         description="Images per pass of a network in training at the most: gradients of several passes add up; null: all at once.",
     )
     checkpointing: bool = Field(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import ByName, Distinct, Name, Section
+from backtrail.parameters.quantities import Guidance, Level
 
 SolverName = Literal[
     "euler", "heun", "dpm-2", "dpmpp-1m", "dpmpp-2m", "dpmpp-3m", "dpmpp-1m-eps", "dpmpp-2m-eps", "dpmpp-3m-eps", "dpmpp-2m-full",
@@ -20,9 +21,9 @@ class Schedule(Section):
     """A grid of descending noise levels (`sampling/schedules.py`)."""
 
     kind: Literal["polynomial", "logsnr", "time_uniform", "discrete"] = Field("polynomial", description="Spacing of the time stamps.")
-    t_min: float = Field(0.006, gt=0, description="Smallest noise level, in units of the data (SFD: 0.006; EDM's default is 0.002).")
-    t_max: float = Field(80.0, gt=0, description="Largest noise level, in units of the data.")
-    rho: float = Field(7.0, gt=0, description="Exponent of the spacing; larger puts more time stamps at low noise.")
+    t_min: Level = Field(0.006, description="Smallest noise level, in units of the data (SFD: 0.006; EDM's default is 0.002).")
+    t_max: Level = Field(80.0, description="Largest noise level, in units of the data.")
+    rho: float = Field(7.0, ge=0.1, le=1000, description="Exponent of the spacing; larger puts more time stamps at low noise.")
 
     @model_validator(mode="after")
     def _descending(self) -> "Schedule":
@@ -38,7 +39,7 @@ class TeacherSampler(Section):
     num_steps: Distinct[TimeStamps] = Field(min_length=1, description="Numbers of time stamps.")
     schedule: Schedule = Field(Schedule(), description="Time stamps.")
     afs: bool = Field(False, description="The first step is the analytical one and costs no evaluation.")
-    guidance: float = Field(1.0, ge=0, description="Weight w of classifier-free guidance; 1 is none, another doubles the evaluations.")
+    guidance: Guidance = Field(1.0, description="Weight w of classifier-free guidance; 1 is none, another doubles the evaluations.")
     threshold: bool = Field(False, description="Dynamic thresholding of the estimates, as the diff-solvers code has it in DPM-Solver++.")
 
     @model_validator(mode="after")

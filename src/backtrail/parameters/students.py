@@ -1,10 +1,9 @@
 """Parameters of the one list of students: what each is sampled at. How it is trained stands in the section of its family."""
 
-from typing import Annotated
-
 from pydantic import Field
 
 from backtrail.parameters.base import Distinct, Section
+from backtrail.parameters.quantities import Guidance
 from backtrail.parameters.sampling import TimeStamps
 
 
@@ -14,6 +13,6 @@ class Sampling(Section):
     num_steps: Distinct[TimeStamps] | None = Field(
         None, min_length=1, description="Time stamps at which a few-step student is sampled and measured; null: those it was trained for."
     )
-    guidance: Distinct[Annotated[float, Field(ge=0)]] = Field(
+    guidance: Distinct[Guidance] = Field(
         [1.0], min_length=1, description="Weights of classifier-free guidance at which it is sampled; 1 is none."
     )

@@ -14,7 +14,7 @@ from backtrail.parameters.metrics import Metrics, Mismatch
 from backtrail.parameters.report import Report
 from backtrail.parameters.ring import RingSuite, is_ring
 from backtrail.parameters.sampling import TeacherSamples
-from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.parameters.score_distillation import PathParameters, ScoreDistillation
 from backtrail.parameters.students import Sampling
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher, is_imported
 from backtrail.parameters.trajectory_distillation import SecondStage, TrajectoryDistillation
@@ -31,7 +31,8 @@ class Suite(BaseSuite, Generic[T]):
     teacher: T
     teacher_samples: TeacherSamples
     start: dict[Literal["teacher"] | Name, Distinct[Name]] = Field(
-        description="What one-step students start from -> their methods: `teacher`, or a method whose student, of the same seed, it is."
+        max_length=1000,
+        description="What one-step students start from -> their methods: `teacher`, or a method whose student, of the same seed, it is.",
     )
     score_distillation: ByName[ScoreDistillation]
     trajectory_distillation: ByName[TrajectoryDistillation]
@@ -124,6 +125,14 @@ class Suite(BaseSuite, Generic[T]):
         """Said in every suite, since dvc.yaml takes the path from here."""
         if "inception" not in self.metrics.model_fields_set:
             raise ValueError("metrics.inception is missing: write {local: data/local}, the folder where files got by hand would lie")
+        return self
+
+    @model_validator(mode="after")
+    def _paths(self) -> Self:
+        """Said for every method, since dvc.yaml takes from here what a path depends on."""
+        for name, p in self.score_distillation.items():
+            if missing := [field for field in PathParameters.model_fields if field not in p.model_fields_set]:
+                raise ValueError(f"score_distillation.{name} must say {', '.join(missing)}: its path depends on it")
         return self
 
     @model_validator(mode="after")

@@ -8,12 +8,13 @@ from pydantic import Field
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import Digests, RelativePath, Section, read, section
 from backtrail.parameters.net import NetParameters, UNetParameters
+from backtrail.parameters.quantities import Batch, Count, Decay, Seed
 from backtrail.parameters.training import Adam, Average, LogNormal
 
 TeacherSource = Literal[
     "teacher-edm-cifar10-32x32-uncond-vp", "teacher-edm-cifar10-32x32-cond-vp", "teacher-edm-ffhq-64x64-uncond-vp",
     "teacher-edm-afhqv2-64x64-uncond-vp", "teacher-edm-imagenet-64x64-cond-adm", "teacher-ddpm-cifar10-32",
-    "own-edm", "own-diffusers",
+    "own-backtrail", "own-edm", "own-diffusers",
 ]  # fmt: skip
 
 
@@ -21,13 +22,13 @@ class Teacher(Section):
     """Denoising score matching with EDM preconditioning (arXiv 2206.00364, Table 1)."""
 
     net: NetParameters = UNetParameters()
-    steps: int = Field(ge=1, description="Optimiser updates.")
-    batch: int = Field(ge=1, description="Images per update.")
+    steps: Count = Field(description="Optimiser updates.")
+    batch: Batch = Field(description="Images per update.")
     optimiser: Adam
     noise: LogNormal = LogNormal()
     average: Average
-    label_dropout: float = Field(0.0, ge=0, lt=1, description="Share of labels replaced by the null label (classifier-free guidance).")
-    seed: int = Field(0, ge=0, description="Seed of weights, batches and noise.")
+    label_dropout: Decay = Field(0.0, description="Share of labels replaced by the null label (classifier-free guidance).")
+    seed: Seed = Field(0, description="Seed of weights, batches and noise.")
 
 
 class TrainedTeacher(Teacher):
@@ -40,8 +41,8 @@ class ImportedTeacher(Section):
     """A released checkpoint, converted without running anything that is in it."""
 
     source: TeacherSource = Field(
-        description="entry of the registry of sources; `own-edm` is your own checkpoint in EDM's format, `own-diffusers` your own U-Net "
-        "in that of the diffusers library, both named by `local`"
+        description="entry of the registry of sources; `own-backtrail` is the `teacher.safetensors` of another suite, `own-edm` your own "
+        "checkpoint in EDM's format, `own-diffusers` your own U-Net in that of the diffusers library, all named by `local`"
     )
     local: RelativePath = Field(
         description="folder (or the one file) with files supplied by hand, tried before any address and verified as strictly; "

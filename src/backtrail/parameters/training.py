@@ -1,20 +1,19 @@
 """Parameters that every stage with an optimiser shares."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import Pair, Section
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
+from backtrail.parameters.quantities import Decay, LearningRate, Level, Positive, Whole
 
 
 class LogNormal(Section):
     """ln sigma ~ N(mean, std^2) (EDM's training distribution)."""
 
     kind: Literal["lognormal"] = "lognormal"
-    mean: float = Field(-1.2, description="Mean of ln sigma.")
-    std: float = Field(1.2, gt=0, description="Standard deviation of ln sigma.")
+    mean: float = Field(-1.2, ge=-20, le=20, description="Mean of ln sigma.")
+    std: float = Field(1.2, ge=1e-6, le=20, description="Standard deviation of ln sigma.")
 
 
 class KarrasGrid(Section):
@@ -22,11 +21,11 @@ class KarrasGrid(Section):
 
     kind: Literal["karras"] = "karras"
     n: int = Field(1000, ge=2, le=10**6, description="Time stamps of the grid.")
-    first: int = Field(0, ge=0, description="Smallest index drawn; 0 is sigma_max.")
-    last: int = Field(999, ge=0, description="Largest index drawn; n - 1 is sigma_min.")
-    sigma_min: float = Field(0.002, gt=0, description="Smallest noise level of the grid.")
-    sigma_max: float = Field(80.0, gt=0, description="Largest noise level of the grid.")
-    rho: float = Field(7.0, gt=0, description="Exponent of the grid.")
+    first: Whole = Field(0, description="Smallest index drawn; 0 is sigma_max.")
+    last: Whole = Field(999, description="Largest index drawn; n - 1 is sigma_min.")
+    sigma_min: Level = Field(0.002, description="Smallest noise level of the grid.")
+    sigma_max: Level = Field(80.0, description="Largest noise level of the grid.")
+    rho: float = Field(7.0, ge=0.1, le=1000, description="Exponent of the grid.")
 
     @model_validator(mode="after")
     def _fits(self) -> "KarrasGrid":
@@ -57,15 +56,15 @@ NoiseLaw = LogNormal | KarrasGrid | UniformTime
 class Adam(Section):
     """Adam, with an optional linear warm-up."""
 
-    lr: float = Field(gt=0, description="Learning rate.")
+    lr: LearningRate = Field(description="Learning rate.")
     betas: Pair[Decay] = Field((0.9, 0.999), description="Decay of the running mean and of the running square.")
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the running square.")
-    warmup: int = Field(0, ge=0, description="Updates over which the learning rate rises linearly from 0.")
-    clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null does not clip.")
+    eps: float = Field(1e-8, ge=1e-30, le=1, description="Added to the root of the running square.")
+    warmup: Whole = Field(0, description="Updates over which the learning rate rises linearly from 0.")
+    clip: Positive | None = Field(None, description="Largest norm of the gradient; null does not clip.")
 
 
 class Average(Section):
     """Exponential moving average of the weights (EDM's rule)."""
 
-    half_life: float = Field(gt=0, description="Images after which a weight's share has halved.")
-    ramp: float | None = Field(0.05, gt=0, description="The half-life is at most this fraction of the images seen so far; null: no ramp.")
+    half_life: Positive = Field(description="Images after which a weight's share has halved.")
+    ramp: Positive | None = Field(0.05, description="The half-life is at most this fraction of the images seen so far; null: no ramp.")

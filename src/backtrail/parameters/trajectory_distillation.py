@@ -5,16 +5,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from backtrail.parameters.base import ByName, Distinct, Name, RelativePath, Section
+from backtrail.parameters.quantities import Batch, Count
 from backtrail.parameters.sampling import Schedule, SolverName, TimeStamps
 from backtrail.parameters.training import Adam
 
 
 class LPIPSWeights(Section):
-    """The weights of LPIPS-VGG (`methods/lpips.py`), supplied by hand: they are not free to be passed on with every package."""
+    """VGG16's weights for LPIPS (`methods/sfd/lpips.py`), supplied by hand: they are not free to be passed on with every package."""
 
-    file: RelativePath = Field(
-        description="safetensors file with torchvision's names of VGG16's convolutions and lin0.weight ... lin4.weight."
-    )
+    file: RelativePath = Field(description="torchvision's file of VGG16 (vgg16-397923af.pth), as it is published.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Digest that the file must have.")
 
 
@@ -32,7 +31,7 @@ class TrajectoryDistillation(Section):
         "none",
         description="Tell the student num_steps (SFD-v): no; yes, new layers started at zero; or at random as the released code does.",
     )
-    substeps: int = Field(4, ge=1, description="Steps K of the teacher's solver per step of the student.")
+    substeps: Count = Field(4, description="Steps K of the teacher's solver per step of the student.")
     solver: SolverName = Field("dpmpp-3m", description="The teacher's solver (`sampling/solvers.py`).")
     schedule: Schedule = Field(Schedule(), description="Time stamps of student and teacher.")
     afs: bool = Field(True, description="The student's first step is the analytical one: no evaluation, no update.")
@@ -42,14 +41,14 @@ class TrajectoryDistillation(Section):
     )
     lpips: LPIPSWeights | None = Field(None, description="Weights of LPIPS, needed by the loss l1+lpips.")
     teacher_afs: bool = Field(False, description="The teacher's first step is the analytical one (a student of a first stage with AFS).")
-    rounds: int = Field(ge=1, description="Passes over a batch of trajectories; a pass makes one update per step of the student.")
-    batch: int = Field(64, ge=1, description="Trajectories per round.")
-    pool: int = Field(ge=1, description="Batches of teacher trajectories per num_steps; each seed goes through them in its own order.")
+    rounds: Count = Field(description="Passes over a batch of trajectories; a pass makes one update per step of the student.")
+    batch: Batch = Field(64, description="Trajectories per round.")
+    pool: Count = Field(description="Batches of teacher trajectories per num_steps; each seed goes through them in its own order.")
     cached: bool = Field(True, description="Compute the pool once, in the stage `trajectories`; false computes each batch when it is used.")
     optimiser: Adam
     decay_at: float = Field(0.5, gt=0, le=1, description="Share of the rounds (and one) after which the rate is divided by ten.")
     dropout: bool = Field(False, description="Dropout of the net is on while the student trains, as in the released code.")
-    evaluate_every: int = Field(20, ge=1, description="Rounds between two evaluations.")
+    evaluate_every: Count = Field(20, description="Rounds between two evaluations.")
 
     @model_validator(mode="after")
     def _fits(self) -> "TrajectoryDistillation":

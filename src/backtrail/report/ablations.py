@@ -8,16 +8,21 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn.objects as so
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
 from backtrail.parameters.report import Axis, AxisValue, SamplerAxis
-from backtrail.report.claims import MIN_SEEDS, UNDECIDED, WINDOW
+from backtrail.report.claims import WINDOW
+from backtrail.report.claims import rows as paired
 from backtrail.report.collect import Suite, curves, floor, of_metric, open_suite, quality, teacher_metrics
-from backtrail.report.over_training import CURVE_METRIC, seeds_sentence
-from backtrail.report.style import floor_line, legend_below, literal, log_if_wide, log_ticks, metric_label, save_figure
+from backtrail.report.names import Look, literal, metric_label
+from backtrail.report.seeds import CURVE_METRIC, seeds_sentence
+from backtrail.report.style import THEME, floor_line, handle, legend_below, log_if_wide, over, save_figure
+from backtrail.report.verdicts import ALPHA, MIN_SEEDS, UNDECIDED, by_condition, interval
 from backtrail.tables import save_csv
 
 ALIKE = 1.01  # costs that differ by no more than this factor count as equal
@@ -73,14 +78,16 @@ def written(value: AxisValue) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def below(one: "pd.Series[float]", other: "pd.Series[float]") -> bool:
-    """Whether `one` is lower by more than the spread: every one of enough seeds of it lies below every seed of `other`."""
-    return min(len(one), len(other)) >= MIN_SEEDS and one.max() < other.min()
+def below(one: "pd.Series[float]", other: "pd.Series[float]", n_compared: int) -> bool:
+    """Whether `one` is lower beyond chance: the t interval of the difference, paired over seeds, lies above 0, corrected for so many
+    comparisons (Bonferroni)."""
+    return interval(by_condition(paired("difference", one, other)), ALPHA / n_compared)[0] > 0
 
 
 def axis_sentence(axis: Axis, data: pd.DataFrame) -> str:
-    """What the axis says: the best value, its margin over the baseline, whether that is more than the spread, and the cost."""
-    seeds = {method: rows[CURVE_METRIC] for method, rows in data.groupby("method", sort=False)}
+    """What the axis says: the best value, its margin over the baseline, whether that is more than chance over seeds, and the cost."""
+    seeds = {method: of.set_index("seed")[CURVE_METRIC] for method, of in data.groupby("method", sort=False)}
+    n_compared = len(seeds) - 1  # each value with the baseline
     ranked = sorted(seeds, key=lambda method: seeds[method].mean())
     first = ranked[1] if ranked[0] == axis.baseline else ranked[0]  # what the baseline is held against
     low, high = sorted((first, axis.baseline), key=lambda method: seeds[method].mean())
@@ -90,11 +97,12 @@ def axis_sentence(axis: Axis, data: pd.DataFrame) -> str:
         values, name = seeds[method], "the baseline " if method == axis.baseline else ""
         return f"{name}{written(axis.methods[method])} ({values.mean():.3g}, seeds {values.min():.3g} to {values.max():.3g})"
 
-    decided = "more than the spread over seeds" if below(seeds[low], seeds[high]) else f"{UNDECIDED}, within the spread over seeds"
+    beyond = below(seeds[low], seeds[high], n_compared)
+    decided = "more than chance over seeds" if beyond else f"{UNDECIDED}, no more than chance over {len(seeds[low])} seeds may make"
     if len(seeds[low]) < MIN_SEEDS:
         decided = f"{UNDECIDED}, {MIN_SEEDS} seeds are needed"
-    behind = ", ".join(written(axis.methods[method]) for method in ranked if below(seeds[axis.baseline], seeds[method]))
-    worse = f" Worse than the baseline by more than the spread: {behind}." if behind else ""
+    behind = ", ".join(written(axis.methods[method]) for method in ranked if below(seeds[axis.baseline], seeds[method], n_compared))
+    worse = f" Worse than the baseline by more than chance: {behind}." if behind else ""
     return (
         f"{axis.label}: {metric_label(CURVE_METRIC)} is lowest at {place(low)}, by {margin:.2g} ({margin / seeds[high].mean():.0%}) below "
         f"{'the next best, ' if low == axis.baseline else ''}{place(high)}: {decided}.{worse} {_cost(data)}"
@@ -131,9 +139,10 @@ def axis_caption(axis: Axis, data: pd.DataFrame) -> str:
     last = f"{most}" if fewest == most else f"{fewest} to {most}"
     return (
         f"{axis.shows}. {metric_label(CURVE_METRIC)} at NFE {data['nfe'].iloc[0]}, the mean of the last {last} evaluations of the training "
-        f"curve. Points: {seeds}; mark: their mean; band: the baseline's seeds. Two values differ by more than the spread where every seed "
-        f"of one (at least {MIN_SEEDS}) lies below every seed of the other. Features of a small classifier trained on this data set: the "
-        "distance ranks students of this suite and is not FID."
+        f"curve. Points: {seeds}; mark: their mean; band: the baseline's seeds. A value differs from the baseline by more than chance "
+        f"where the t interval of their difference, paired over at least {MIN_SEEDS} seeds, leaves out 0, all comparisons of the axis "
+        f"together at {1 - ALPHA:.0%} (Bonferroni). Features of a small classifier trained on this data set: the distance ranks students "
+        "of this suite and is not FID."
     )
 
 
@@ -145,61 +154,57 @@ def sampler_axis_caption(axis: SamplerAxis, data: pd.DataFrame) -> str:
 def draw_axis(axis: Axis, data: pd.DataFrame) -> Figure:
     """The metric over the axis: a point a seed, the mean, and the baseline's seeds as a band."""
     values = list(axis.methods.values())
-    numbers = [value for value in values if not isinstance(value, str)]
-    figure = Figure(figsize=(max(5.2, 1.0 + 1.05 * len(values) if len(numbers) < len(values) else 0), 3.9), layout="constrained")
-    axes = figure.subplots()
-    at = _places(axes, values)
-    x = data["method"].map(dict(zip(axis.methods, at, strict=True)))
-    means = data.groupby("method", sort=False)[CURVE_METRIC].mean()[list(axis.methods)]
-    base = data.loc[data["baseline"], CURVE_METRIC]
+    numbers = not any(isinstance(value, str) for value in values)
+    figure = Figure(figsize=(max(5.2, 0 if numbers else 1.0 + 1.05 * len(values)), 3.9), layout="constrained")
+    places, scale = _places(values)
+    data = data.assign(place=data["method"].map(dict(zip(axis.methods, places, strict=True))))
+    plot = so.Plot(data, x="place", y=CURVE_METRIC).theme(THEME).scale(x=scale)
+    plot = plot.add(so.Dash(color=DARK, linewidth=2, width=0.12), so.Agg())
+    if numbers:
+        plot = plot.add(so.Line(color=DARK, linewidth=1.2), so.Agg())
+    plot = plot.add(so.Dots(color=DARK, fillcolor="white", fillalpha=1, stroke=1))
+    plot.label(x=literal(axis.label), y=f"{metric_label(CURVE_METRIC)} (lower is better)").on(figure).plot()
+    axes, base = figure.axes[0], data.loc[data["baseline"], CURVE_METRIC]
     axes.axhspan(base.min(), base.max(), color=BASELINE, alpha=0.13, linewidth=0)
     axes.axhline(base.mean(), color=BASELINE, linewidth=1, linestyle=(0, (4, 2)), label="Baseline")
-    axes.plot(x, data[CURVE_METRIC], "o", color=DARK, markersize=4, markerfacecolor="white", label="One seed", zorder=4)
-    line = "-" if len(numbers) == len(values) else "none"
-    order = sorted(range(len(at)), key=at.__getitem__)
-    drawn = {"color": DARK, "linestyle": line, "linewidth": 1.2, "marker": "_", "markersize": 16, "markeredgewidth": 2}
-    axes.plot([at[i] for i in order], means.iloc[order], label="Mean", zorder=3, **drawn)
+    axes.margins(x=0.08)
     floor_line(axes, data["floor"].iloc[0], data[CURVE_METRIC].min())
-    axes.set_xlabel(literal(axis.label))
-    axes.set_ylabel(f"{metric_label(CURVE_METRIC)} (lower is better)")
     log_if_wide(axes, data[CURVE_METRIC])
-    legend_below(figure, axes, 3)
+    seed = Line2D([], [], color=DARK, marker="o", markersize=4, markerfacecolor="white", linestyle="none", label="One seed")
+    mean = Line2D([], [], color=DARK, linewidth=2, label="Mean")
+    legend_below(figure, [seed, mean], 3)
     return figure
 
 
-def _places(axes: Axes, values: list[AxisValue]) -> list[float]:
-    """Where the values stand on the x axis, with their ticks: numbers to scale (logarithmic over more than a decade), words in order."""
-    names = [literal(textwrap.fill(written(value), 14)) for value in values]
+def _places(values: list[AxisValue]) -> tuple[list[AxisValue], so.Nominal | so.Continuous]:
+    """Where the values stand on the x axis, and its scale: numbers to scale (logarithmic over more than a decade), words in order."""
     if any(isinstance(value, str) for value in values):
-        axes.set_xticks(range(len(values)), names)
-        axes.set_xlim(-0.6, len(values) - 0.4)
-        return [float(i) for i in range(len(values))]
+        names: list[AxisValue] = [literal(textwrap.fill(written(value), 14)) for value in values]
+        return names, so.Nominal(order=names)
     at = [float(value) for value in values]
-    if min(at) > 0 and max(at) > 10 * min(at):
-        log_ticks(axes, at, names)
-    else:
-        axes.set_xticks(at, names)
-    axes.margins(x=0.08)
-    return at
+    scale = so.Continuous(trans="log" if min(at) > 0 and max(at) > 10 * min(at) else None)
+    return list(at), scale.tick(at=at).label(like="{x:g}")
 
 
 def draw_sampler_axis(axis: SamplerAxis, data: pd.DataFrame) -> Figure:
     """The metric over NFE, a line per value, the baseline dashed."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    shades = matplotlib.colormaps["viridis"]
-    for i, (method, rows) in enumerate(data.groupby("method", sort=False)):
-        style = {"linestyle": (0, (4, 2)) if rows["baseline"].iloc[0] else "-", "marker": MARKERS[i % len(MARKERS)]}
-        name = f"{written(axis.samplers[str(method)])}{' (baseline)' if rows['baseline'].iloc[0] else ''}"
-        axes.plot(rows["nfe"], rows["mean"], color=shades(0.9 * i / max(1, len(axis.samplers) - 1)), label=literal(name), **style)
-    floor_line(axes, data["floor"].iloc[0], data["mean"].min())
-    axes.set_xticks(sorted(set(data["nfe"])))
-    axes.set_xlabel("NFE (network forwards per image)")
-    axes.set_ylabel(f"{metric_label(data['metric'].iloc[0])} (lower is better)")
-    axes.set_title(literal(axis.label))
-    log_if_wide(axes, data["mean"])
-    legend_below(figure, axes, 4)
+    looks = {method: _sampler_look(axis, i, method) for i, method in enumerate(data["method"].unique())}
+    across = so.Continuous().tick(at=sorted(set(data["nfe"])))
+    over(data, "nfe", looks.__getitem__).add(so.Line(), legend=False).scale(x=across).label(
+        x="NFE (network forwards per image)", y=f"{metric_label(data['metric'].iloc[0])} (lower is better)", title=literal(axis.label)
+    ).on(figure).plot()
+    floor_line(figure.axes[0], data["floor"].iloc[0], data["mean"].min())
+    log_if_wide(figure.axes[0], data["mean"])
+    legend_below(figure, [handle(of) for of in looks.values()], 4)
     return figure
+
+
+def _sampler_look(axis: SamplerAxis, place: int, method: str) -> Look:
+    baseline = method == axis.baseline
+    colour = to_hex(matplotlib.colormaps["viridis"](0.9 * place / max(1, len(axis.samplers) - 1)))
+    name = f"{written(axis.samplers[method])}{' (baseline)' if baseline else ''}"
+    return Look(literal(name), colour, MARKERS[place % len(MARKERS)], (0, (4, 2)) if baseline else "-")
 
 
 def render_axis(name: str, suite_folder: str | Path = ".") -> None:

@@ -7,8 +7,8 @@ import pandas as pd
 
 from backtrail.artifacts import load_yaml
 from backtrail.report.collect import Suite, protocols
+from backtrail.report.names import metric_label
 from backtrail.report.paper import UNKNOWN, Number, paper_numbers
-from backtrail.report.style import metric_label
 from backtrail.report.tables import FID, NONE, plus_minus
 
 # GPU-hours of each method on each data set: what `backtrail plan` counts in the suite of that data set, all its seeds together, at the rate

@@ -1,9 +1,10 @@
-"""The papers' claims, each judged from the suite's own numbers by one stated rule.
+"""The papers' claims, each judged from the suite's own numbers by one stated rule (`verdicts.py`).
 
 A claim is a function that returns margins: one row per condition (an NFE, an update, ...) and training seed, with the two values that are
 compared and `margin`, positive where that seed speaks for the claim.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,18 +12,27 @@ from itertools import pairwise
 import pandas as pd
 
 from backtrail.report.collect import MEASURES, Suite, curves, of_metric, paths, quality, unguided
-from backtrail.report.over_training import CURVE_METRIC, mismatch_per_seed
-from backtrail.report.style import metric_label
+from backtrail.report.names import metric_label
+from backtrail.report.seeds import CURVE_METRIC, mismatch_per_seed
+from backtrail.report.statements import STATEMENTS
+from backtrail.report.verdicts import (
+    NOT_RUN,
+    UNDECIDED,
+    bounds,
+    by_condition,
+    effect_size,
+    holm_levels,
+    interval,
+    p_value,
+    seeds_to_decide,
+    verdict,
+)
 
-HELD, NOT_HELD, UNDECIDED, NOT_RUN = "held", "not held", "undecided at this size", "not run"
-MIN_SEEDS = 3
 WINDOW = 3  # evaluations that are averaged at the end of a curve, because single ones jump
 COLUMNS = ["condition", "seed", "ours", "other", "margin"]
-RULE = (
-    f"A claim is held if, under every condition that it names, all seeds (at least {MIN_SEEDS}) have a margin of the claimed sign; not "
-    "held if under some condition all seeds have the opposite sign; undecided at this size otherwise. The margin is the other's value "
-    "less ours, so that it is positive where the claim's subject is better (lower)."
-)
+JUDGED = ["claim", "text", "source", "quantity", "verdict", "n_seeds", "n_conditions", "n_for", "n_against", "weakest_condition"]
+JUDGED += ["weakest_ours", "weakest_other", "weakest_margin", "weakest_margin_std", "mean_margin"]
+JUDGED += ["level", "low", "high", "p", "effect_size", "seeds_to_decide"]
 
 
 @dataclass(frozen=True)
@@ -135,128 +145,61 @@ def _fixed(name: str) -> Callable[[Suite], str]:
     return lambda suite: name
 
 
-SFD_TABLES, DISBACK_PATH = "SFD, Tables 2 and 3", "DisBack, Algorithm 1"
-
-
-def _mismatch_claim(measure: str) -> Claim:
-    text = "DisBack's mismatch is lower than Diff-Instruct's throughout training"
-    margins = lower_mismatch("disback", "diff-instruct", measure)
-    return Claim(f"disback-lower-mismatch-{measure}", text, "DisBack, Fig. 4", _fixed(f"mismatch, {measure}"), margins)
-
-
-CLAIMS = (
-    Claim(
-        "sfd-v-beats-dpmpp",
-        "SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5",
-        SFD_TABLES,
-        _table,
-        better_at_shared_nfe("sfd-v", "dpmpp-3m", range(2, 6)),
-    ),
-    Claim(
-        "sfd-beats-dpmpp",
-        "SFD beats DPM-Solver++(3M) at the NFE it is trained for",
-        SFD_TABLES,
-        _table,
-        better_at_shared_nfe("sfd", "dpmpp-3m"),
-    ),
-    Claim(
-        "sfd-v-beats-sfd",
-        "SFD-v beats SFD at every NFE that both are trained for",
-        SFD_TABLES,
-        _table,
-        better_at_shared_nfe("sfd-v", "sfd"),
-    ),
-    Claim(
-        "quality-rises-with-nfe",
-        "SFD-v improves with every further NFE it is trained for",
-        SFD_TABLES,
-        _table,
-        improves_with_nfe("sfd-v"),
-    ),
-    Claim(
-        "sfd-beats-algorithm-1",
-        "SFD beats trajectory distillation (Algorithm 1)",
-        "SFD, Algorithm 1",
-        _table,
-        better_at_shared_nfe("sfd", "trajectory"),
-    ),
-    Claim(
-        "disback-beats-diff-instruct-curve",
-        "DisBack beats Diff-Instruct at equal total cost, recording included",
-        "DisBack, Fig. 1",
+JUDGED_BY: dict[str, tuple[Callable[[Suite], str], Callable[[Suite], pd.DataFrame]]] = {
+    "sfd-v-beats-dpmpp": (_table, better_at_shared_nfe("sfd-v", "dpmpp-3m", range(2, 6))),
+    "sfd-beats-dpmpp": (_table, better_at_shared_nfe("sfd", "dpmpp-3m")),
+    "sfd-v-beats-sfd": (_table, better_at_shared_nfe("sfd-v", "sfd")),
+    "quality-rises-with-nfe": (_table, improves_with_nfe("sfd-v")),
+    "sfd-beats-algorithm-1": (_table, better_at_shared_nfe("sfd", "trajectory")),
+    "disback-beats-diff-instruct-curve": (
         _fixed(f"{metric_label(CURVE_METRIC)}, mean of the last {WINDOW} evaluations"),
         better_at_equal_cost("disback", "diff-instruct"),
     ),
-    Claim(
-        "disback-beats-diff-instruct",
-        "DisBack's finished student beats Diff-Instruct's",
-        "DisBack, Fig. 1",
-        _table,
-        better_at_shared_nfe("disback", "diff-instruct"),
-    ),
-    *map(_mismatch_claim, MEASURES),
-    Claim(
-        "path-fits-student",
-        "Along DisBack's recorded path the loss on the initial student's samples falls at every node",
-        DISBACK_PATH,
-        _fixed("denoising loss"),
-        along_path("disback", "loss_student", falls=True),
-    ),
-    Claim(
-        "path-leaves-data",
-        "Along DisBack's recorded path the loss on data rises at every node",
-        DISBACK_PATH,
-        _fixed("denoising loss"),
-        along_path("disback", "loss_data", falls=False),
-    ),
-)
-
-
-def sides(margins: pd.DataFrame) -> pd.Series:
-    """Per condition: +1 where all seeds speak for the claim, -1 where all speak against it, 0 otherwise or with too few seeds."""
-
-    def side(values: pd.Series) -> int:
-        if len(values) < MIN_SEEDS:
-            return 0
-        return int((values > 0).all()) - int((values < 0).all())
-
-    return margins.groupby("condition", sort=False)["margin"].agg(side)
-
-
-def verdict(margins: pd.DataFrame) -> str:
-    """The verdict on a claim by the rule in `RULE`."""
-    if margins.empty:
-        return NOT_RUN
-    by_condition = sides(margins)
-    if (by_condition < 0).any():
-        return NOT_HELD
-    return HELD if (by_condition > 0).all() else UNDECIDED
-
-
-def judge(claim: Claim, suite: Suite) -> dict[str, object]:
-    """One row of the table of claims. The weakest condition is the one with the smallest mean margin."""
-    margins = claim.margins(suite)
-    head = {"claim": claim.key, "text": claim.text, "source": claim.source, "quantity": claim.quantity(suite), "verdict": verdict(margins)}
-    if margins.empty:
-        return head
-    by_condition = margins.groupby("condition", sort=False)[["ours", "other", "margin"]]
-    means, spread, decided = by_condition.mean(), by_condition.std(), sides(margins)
-    weakest = means["margin"].idxmin()
-    return {
-        **head,
-        "n_seeds": margins["seed"].nunique(),
-        "n_conditions": len(decided),
-        "n_for": int((decided > 0).sum()),
-        "n_against": int((decided < 0).sum()),
-        "weakest_condition": weakest,
-        **{f"weakest_{name}": float(means.loc[weakest, name]) for name in ("ours", "other", "margin")},
-        "weakest_margin_std": float(spread.loc[weakest, "margin"]),
-        "mean_margin": float(means["margin"].mean()),
-    }
+    "disback-beats-diff-instruct": (_table, better_at_shared_nfe("disback", "diff-instruct")),
+    **{
+        f"disback-lower-mismatch-{measure}": (_fixed(f"mismatch, {measure}"), lower_mismatch("disback", "diff-instruct", measure))
+        for measure in MEASURES
+    },
+    "path-fits-student": (_fixed("denoising loss"), along_path("disback", "loss_student", falls=True)),
+    "path-leaves-data": (_fixed("denoising loss"), along_path("disback", "loss_data", falls=False)),
+}
+CLAIMS = tuple(Claim(key, text, source, *JUDGED_BY[key]) for key, (text, source) in STATEMENTS.items())
 
 
 def judge_all(suite: Suite, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
-    """The table of claims."""
-    columns = ["claim", "text", "source", "quantity", "verdict", "n_seeds", "n_conditions", "n_for", "n_against", "weakest_condition"]
-    columns += ["weakest_ours", "weakest_other", "weakest_margin", "weakest_margin_std", "mean_margin"]
-    return pd.DataFrame([judge(claim, suite) for claim in claims], columns=columns)
+    """The table of claims, one row each, judged together by `verdicts.RULE`. The weakest condition has the smallest mean margin.
+
+    level: the confidence level of the interval `low` to `high` of the smallest mean margin; p: before the correction for several claims.
+    """
+    margins = {claim.key: claim.margins(suite) for claim in claims}
+    found = {key: by_condition(of) for key, of in margins.items() if len(of)}
+    levels = holm_levels(pd.Series({key: p_value(of) for key, of in found.items()}, dtype=float))
+    table = []
+    for claim in claims:
+        row = {"claim": claim.key, "text": claim.text, "source": claim.source, "quantity": claim.quantity(suite), "verdict": NOT_RUN}
+        if claim.key in found:
+            row |= {"n_seeds": margins[claim.key]["seed"].nunique(), **_judged(found[claim.key], levels[claim.key])}
+        table.append(row)
+    return pd.DataFrame(table, columns=JUDGED)
+
+
+def _judged(conditions: pd.DataFrame, alpha: float) -> dict[str, object]:
+    """What the table says of one claim at its level."""
+    (low, high), (lows, highs) = interval(conditions, alpha), bounds(conditions, alpha)
+    found, weakest = verdict(low, high), conditions.loc[conditions["margin"].idxmin()]
+    return {
+        "verdict": found,
+        "n_conditions": len(conditions),
+        "n_for": int((lows > 0).sum()),
+        "n_against": int((highs < 0).sum()),
+        "weakest_condition": weakest.name,
+        **{f"weakest_{name}": weakest[name] for name in ("ours", "other", "margin")},
+        "weakest_margin_std": weakest["std"],
+        "mean_margin": conditions["margin"].mean(),
+        "level": 1 - alpha,
+        "low": low,
+        "high": high,
+        "p": p_value(conditions),
+        "effect_size": effect_size(weakest),
+        "seeds_to_decide": seeds_to_decide(conditions, alpha) if found == UNDECIDED else math.nan,
+    }

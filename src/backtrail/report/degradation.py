@@ -2,14 +2,12 @@
 
 import hashlib
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from backtrail.report.collect import Suite, archive_metadata, images
-from backtrail.report.style import label, literal, look
-
-GAP = 1  # pixels between two images
+from backtrail.report.mosaic import draw_images
+from backtrail.report.names import label, look
 
 
 def degradation_data(suite: Suite) -> pd.DataFrame:
@@ -41,35 +39,10 @@ def row_name(row: pd.Series) -> str:
     return f"{target}{at}, path loss {row['loss_student']:.3g}"
 
 
-def mosaic(pixels: list[np.ndarray], columns: int) -> np.ndarray:
-    """Images [C, H, W], row by row, as one picture [height, width, C] with white gaps."""
-    _, high, wide = pixels[0].shape
-    whole = np.full((len(pixels) // columns * (high + GAP) - GAP, columns * (wide + GAP) - GAP, len(pixels[0])), 255, np.uint8)
-    for i, image in enumerate(pixels):
-        top, left = i // columns * (high + GAP), i % columns * (wide + GAP)
-        whole[top : top + high, left : left + wide] = np.moveaxis(image, 0, -1)
-    return whole
-
-
 def draw_degradation(data: pd.DataFrame) -> Figure:
     """A block a method: down the path from the teacher to the last node, then the student's way back from first to last snapshot."""
-    columns = data["column"].max() + 1
-    blocks = [rows for _, rows in data.groupby("method", sort=False)]
-    n_rows = [rows["key"].nunique() for rows in blocks]
-    cell, left, head = 0.46, 2.5, 0.3  # inches
-    figure = Figure(figsize=(left + cell * columns, sum(cell * n + head for n in n_rows)))
-    top = figure.get_figheight()
-    for rows, n in zip(blocks, n_rows, strict=True):
-        top -= head + cell * n
-        whole, width = figure.get_figheight(), figure.get_figwidth()
-        axes = figure.add_axes((left / width, top / whole, 1 - left / width, cell * n / whole))
-        shown = mosaic(list(rows["pixels"]), columns)
-        axes.imshow(shown.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        figure.text(0.01, (top + cell * n + 0.08) / whole, literal(label(str(rows["method"].iloc[0]))), fontsize=9, weight="bold")
-        for i, (_, row) in enumerate(rows.drop_duplicates("key").iterrows()):
-            figure.text((left - 0.08) / width, (top + cell * (n - i - 0.5)) / whole, row_name(row), ha="right", va="center", fontsize=7.5)
-    return figure
+    data = data.assign(row=[row_name(row) for _, row in data.iterrows()])
+    return draw_images({label(str(method)): rows for method, rows in data.groupby("method", sort=False)})
 
 
 def degradation_caption(data: pd.DataFrame) -> str:

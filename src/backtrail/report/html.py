@@ -18,12 +18,12 @@ from backtrail.ledger.chains import Chains
 from backtrail.report import page_tables, side_by_side
 from backtrail.report.against_paper import not_run
 from backtrail.report.chain_view import Book, facts_in_words
-from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.collect import Suite, open_suite, require
 from backtrail.report.figures import FIGURES
+from backtrail.report.names import label
 from backtrail.report.paper import paper_numbers
-from backtrail.report.style import label
 from backtrail.report.tables import claims_for_readers, load_results, results_for_readers
+from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.tables import load_csv
 
 TEMPLATES = Path(__file__).with_name("templates")

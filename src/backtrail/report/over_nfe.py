@@ -7,12 +7,16 @@ import hashlib
 
 import numpy as np
 import pandas as pd
+import seaborn.objects as so
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from backtrail.errors import UserError
 from backtrail.report.collect import Suite, archive_metadata, costs, floor, images, of_metric, quality, unguided
-from backtrail.report.over_training import over_seeds, seeds_sentence
-from backtrail.report.style import floor_line, legend_below, log_if_wide, log_ticks, look, metric_label
+from backtrail.report.mosaic import draw_images
+from backtrail.report.names import look, metric_label
+from backtrail.report.seeds import over_seeds, seeds_sentence
+from backtrail.report.style import floor_line, handle, legend_below, log_if_wide, over
 
 
 def nfe_data(suite: Suite) -> pd.DataFrame:
@@ -29,29 +33,26 @@ def nfe_data(suite: Suite) -> pd.DataFrame:
 def draw_nfe(data: pd.DataFrame) -> Figure:
     """SFD, Fig. 6: quality against the number of function evaluations; open markers where a student was not trained for that number."""
     figure = Figure(figsize=(6.8, 4.6), layout="constrained")
-    axes = figure.subplots()
-    for method, rows in data.groupby("method", sort=False):
-        of = look(str(method))
-        axes.plot(rows["nfe"], rows["mean"], color=of.colour, linestyle=of.line if len(rows) > 1 else "none", zorder=2)
-        errors = np.abs(rows[["min", "max"]].to_numpy().T - rows["mean"].to_numpy())
-        axes.errorbar(rows["nfe"], rows["mean"], yerr=errors, fmt="none", ecolor=of.colour, elinewidth=1, capsize=2.5, zorder=2)
-        face = np.where(rows["trained"], of.colour, "white")
-        axes.scatter(rows["nfe"], rows["mean"], s=34, marker=of.marker, c=list(face), edgecolors=of.colour, linewidths=1.3, zorder=3)
-        line = of.line if len(rows) > 1 else "none"
-        axes.plot([], [], color=of.colour, marker=of.marker, linestyle=line, label=of.label)
-    if not data["trained"].all():
-        axes.plot([], [], color="#444444", marker="o", markerfacecolor="white", linestyle="none", label="Open marker: NFE not trained for")
-    floor_line(axes, data["floor"].iloc[0], data["min"].min())
     ticks = sorted(set(data["nfe"]))
+    across = so.Continuous().tick(at=ticks)
     if ticks[-1] > 6 * ticks[0]:
         shown = [tick for i, tick in enumerate(ticks) if i == 0 or tick > 1.1 * ticks[i - 1] or tick == ticks[-1]]
-        log_ticks(axes, shown, [str(tick) for tick in shown])
-    else:
-        axes.set_xticks(ticks)
-    axes.set_xlabel("NFE (network forwards per image)")
-    axes.set_ylabel(f"{metric_label(data['metric'].iloc[0])} (lower is better)")
-    log_if_wide(axes, data["min"])
-    legend_below(figure, axes, 3)
+        across = so.Continuous(trans="log").tick(at=shown)
+    aside = so.Dodge(empty="drop", by=["color"])  # points of one NFE would cover one another
+    plot = over(data, "nfe").add(so.Line(marker=""), aside, legend=False).add(so.Range(linewidth=1, linestyle="-"), aside, legend=False)
+    plot = plot.add(so.Dot(color="white", marker="o"), aside, legend=False)  # an open marker shows no line through it
+    plot = plot.add(so.Dot(stroke=1.3), aside, fill="trained", legend=False).scale(fill=so.Nominal({True: True, False: False}))
+    plot.scale(x=across.label(like="{x:g}")).label(
+        x="NFE (network forwards per image)", y=f"{metric_label(data['metric'].iloc[0])} (lower is better)"
+    ).on(figure).plot()
+    floor_line(figure.axes[0], data["floor"].iloc[0], data["min"].min())
+    log_if_wide(figure.axes[0], data["min"])
+    counts = data["method"].value_counts()
+    handles = [handle(look(method), alone=counts[method] == 1) for method in data["method"].unique()]
+    if not data["trained"].all():
+        hollow = {"marker": "o", "markerfacecolor": "white", "linestyle": "none", "color": "#444444"}
+        handles.append(Line2D([], [], label="Open marker: NFE not trained for", **hollow))
+    legend_below(figure, handles, 3)
     return figure
 
 
@@ -87,11 +88,11 @@ def cost_shift(data: pd.DataFrame) -> float:
 def joined_labels(heights: pd.Series, nfes: pd.Series, near: float) -> list[tuple[float, str]]:
     """A label (height, text) per point of one method, from low to high; points closer than `near` share one, or they would overlap."""
     groups: list[list[tuple[float, int]]] = []
-    for height, nfe in sorted(zip(heights, nfes, strict=True)):
-        if groups and height - groups[-1][-1][0] < near:
-            groups[-1].append((height, nfe))
+    for at, nfe in sorted(zip(heights, nfes, strict=True)):
+        if groups and at - groups[-1][-1][0] < near:
+            groups[-1].append((at, nfe))
         else:
-            groups.append([(height, nfe)])
+            groups.append([(at, nfe)])
     return [(float(np.mean([h for h, _ in group])), ", ".join(str(n) for n in sorted(n for _, n in group))) for group in groups]
 
 
@@ -100,30 +101,37 @@ def draw_cost(data: pd.DataFrame) -> Figure:
     shift, most = cost_shift(data), data["cost"].max()
     solvers = list(data.loc[data["cost"] == 0, "method"].unique())
     figure = Figure(figsize=(6.8, 4.6), layout="constrained")
-    axes = figure.subplots()
-    for method, rows in data.groupby("method", sort=False):
-        of = look(str(method))
-        errors = np.abs(rows[["min", "max"]].to_numpy().T - rows["mean"].to_numpy())
-        # Solvers stand side by side around cost 0: on one line their points would cover one another.
-        aside = 1.3 ** (solvers.index(method) - (len(solvers) - 1) / 2) if method in solvers else 1.0
-        x = (rows["cost"] + shift) * aside
-        axes.errorbar(x, rows["mean"], yerr=errors, fmt=of.marker, color=of.colour, markersize=6, elinewidth=1, capsize=2.5)
-        axes.plot([], [], of.marker, color=of.colour, markersize=6, label=of.label)
-        for place_y, text in joined_labels(rows["mean"], rows["nfe"], near=0.03 * (data["max"].max() - data["min"].min())):
-            place = (x.iloc[0], place_y)
-            axes.annotate(text, place, (6, 0), textcoords="offset points", va="center", fontsize=7.5, color="#333333")
-    axes.plot([], [], marker="$n$", linestyle="none", color="#333333", label="Number beside a point: NFE")
-    if solvers:
-        axes.axvspan(0, shift * 1.3 ** (len(solvers) / 2 + 0.5), color="#f0f0f0", linewidth=0, zorder=0)
+    # Solvers stand side by side around cost 0: on one line their points would cover one another.
+    aside = {method: 1.3 ** (i - (len(solvers) - 1) / 2) for i, method in enumerate(solvers)}
+    left = shift / 1.3 ** (len(solvers) / 2 + 0.7)
+    data = data.assign(place=(data["cost"] + shift) * data["method"].map(aside).fillna(1.0))
     cheapest = data.loc[data["cost"] > 0, "cost"].min()
     round_costs = [base * 10.0**k for k in range(13) for base in (1, 2, 5) if 0.45 * cheapest < base * 10.0**k <= 1.5 * most]
-    log_ticks(axes, [shift, *(shift + cost for cost in round_costs)], ["0", *(f"{cost:,.0f}" for cost in round_costs)])
-    axes.set_xlim(shift / 1.3 ** (len(solvers) / 2 + 0.7), (most + shift) * 1.5)
-    axes.set_xlabel(f"Fine-tuning cost (F, network forwards on one batch; logarithmic after adding {shift:,.0f} F)")
-    axes.set_ylabel(f"{metric_label(data['metric'].iloc[0])} (lower is better)")
-    log_if_wide(axes, data["min"])
-    legend_below(figure, axes, 3)
+    across = so.Continuous(trans="log").tick(at=[shift + cost for cost in (0.0, *round_costs)])
+    plot = over(data, "place").add(so.Range(linewidth=1, linestyle="-"), group="nfe", legend=False).add(so.Dot(), legend=False)
+    numbers = {"x": "place", "y": "mean", "text": "text", "halign": "side", "ymin": None, "ymax": None}
+    plot = plot.add(so.Text(color="#333333", fontsize=7.5, offset=6), data=beside(data), legend=False, **numbers)
+    plot.scale(x=across.label(like=lambda x, _: f"{x - shift:,.0f}"), text=None, halign=None).limit(x=(left, (most + shift) * 1.5)).label(
+        x=f"Fine-tuning cost (F, network forwards on one batch; logarithmic after adding {shift:,.0f} F)",
+        y=f"{metric_label(data['metric'].iloc[0])} (lower is better)",
+    ).on(figure).plot()
+    if solvers:
+        figure.axes[0].axvspan(left, shift * 1.3 ** (len(solvers) / 2 + 0.5), color="#f0f0f0", linewidth=0, zorder=0)
+    log_if_wide(figure.axes[0], data["min"])
+    number = Line2D([], [], marker="$n$", linestyle="none", color="#333333", label="Number beside a point: NFE")
+    legend_below(figure, [*(handle(look(method), alone=True) for method in data["method"].unique()), number], 3)
     return figure
+
+
+def beside(data: pd.DataFrame) -> pd.DataFrame:
+    """The text beside the points, a row each: method, place, mean, text, side; left of a point that has another close to its right."""
+    near, rows = 0.03 * (data["max"].max() - data["min"].min()), []
+    for (method, place), points in data.groupby(["method", "place"], sort=False):
+        for at, text in joined_labels(points["mean"], points["nfe"], near):
+            others = data[(data["place"] > place) & (data["place"] < 1.15 * place)]
+            crowded = ((others["mean"] - at).abs() < near).any()
+            rows.append({"method": method, "place": place, "mean": at, "text": text, "side": "right" if crowded else "left"})
+    return pd.DataFrame(rows)
 
 
 def cost_caption(data: pd.DataFrame) -> str:
@@ -160,24 +168,12 @@ def samples_data(suite: Suite) -> pd.DataFrame:
 
 def draw_samples(data: pd.DataFrame) -> Figure:
     """One row a method, one column an image seed; real images in the first row."""
-    names, columns = list(data["row"].unique()), data["column"].max() + 1
     shapes = {image.shape for image in data["pixels"]}
     if len(shapes) > 1:
         raise UserError(
             f"the sample archives hold images of different shapes ({', '.join(map(str, sorted(shapes)))}): run stage `samples` again"
         )
-    cell, left = 0.52, 0.2 + 0.056 * max(map(len, names))  # inches
-    figure = Figure(figsize=(left + cell * columns, cell * len(names)))
-    grid = figure.subplots(
-        len(names), columns, squeeze=False,
-        gridspec_kw={"left": left / (left + cell * columns), "right": 1, "bottom": 0, "top": 1, "wspace": 0.04, "hspace": 0.04},
-    )  # fmt: skip
-    for line, name in zip(grid, names, strict=True):
-        for axes, image in zip(line, data.loc[data["row"] == name, "pixels"], strict=True):
-            axes.imshow(np.moveaxis(image, 0, -1).squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set_axis_off()
-        line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
-    return figure
+    return draw_images({"": data})
 
 
 def samples_caption(data: pd.DataFrame) -> str:

@@ -3,33 +3,21 @@
 Each figure is two functions: `*_data` makes the tidy table that is also written as CSV, `draw_*` draws that table and nothing else.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn.objects as so
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from backtrail.report.collect import MEASURES, Suite, curves, floor, mismatch, paths
-from backtrail.report.style import band, floor_line, label, legend_below, literal, log_if_wide, look, metric_label
+from backtrail.report.collect import MEASURES, Suite, curves, floor, paths
+from backtrail.report.names import Look, label, literal, look, metric_label
+from backtrail.report.seeds import CURVE_METRIC, mismatch_per_seed, over_seeds, seeds_sentence
+from backtrail.report.style import floor_line, handle, legend_below, lines, log_if_wide, over
 
-CURVE_METRIC = "fd_classifier"
 PATH_LOSSES = {"loss_student": "on samples of the initial student", "loss_data": "on data"}
-
-
-def over_seeds(rows: pd.DataFrame, by: list[str], value: str, averaged: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Mean, minimum and maximum of `value` over seeds, and the number of seeds, per group; groups in the order in which they come.
-
-    `averaged` names columns that may differ between seeds (a recording that stopped earlier, an adaptive switch of nodes): their mean.
-    """
-    grouped = rows.groupby(by, sort=False)
-    also = {name: (name, "mean") for name in averaged}
-    return grouped.agg(**also, mean=(value, "mean"), min=(value, "min"), max=(value, "max"), n_seeds=("seed", "nunique")).reset_index()
-
-
-def seeds_sentence(data: pd.DataFrame) -> str:
-    """How many seeds stand behind a table's rows, in words."""
-    fewest, most = data["n_seeds"].min(), data["n_seeds"].max()
-    if most == 1:
-        return "1 seed"
-    return f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
 
 
 def convergence_data(suite: Suite) -> pd.DataFrame:
@@ -42,38 +30,46 @@ def convergence_data(suite: Suite) -> pd.DataFrame:
 def draw_convergence(data: pd.DataFrame) -> Figure:
     """DisBack, Fig. 1: quality against updates, where a method that records a path starts at the length of its recording."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for method, rows in data.groupby("method", sort=False):
-        rows = rows.sort_values("total_updates")
-        of = look(str(method))
-        start = rows.iloc[0]
-        if start["total_updates"] > start["update"]:
-            recorded = f"{of.label}, recording the path"
-            axes.plot([0, start["total_updates"]], [start["mean"]] * 2, color=of.colour, linewidth=1, linestyle=":", label=recorded)
-        band(axes, rows, "total_updates", of)
-        mark_switches(axes, rows, "total_updates", of.colour)
-    floor_line(axes, data["floor"].iloc[0], data["min"].min())
-    from_zero(axes, data["total_updates"])
-    axes.set_xlabel("Updates, recording included")
-    axes.set_ylabel(f"{metric_label(CURVE_METRIC)} (lower is better)")
-    log_if_wide(axes, data["min"])
-    legend_below(figure, axes, 2)
+    starts = data.sort_values("total_updates").drop_duplicates("method")
+    starts = starts[starts["total_updates"] > starts["update"]]
+    recording = pd.concat([starts.assign(total_updates=0), starts], ignore_index=True)
+    plot = curves_of(data, "total_updates").add(so.Line(marker="", linestyle=":", linewidth=1), data=recording, legend=False)
+    plot.limit(x=from_zero(data["total_updates"])).label(
+        x="Updates, recording included", y=f"{metric_label(CURVE_METRIC)} (lower is better)"
+    ).on(figure).plot()
+    floor_line(figure.axes[0], data["floor"].iloc[0], data["min"].min())
+    log_if_wide(figure.axes[0], data["min"])
+    recorded = [look(str(method)) for method in starts["method"]]
+    dotted = [Line2D([], [], color=of.colour, linewidth=1, linestyle=":", label=f"{of.label}, recording the path") for of in recorded]
+    legend_below(figure, [*methods_of(data), *dotted], 2)
     return figure
 
 
-def from_zero(axes: Axes, values: pd.Series) -> None:
-    """An x axis from 0, with room for the whole of the first and last marker."""
-    axes.set_xlim(-0.02 * values.max(), 1.03 * values.max())
+def from_zero(values: pd.Series) -> tuple[float, float]:
+    """The limits of an x axis from 0, with room for the whole of the first and last marker."""
+    return -0.02 * values.max(), 1.03 * values.max()
 
 
-def mark_switches(axes: Axes, rows: pd.DataFrame, x: str, colour: str) -> None:
-    """A hollow square around each point at which the target has become another node of the path."""
-    switched = rows[rows["node"].ne(rows["node"].shift()) & rows["node"].shift().notna()]
-    if len(switched):
-        name = None if any(text.startswith("Target") for text in axes.get_legend_handles_labels()[1]) else "Target has become another node"
-        axes.plot(
-            switched[x], switched["mean"], "s", markersize=10, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1, label=name
-        )
+def curves_of(data: pd.DataFrame, x: str, looks: Callable[[str], Look] = look) -> so.Plot:
+    """A line a method, and a hollow square around each point at which the target has become another node of the path."""
+    data = data.sort_values(x)
+    plot = lines(over(data, x, looks), data.groupby("method")["update"].nunique().max())
+    return plot.add(so.Dot(marker="s", fill=False, pointsize=10, stroke=1), data=data[switches(data)], legend=False)
+
+
+def switches(data: pd.DataFrame) -> "pd.Series[bool]":
+    """Where the target differs from that of the point before, in each method's (and measure's) rows in the order of training."""
+    before = data.groupby([name for name in ("measure", "method") if name in data])["node"].shift()
+    return before.notna() & data["node"].ne(before)
+
+
+def methods_of(data: pd.DataFrame, looks: Callable[[str], Look] = look) -> list[Line2D]:
+    """Legend of the methods, and of the squares where there are any."""
+    names = [handle(looks(str(method))) for method in data["method"].unique()]
+    if switches(data.sort_values("update")).any():
+        square: dict[str, Any] = {"marker": "s", "markersize": 10, "markerfacecolor": "none", "markeredgecolor": "#444444"}
+        names.append(Line2D([], [], linestyle="none", markeredgewidth=1, label="Target has become another node", **square))
+    return names
 
 
 def convergence_caption(data: pd.DataFrame) -> str:
@@ -85,26 +81,6 @@ def convergence_caption(data: pd.DataFrame) -> str:
         f"x axis{f' ({recorded})' if recorded else ''}. Line: mean; band: minimum to maximum over {seeds_sentence(data)}. Features of "
         "a small classifier trained on this data set: the distance ranks students of this suite and is not FID. Compare DisBack, Fig. 1."
     )
-
-
-def in_noise_units(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mismatch in units of the noise: a score's norm times sigma, a squared denoising error over sigma squared.
-
-    Without these weights the smallest sigma alone would decide the mean over the sigma grid.
-    """
-    weights = {"raw": rows["sigma"], "excess": rows["sigma"] ** -2.0, "difference": rows["sigma"]}
-    return rows.assign(**{f"{m}_{s}": rows[f"{m}_{s}"] * weights[m] for m in MEASURES for s in ("mean", "std")})
-
-
-def mismatch_per_seed(suite: Suite, methods: list[str]) -> pd.DataFrame:
-    """Mean over the sigma grid in noise units: method, seed, update, total_updates, node, measure, value, sample_std."""
-    rows = in_noise_units(mismatch(suite, methods))
-    keys = ["method", "seed", "update", "total_updates", "node"]
-    means = rows.groupby(keys, sort=False)[[f"{m}_{s}" for m in MEASURES for s in ("mean", "std")]].mean().reset_index()
-    parts = [
-        means[keys].assign(measure=measure, value=means[f"{measure}_mean"], sample_std=means[f"{measure}_std"]) for measure in MEASURES
-    ]
-    return pd.concat(parts, ignore_index=True)
 
 
 def mismatch_data(suite: Suite) -> pd.DataFrame:
@@ -121,21 +97,13 @@ def draw_mismatch(data: pd.DataFrame) -> Figure:
         "difference": ("Difference", r"$\sigma\,\Vert s_\mathrm{target} - s_\mathrm{ref}\Vert$"),
     }
     figure = Figure(figsize=(9.6, 3.9), layout="constrained")
-    panels = figure.subplots(1, len(MEASURES))
-    for axes, measure in zip(panels, MEASURES, strict=True):
-        for method, rows in data[data["measure"] == measure].groupby("method", sort=False):
-            of = look(str(method))
-            rows = rows.sort_values("update")
-            band(axes, rows, "update", of)
-            mark_switches(axes, rows, "update", of.colour)
-        name, formula = titles[measure]
-        axes.set_title(name)
-        axes.set_ylabel(f"{formula}, noise units")
-        axes.set_xlabel("Student updates")
-        from_zero(axes, data["update"])
+    plot = curves_of(data, "update").facet(col="measure", order=list(MEASURES)).share(y=False)
+    plot.limit(x=from_zero(data["update"])).label(x="Student updates", title=lambda measure: titles[measure][0]).on(figure).plot()
+    for axes, measure in zip(figure.axes, MEASURES, strict=True):
+        axes.set_ylabel(f"{titles[measure][1]}, noise units", visible=True)  # seaborn hides it where panels share a name
         if measure == "excess":
             axes.axhline(0, color="#444444", linewidth=0.8)
-    legend_below(figure, panels[0], 4)
+    legend_below(figure, methods_of(data), 4)
     return figure
 
 
@@ -162,23 +130,20 @@ def draw_path(data: pd.DataFrame) -> Figure:
     """The path's nodes in the order of recording: they should fit the initial student better and data worse."""
     methods = list(data["method"].unique())
     figure = Figure(figsize=(max(5.2, 4.4 * len(methods)), 3.9), layout="constrained")
-    panels = figure.subplots(1, len(methods), squeeze=False, sharey=True)[0]
-    for axes, method in zip(panels, methods, strict=True):
-        of = look(str(method))
+    styles = dict(zip(PATH_LOSSES, (look("disback"), look("heun")), strict=True))
+    plot = lines(over(data, "node", styles.__getitem__, by="loss"), data["node"].nunique()).facet(col="method")
+    plot.label(
+        x="Node of the degradation path, in the order of recording", y="Denoising loss (weighted, per value)",
+        title=lambda method: literal(label(method)),
+    ).share(x=False).on(figure).plot()  # fmt: skip
+    for axes, method in zip(figure.axes, methods, strict=True):
         nodes = data[data["method"] == method].drop_duplicates("node").sort_values("node")
-        for (loss, name), style in zip(PATH_LOSSES.items(), (of, look("heun")), strict=True):
-            rows = data[(data["method"] == method) & (data["loss"] == loss)].sort_values("node")
-            band(axes, rows, "node", style, f"Loss {name}")
-        every = max(1, -(-len(nodes) // 9))
-        shown = nodes.iloc[::every]
+        shown = nodes.iloc[:: max(1, -(-len(nodes) // 9))]
         names = [f"node {row.node}\n" + ("teacher" if row.node == 0 else f"step {row.step:.0f}") for row in shown.itertuples()]
         axes.set_xticks(shown["node"], names)
         axes.margins(x=0.09)
-        axes.set_title(literal(label(str(method))))
-        axes.set_xlabel("Node of the degradation path, in the order of recording")
-    panels[0].set_ylabel("Denoising loss (weighted, per value)")
-    log_if_wide(panels[0], data["min"])
-    legend_below(figure, panels[0], 2)
+    log_if_wide(figure.axes[0], data["min"])
+    legend_below(figure, [handle(replace(styles[loss], label=f"Loss {name}")) for loss, name in PATH_LOSSES.items()], 2)
     return figure
 
 

@@ -12,11 +12,11 @@ from backtrail.ledger.numbers import Number
 from backtrail.parameters.base import read
 from backtrail.report.against_paper import ABSENT, DIFFERS, INCOMPARABLE, REPRODUCED, WITHIN, comparisons
 from backtrail.report.chain_view import Book
-from backtrail.report.claims import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.report.collect import Suite, curves, extractor_of, metric_files, protocols, quality
+from backtrail.report.names import label, metric_label
 from backtrail.report.paper import paper_numbers
-from backtrail.report.style import label, metric_label
-from backtrail.report.tables import NONE, claims_for_readers, metric_order, plus_minus, results_for_readers
+from backtrail.report.tables import CLAIM_HEADINGS, NONE, claims_for_readers, metric_order, plus_minus, results_for_readers
+from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED
 
 BADGES = {
     HELD: "held", NOT_HELD: "nothing", UNDECIDED: "undecided", NOT_RUN: "absent",
@@ -126,10 +126,9 @@ def claims_table(suite: Suite, table: pd.DataFrame, book: Book) -> HtmlTable:
     """The table of claims with its verdicts as badges."""
     text = claims_for_readers(suite, table)
     numbers = book.rows("reports/tables/claims.csv") or [{}] * len(table)
-    columns = ("", "", "", "verdict", "n_conditions", "weakest_ours", "weakest_margin", "n_seeds")
     rows = []
     for shown, found in zip(text.rows, numbers, strict=True):
-        cells = [number_cell(book, value, found.get(column)) for value, column in zip(shown, columns, strict=True)]
+        cells = [number_cell(book, value, found.get(column)) for value, column in zip(shown, CLAIM_HEADINGS.values(), strict=True)]
         cells[3] = badge(shown[3], cells[3].link, cells[3].name)
         rows.append(cells)
     return HtmlTable("claims", text.title, text.headings, rows)

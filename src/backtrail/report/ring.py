@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import seaborn.objects as so
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -18,8 +19,10 @@ from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import read, section
 from backtrail.parameters.ring import RingEvaluation, RingLaw
 from backtrail.report.collect import MEASURES
-from backtrail.report.over_training import mark_switches, over_seeds
-from backtrail.report.style import LOOKS, Look, band, label, log_if_wide, look
+from backtrail.report.names import LOOKS, Look, label, look
+from backtrail.report.over_training import curves_of, methods_of
+from backtrail.report.seeds import over_seeds
+from backtrail.report.style import log_if_wide, over
 from backtrail.tables import load_csv
 
 CONTROLS = {
@@ -122,25 +125,23 @@ def draw_ring(data: pd.DataFrame, sentence: str) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_xlim(left=0)
     grid[-1].axis("off")
-    grid[-1].legend(*grid[0].get_legend_handles_labels(), loc="center")
+    grid[-1].legend(handles=methods_of(data[data["panel"] == "convergence"], ring_look), loc="center")
     figure.supxlabel("\n".join(textwrap.wrap(sentence, 170)), fontsize=8)
     return figure
 
 
 def _draw_curves(axes: Axes, rows: pd.DataFrame, x: str) -> None:
-    for method, of_method in rows.groupby("method", sort=False):
-        of, of_method = ring_look(str(method)), of_method.sort_values(x)
-        band(axes, of_method, x, of)
-        mark_switches(axes, of_method, x, of.colour)
+    curves_of(rows, x, ring_look).on(axes).plot()
     log_if_wide(axes, rows["min"])
 
 
 def _draw_ends(axes: Axes, rows: pd.DataFrame) -> None:
     """A method a line: the mean and the range over seeds, with the teacher's own distance and the floor."""
-    for place, row in enumerate(rows.itertuples()):
-        of = ring_look(row.method)
-        axes.plot([row.min, row.max], [place, place], color=of.colour, linewidth=3, alpha=0.4)
-        axes.plot(row.mean, place, marker=of.marker, color=of.colour)
+    rows = rows.assign(place=range(len(rows)))
+    plot = over(rows.rename(columns={"min": "low", "max": "high"}), "mean", ring_look)
+    ends = {"y": "place", "xmin": "low", "xmax": "high"}
+    plot = plot.add(so.Range(linewidth=3, alpha=0.4, linestyle="-"), orient="y", legend=False, **ends)
+    plot.add(so.Dot(), y="place", legend=False).on(axes).plot()
     for value, name, line in ((rows["teacher"].iloc[0], "teacher", "--"), (rows["floor"].iloc[0], "floor", ":")):
         axes.axvline(value, color="#444444", linewidth=1, linestyle=line)
         axes.annotate(f" {name}", (value, len(rows) - 0.45), fontsize=8, color="#444444", va="center")

@@ -10,7 +10,7 @@ import pandas as pd
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import read
 from backtrail.report.collect import Suite, quality, require
-from backtrail.report.style import LOOKS, label, metric_label
+from backtrail.report.names import LOOKS, label, metric_label
 from backtrail.report.tables import load_results
 
 

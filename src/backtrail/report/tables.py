@@ -10,11 +10,12 @@ import pandas as pd
 
 from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
-from backtrail.report.claims import RULE, judge_all
+from backtrail.report.claims import judge_all
 from backtrail.report.collect import Suite, costs, extractor_of, floor, of_metric, open_suite, quality
+from backtrail.report.names import higher_is_better, label, metric_label
 from backtrail.report.paper import UNKNOWN, Number, PaperNumbers, paper_numbers
 from backtrail.report.short_ids import of_results, short_id
-from backtrail.report.style import higher_is_better, label, metric_label
+from backtrail.report.verdicts import MOST_SEEDS, RULE
 from backtrail.tables import load_csv, save_csv
 
 QUOTED = ("cifar10", "imagenet64")  # data sets whose papers' numbers stand beside every suite's
@@ -174,19 +175,42 @@ def results_notes(suite: Suite, quoted: PaperNumbers, table: pd.DataFrame) -> li
     return notes + [f"[{tag}] {quoted.sources[tag].reference}, {quoted.sources[tag].place}." for tag in tags]
 
 
+CLAIM_HEADINGS = {
+    "Claim": "",
+    "Source": "",
+    "Measured in": "",
+    "Verdict": "verdict",
+    "Conditions for / against / all": "n_conditions",
+    "Weakest condition": "weakest_ours",
+    "Margin there": "weakest_margin",
+    "Interval of the smallest margin": "low",
+    "Effect size": "effect_size",
+    "Seeds": "n_seeds",
+    "Seeds to decide": "seeds_to_decide",
+}  # heading -> the column of claims.csv whose number stands under it
+
+
 def claims_for_readers(suite: Suite, table: pd.DataFrame) -> Table:
     """The table of claims in words and rounded numbers."""
-    headings = ["Claim", "Source", "Measured in", "Verdict", "Conditions for / against / all", "Weakest condition", "Margin there", "Seeds"]
     rows = []
-    for row in table.itertuples():
-        if pd.isna(row.n_conditions):
-            rows.append([row.text, row.source, row.quantity, row.verdict, *[NONE] * 4])
-            continue
-        weakest = f"{row.weakest_condition}: {short(row.weakest_ours)} against {short(row.weakest_other)}"
-        counts = f"{row.n_for:.0f} / {row.n_against:.0f} / {row.n_conditions:.0f}"
-        margin = plus_minus(row.weakest_margin, row.weakest_margin_std)
-        rows.append([row.text, row.source, row.quantity, row.verdict, counts, weakest, margin, f"{row.n_seeds:.0f}"])
-    return Table(f"Claims of the papers on {suite.data_set}", headings, rows, [RULE])
+    for _, row in table.iterrows():
+        head = [row["text"], row["source"], row["quantity"], row["verdict"]]
+        rows.append([*head, *([NONE] * (len(CLAIM_HEADINGS) - len(head)) if pd.isna(row["n_conditions"]) else _evidence(row))])
+    return Table(f"Claims of the papers on {suite.data_set}", list(CLAIM_HEADINGS), rows, [RULE])
+
+
+def _evidence(row: pd.Series) -> list[str]:
+    """The cells behind a verdict."""
+    needed = row["seeds_to_decide"]
+    return [
+        f"{row['n_for']:.0f} / {row['n_against']:.0f} / {row['n_conditions']:.0f}",
+        f"{row['weakest_condition']}: {short(row['weakest_ours'])} against {short(row['weakest_other'])}",
+        plus_minus(row["weakest_margin"], row["weakest_margin_std"]),
+        f"{short(row['low'])} to {short(row['high'])} ({row['level']:.1%})" if math.isfinite(row["low"]) else NONE,
+        short(row["effect_size"]),
+        f"{row['n_seeds']:.0f}",
+        NONE if pd.isna(needed) else f"> {MOST_SEEDS:,}" if math.isinf(needed) else f"{needed:,.0f}",
+    ]
 
 
 def markdown(table: Table) -> str:

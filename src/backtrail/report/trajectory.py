@@ -8,7 +8,8 @@ from mpl_toolkits.mplot3d.axes3d import Axes3D
 
 from backtrail.errors import UserError
 from backtrail.report.collect import Suite, all_states
-from backtrail.report.style import legend_below, literal, look
+from backtrail.report.names import literal, look
+from backtrail.report.style import legend_below
 
 COMPONENTS = 2
 DECIMALS = 6  # of what is written: a state on the line has components of 1e-12, whose digits depend on the processor
@@ -99,7 +100,7 @@ def draw_trajectory(data: pd.DataFrame) -> Figure:
                 *places, color=of.colour, marker="o" if teacher else of.marker, label=f"{of.label}, NFE {rows['nfe'].iloc[0]}", **style
             )
         _dress(axes, of_image, f"Image seed {image}")
-    legend_below(figure, panels[0], 3)
+    legend_below(figure, [], 3)
     return figure
 
 

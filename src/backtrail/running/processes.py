@@ -11,10 +11,9 @@ import torch
 from torch import distributed
 
 import backtrail
-from backtrail.errors import UserError
+from backtrail.errors import Interrupted, UserError
 from backtrail.pipeline import Declared
 from backtrail.training.data_parallel import Group
-from backtrail.training.loop import Interrupted
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # passed on to the processes, which save their state and stop
 

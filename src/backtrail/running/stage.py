@@ -7,6 +7,8 @@ params.yaml ever stands in a command line, where a shell would read it.
 import importlib
 import logging
 import os
+import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +19,9 @@ from typing import Any, TypeVar
 
 import click
 
-from backtrail.errors import UserError
-from backtrail.layout import RECORDS
+from backtrail.artifacts import drop_temporaries
+from backtrail.errors import Interrupted, UserError
+from backtrail.layout import FINISHED, LOCK_FILE, RECORDS
 from backtrail.ledger.fingerprints import check_code_file, command_digest
 from backtrail.ledger.record import Record, digests, recipe_key, recorded
 from backtrail.parameters.base import Section, section
@@ -61,6 +64,10 @@ class Stage:
         if not any(f"{key}.".startswith(f"{known}.") for known in self.declared.params):
             raise LookupError(f"{self.name} reads {key} of params.yaml, which dvc.yaml does not declare")
         return section(model, key)
+
+    def part(self, model: type[S], whole: type[Section], key: str) -> S:
+        """The fields that a model has of the section at `key`, a `whole`: dvc.yaml declares each by itself, and none of the others."""
+        return model(**{name: self.value(whole, f"{key}.{name}") for name in model.model_fields})
 
     def value(self, model: type[Section], key: str) -> Any:
         """One value of a section, its default where the file has none: `stage.value(Metrics, "metrics.n_curve")`."""
@@ -110,7 +117,30 @@ def stage(function: Callable[[Stage], None]) -> click.Command:
 def as_command(function: Callable[..., None], run: Callable[[str | None], None]) -> click.Command:
     """The command of a stage's function, with the one option that each has."""
     option = click.Option(["--stage", "stage"], help="DVC's name of the stage; by default the one that the engine says (DVC_STAGE).")
-    return click.Command(command_name(function), params=[option], callback=lambda stage: run(stage), help=function.__doc__)
+
+    def callback(stage: str | None) -> None:
+        with heeding_signals():
+            run(stage)
+
+    return click.Command(command_name(function), params=[option], callback=callback, help=function.__doc__)
+
+
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 end a stage at once, as Interrupted; a training loop, which has a state to save, takes them over.
+
+    A job's shell and DVC ignore both, so that they end in order, and a stage would inherit that.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name} before it was done; the next run starts it again")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def command_name(function: Callable[..., None]) -> str:
@@ -132,12 +162,23 @@ def recorded_stage(found: Declared) -> Iterator[Stage]:
     """Check all of params.yaml and the code, run the body, leave a record, say how long it took."""
     handed, started = Stage(found), time.perf_counter()
     check_code_file(found.command)
+    drop_temporaries(found.outs)
+    drop_committed()
     with recorded(handed.name, found.command, handed.parameters, handed.input_digests, handed.outputs, seeds(found)) as record:
         handed.record = record
         yield handed
         # The engine notes the code that code.yaml names at the end: it has to be the code that ran.
         check_code_file(found.command)
     logger.info("%s: done in %.1f s", handed.name, time.perf_counter() - started)
+
+
+def drop_committed() -> None:
+    """Drop the resume states of stages whose results DVC has taken over: its lock names the records that they left."""
+    notes = list(SCRATCH.glob(f"*/{FINISHED}"))
+    lock = Path(LOCK_FILE).read_text(encoding="utf-8", errors="replace") if notes and Path(LOCK_FILE).is_file() else ""
+    for note in notes:
+        if note.read_text(encoding="utf-8") in lock:
+            shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def seeds(found: Declared) -> list[int]:

@@ -5,12 +5,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import click
 import torch
 
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
+from backtrail.layout import record
+from backtrail.ledger.hashes import hash_file
 from backtrail.nets.blocks import checkpoint_blocks
 from backtrail.parameters.runtime import Runtime
 from backtrail.pipeline import Declared
@@ -67,7 +70,7 @@ def _torch_command(function: Callable[[TorchStage], None], several: bool) -> cli
 
 @contextmanager
 def running_torch_stage(found: Declared, several: bool) -> Iterator[TorchStage]:
-    """`recorded_stage` with torch made deterministic; the resume state is dropped when the stage has ended well."""
+    """`recorded_stage` with torch made deterministic; after it the last resume state stays until DVC has its outputs."""
     runtime = Stage(found).section(Runtime, "runtime")
     device = choose_device(runtime)
     if several and (n := count_processes(device)) > 1:
@@ -85,7 +88,7 @@ def running_torch_stage(found: Declared, several: bool) -> Iterator[TorchStage]:
                 plain.record.notes["resumed_from_step"] = scratch.resumed_from
             if group.processes > 1:
                 plain.record.notes["processes"] = group.processes
-        scratch.clear()
+        scratch.clear(hash_file(Path(record(found.name))).md5 if "DVC_STAGE" in os.environ else "")
 
 
 def choose_device(runtime: Runtime) -> torch.device:

@@ -14,5 +14,5 @@ def command(stage: Stage) -> None:
     if not needs_inception(extractors):
         fetch_outside(layout.INCEPTION, [])
         return
-    names = ["inception-2015-12-05", *([p.reference] if p.reference else [])]
+    names = ["inception-2015-12-05", *p.published.values()]
     stage.record.notes |= fetch_outside(layout.INCEPTION, [SOURCES[name] for name in names], p.local, p.sha256)

@@ -5,6 +5,7 @@ from pathlib import Path
 from backtrail import layout
 from backtrail.artifacts import save_json
 from backtrail.data.dataset import load_dataset
+from backtrail.data.sources import SOURCES
 from backtrail.metrics.measures import load_extractor, load_measure
 from backtrail.metrics.ranking import real_images
 from backtrail.metrics.reference import save_reference
@@ -23,7 +24,6 @@ def command(stage: TorchStage) -> None:
 
 
 def published_statistics(name: str, p: Metrics) -> Path | None:
-    """The fetched file with EDM's statistics, if the extractor is FID's and the parameters name one."""
-    if name != "inception" or p.inception.reference is None:
-        return None
-    return Path(layout.INCEPTION) / f"{p.inception.reference.removeprefix('reference-')}.npz"
+    """The fetched file with statistics that others published in this extractor's features, if the parameters name one."""
+    source = p.inception.published.get(name)
+    return Path(layout.INCEPTION) / SOURCES[source].files[0].name if source else None

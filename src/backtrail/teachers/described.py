@@ -1,7 +1,6 @@
 """A diffusers U-Net as its files describe it, held against them before the library makes memory for it."""
 
 import math
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from backtrail.artifacts import load_json
 from backtrail.errors import UserError
 from backtrail.nets.unallocated import unallocated
 from backtrail.nets.weights import check_numbers, shown, wrong_shape
+from backtrail.teachers.reader import Refused
+from backtrail.teachers.zipped_tensors import check_work
 
 MAX_SIDE = 4096  # pixels of an image
 CURE = "fetch it again"
@@ -40,6 +41,8 @@ def check_unet(folder: Path) -> None:
                 check_numbers(expected, {name: value}, file, CURE)
         except UserError:
             raise
+        except Refused as refusal:
+            raise UserError(f"{folder} cannot be read by diffusers, and nothing in it was executed ({file.name}: {refusal})") from None
         except Exception as error:  # whatever torch and safetensors raise for a file that is cut, or holds more than tensors
             reason = shown(" ".join(str(error).split()))
             raise UserError(f"{folder} cannot be read by diffusers ({file.name}: {type(error).__name__}: {reason}): {CURE}") from None
@@ -85,6 +88,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
             for name in tensors.keys():  # noqa: SIM118 (it is no dict)
                 yield name, tensors.get_tensor(name)
         return
-    for name, value in torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)).items():
+    check_work(file)
+    for name, value in torch.load(file, map_location="cpu", weights_only=True, mmap=True).items():
         if isinstance(value, Tensor):
             yield name, value

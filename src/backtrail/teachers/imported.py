@@ -5,6 +5,7 @@ from pathlib import Path
 from backtrail.data.sources import source_of_teacher
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
+from backtrail.nets.build import load_denoiser
 from backtrail.teachers.diffusers import import_diffusers
 from backtrail.teachers.edm import import_edm
 from backtrail.teachers.published import PUBLISHED
@@ -15,12 +16,23 @@ def import_teacher(source: str, folder: str | Path) -> NetDenoiser:
 
     Nothing in them is executed. Raises UserError if they are no checkpoint of their format, or not the network that was published.
     """
-    file = source_of_teacher(source).files[0].name
-    if not file.endswith(".pkl"):
-        return import_diffusers(folder)
-    teacher, published = import_edm(Path(folder) / file), PUBLISHED.get(source.removeprefix("teacher-"))
+    teacher, published = read_teacher(source, folder), PUBLISHED.get(source.removeprefix("teacher-"))
     if published is not None and teacher.configuration != published:
-        raise UserError(f"{folder}/{file} holds another network than the published {source}: fetch it again, or name it `own-edm`")
+        raise UserError(f"{folder} holds another network than the published {source}: fetch it again, or name it `own-edm`")
+    return teacher
+
+
+def read_teacher(source: str, place: str | Path) -> NetDenoiser:
+    """The teacher in a folder, or in its one file, in the format of that source. Raises UserError if it is none."""
+    place, first = Path(place), source_of_teacher(source).files[0].name
+    file = place / first if place.is_dir() else place
+    if first.endswith(".pkl"):
+        return import_edm(file)
+    if first.endswith(".json"):
+        return import_diffusers(place)
+    teacher = load_denoiser(file)
+    if teacher.step_condition:
+        raise UserError(f"{file} is a student that is told its number of steps (SFD-v), which a teacher is not: name another")
     return teacher
 
 

@@ -50,7 +50,7 @@ def read_pickle(path: str | Path) -> Any:
             if file.read(2) == b"PK":
                 raise Refused("it is a zip file, expected the plain pickle that EDM publishes")
             budget = Budget(size)
-            machine = Machine(Reader(Blob(file, 0, size)), _names(budget), budget)
+            machine = Machine(Reader(Blob(file, 0, size)), known_names(budget), budget)
             return machine.run()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: fetch it, or put it there by hand") from None
@@ -64,7 +64,7 @@ def read_pickle(path: str | Path) -> Any:
         raise UserError(f"{path} cannot be imported, and nothing in it was executed: {refusal}; {cure}") from None
 
 
-def _names(budget: Budget) -> dict[tuple[str, str], Name]:
+def known_names(budget: Budget) -> dict[tuple[str, str], Name]:
     """The table of known names; what their functions make is charged to `budget`."""
 
     def tensor(storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, metadata: Any = None) -> Tensor:
@@ -165,7 +165,7 @@ def _storage(data: Any, budget: Budget) -> Tensor:
     if plain[:2] != [LEGACY_MAGIC, LEGACY_VERSION] or type(plain[2]) is not dict or plain[2].get("little_endian") is not True:
         raise Refused("it holds a storage that is not in torch's little-endian format")
     names = {("torch", title): Name(title) for title in DTYPES}
-    found = Machine(reader, names, budget, persistent=_storage_header).run()
+    found = Machine(reader, names, budget, persistent=storage_header).run()
     if type(found) is not _Header or Machine(reader, {}, budget).run() != [found.key] or reader.number("<q") != found.n:
         raise Refused("it holds a storage whose header does not agree with itself")
     values = _read_numbers(reader, found)
@@ -180,7 +180,7 @@ class _Header:
         self.dtype, self.key, self.n = dtype, key, n
 
 
-def _storage_header(value: Any) -> _Header:
+def storage_header(value: Any) -> _Header:
     """The persistent id ("storage", type, key, location, number of elements, view); whole storages only."""
     if type(value) is not tuple or len(value) not in (5, 6) or value[0] != "storage" or value[5:] not in ((), (None,)):
         raise Refused("it holds a storage with an unknown kind of header")

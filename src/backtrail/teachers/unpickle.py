@@ -287,6 +287,6 @@ OPERATIONS: dict[bytes, Callable[[Machine], None]] = {
     pickle.STACK_GLOBAL: _name_from_stack,
     pickle.REDUCE: Machine.reduce,
     pickle.NEWOBJ: Machine.new,
-    pickle.BUILD: Machine.build,
+    pickle.BUILD: lambda m: m.build(),
     pickle.BINPERSID: Machine.persistent_id,
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from backtrail.errors import UserError
+from backtrail.errors import Interrupted, UserError
 from backtrail.training.data_parallel import ALONE, Group
 from backtrail.training.progress import progress
 from backtrail.training.scratch import Scratch
@@ -27,12 +27,6 @@ class Execution:
 
 
 HERE = Execution()
-
-
-class Interrupted(UserError):
-    """The stage was told to stop and has saved its state; a scheduler that retries on this exit code continues the run."""
-
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Diverged(UserError):
@@ -58,7 +52,8 @@ def run(
     BACKTRAIL_SAVE_EVERY_S (seconds between two saves where `save_every_s` is None; 60) and BACKTRAIL_SLICE_S (seconds after which the run
     stops as after a signal; never) come from the environment: no result depends on them.
 
-    Raises Diverged if a loss is not finite, and Interrupted after SIGTERM, SIGINT, SIGUSR1 or the slice's end, with the state saved.
+    Raises Diverged if a loss is not finite, and Interrupted after a stopping signal or the slice's end, with the state saved. Those are
+    SIGTERM, SIGINT, SIGUSR1 and SIGHUP (a terminal that was closed), unless the process was started to take no notice of it (nohup).
     """
     save_every_s = _seconds("BACKTRAIL_SAVE_EVERY_S", SAVE_EVERY_S) if save_every_s is None else save_every_s
     slice_s = _seconds("BACKTRAIL_SLICE_S", math.inf)
@@ -105,10 +100,11 @@ def _seconds(name: str, default: float) -> float:
 def _stop_signals() -> Iterator[list[int]]:
     """A list that holds the signal once one of the stopping signals has come; the handlers before are put back at the end."""
     received: list[int] = []
+    heeded = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heeded.append(signal.SIGHUP)
     try:
-        before = {
-            s: signal.signal(s, lambda number, frame: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        }
+        before = {s: signal.signal(s, lambda number, frame: received.append(number)) for s in heeded}
     except ValueError:  # not in the main thread: whoever started the thread decides about signals
         yield received
         return

@@ -7,7 +7,6 @@ state. DVC's `persist` outputs are not keyed, which is why the state does not li
 import hashlib
 import json
 import logging
-import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from backtrail.artifacts import atomic_write, drop_temporaries
 from backtrail.errors import UserError
+from backtrail.layout import FINISHED
 from backtrail.tensors import load_tensors, save_tensors
 from backtrail.training.state import TrainingState
 
@@ -95,11 +96,19 @@ class Scratch:
             return True
         return False
 
-    def clear(self) -> None:
-        """Drop the folder: the stage has its result."""
+    def clear(self, result: str = "") -> None:
+        """The stage has its result: drop the folder; or, where an engine has yet to take `result` over, all but the newest state.
+
+        A kill between the two would else cost the whole training. `result` is what the note `finished` says then.
+        """
         self.finish()
         self._writer.shutdown()
-        if self.writes:
+        states = sorted(self.folder.glob("step-*.safetensors"))
+        if self.writes and result and states:
+            for older in states[:-1]:
+                older.unlink()
+            atomic_write(self.folder / FINISHED, lambda file: file.write_text(result, encoding="utf-8"))
+        elif self.writes:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @torch.no_grad()
@@ -119,9 +128,7 @@ class Scratch:
         save_tensors(path, self._copies, {"facts": facts, "facts_sha256": _digest(facts)})
         for old in sorted(self.folder.glob("step-*.safetensors"))[:-KEPT]:
             old.unlink()
-        for torn in self.folder.glob(".step-*.tmp"):  # left by a kill in the middle of a save
-            if re.fullmatch(r"\.step-\d+\.safetensors\.\d+\.tmp", torn.name):
-                torn.unlink()
+        drop_temporaries([self.folder / "step-*.safetensors"])
 
 
 def _digest(text: str) -> str:

@@ -12,7 +12,7 @@ from backtrail.methods.disback.path import Origin
 from backtrail.methods.disback.recording import DEFAULT_EVALUATION_BATCH
 from backtrail.nets.build import at_step_condition, load_denoiser
 from backtrail.parameters.metrics import Mismatch
-from backtrail.parameters.score_distillation import ScoreDistillation
+from backtrail.parameters.score_distillation import PathParameters, ScoreDistillation
 from backtrail.sampling.student import FewStep, OneStep, student_sampling
 from backtrail.tensors import load_tensors
 
@@ -22,7 +22,7 @@ def sampling(p: ScoreDistillation) -> OneStep:
     return OneStep(sigma_init=p.sigma_init)
 
 
-def origin(teacher: NetDenoiser, start: str | Path | None, p: ScoreDistillation) -> Origin:
+def origin(teacher: NetDenoiser, start: str | Path | None, p: PathParameters) -> Origin:
     """Where the paths of `p` begin: at the teacher, or at the student of another method in the file `start`.
 
     That student is taken as a net without a step condition. Raises UserError if its file is absent, or it is not sampled by one evaluation
@@ -42,7 +42,7 @@ def origin(teacher: NetDenoiser, start: str | Path | None, p: ScoreDistillation)
     return Origin(teacher, at_step_condition(load_denoiser(start), 3), load_tensors(start)[1]["cost"])
 
 
-def path_forwards(p: ScoreDistillation) -> float:
+def path_forwards(p: PathParameters) -> float:
     """The recording of a path, and the path's loss at each place that may become a node."""
     recording = p.recording
     if recording is None:

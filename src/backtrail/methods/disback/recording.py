@@ -17,7 +17,7 @@ from backtrail.data.dataset import Labelled
 from backtrail.denoiser import Condition, NetDenoiser
 from backtrail.methods.disback.one_step import draw_labels, generate, initial_student, labels_condition, student_input
 from backtrail.methods.disback.path import DegradationPath, Origin
-from backtrail.parameters.score_distillation import Recording, ScoreDistillation
+from backtrail.parameters.score_distillation import PathParameters, Recording, ScoreDistillation
 from backtrail.randomness import Draw
 from backtrail.training.loop import HERE, Execution, Losses, run
 from backtrail.training.noise import diffuse, edm_loss, per_value, score_matching_loss
@@ -27,7 +27,7 @@ DEFAULT_EVALUATION_BATCH = 256  # images that the loss of a path of one node is 
 
 
 def record(
-    origin: Origin, p: ScoreDistillation, data: Labelled, seed: int, execution: Execution = HERE
+    origin: Origin, p: PathParameters, data: Labelled, seed: int, execution: Execution = HERE
 ) -> tuple[DegradationPath, dict[str, Any]]:
     """The path for the student that `p` starts from, and how the recording ended: {stopped_by, steps}.
 
@@ -59,7 +59,7 @@ def record(
 class PathLoss:
     """The EDM loss of a denoiser, per value of an image, on the initial student's samples and on data, with fixed noise."""
 
-    def __init__(self, student: NetDenoiser, p: ScoreDistillation, data: Labelled, seed: int):
+    def __init__(self, student: NetDenoiser, p: PathParameters, data: Labelled, seed: int):
         n, draw = p.recording.evaluation_batch if p.recording else DEFAULT_EVALUATION_BATCH, Draw(seed, "path-loss")
         labels = draw_labels(student, n, draw.of("label"))
         if labels is not None and data.labels is None:
@@ -111,7 +111,7 @@ def choose_nodes(rows: list[dict], p: Recording) -> list[dict]:
     return [rows[i] for i in chosen]
 
 
-def update_node(state: TrainingState, student: NetDenoiser, p: ScoreDistillation, seed: int, step: int) -> Losses:
+def update_node(state: TrainingState, student: NetDenoiser, p: PathParameters, seed: int, step: int) -> Losses:
     """One update of the degraded score (DisBack, Eq. 7): the student is frozen. The loss returned is per value of an image."""
     assert p.recording is not None
     node, draw = state.modules["node"], Draw(seed, "recording", step)
@@ -124,7 +124,7 @@ def update_node(state: TrainingState, student: NetDenoiser, p: ScoreDistillation
     return state.group.totals({"loss": total})
 
 
-def fitting_loss(model: NetDenoiser, student: NetDenoiser, p: ScoreDistillation, draw: Draw) -> Tensor:
+def fitting_loss(model: NetDenoiser, student: NetDenoiser, p: PathParameters, draw: Draw) -> Tensor:
     """The loss of `model` on fresh samples of a frozen student, on the rows of the draw's part."""
     labels = draw_labels(student, p.batch, draw.of("label"))
     with torch.no_grad():

@@ -1,0 +1,186 @@
+"""Results in prose: what looks like a result beside a method's name, in any Markdown file that git tracks, and stands in no mark.
+
+A text is taken in blocks, as a reader sees it: a paragraph, an item of a list or a row of a table, wherever its lines are broken. In a
+block that names a method, each number that is no setting (`NFE 4`, `3 seeds`, `12 min`) has to be quoted (`quotes.py`), and each verdict
+has to be the one that the table of claims has for the claim beside it. What was measured by other means than the suite's stages stands
+between `<!-- measured: COMMAND -->` and `<!-- /measured -->`, and is counted and told. Numbers below ten without a point, and numbers in
+words, are not looked for.
+"""
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from backtrail.audit.findings import BROKEN, UNBACKED, Finding
+from backtrail.layout import CURVES, METRICS, PARAMS_FILE, STUDENTS, TABLES
+from backtrail.ledger.ledger import Ledger
+from backtrail.ledger.numbers import owner_of, read_rows
+from backtrail.ledger.repository import tracked
+
+CLAIMS, SHOWN = f"{TABLES}/claims.csv", 6
+MARK = re.compile(r"<!-- number (\S+) -->(.{0,200}?)<!-- /number -->", re.DOTALL)
+MEASURED = re.compile(r"<!-- measured: ([^\n>]{1,200}) -->((?:(?!<!-- measured:).)*?)<!-- /measured -->", re.DOTALL)
+QUOTED = re.compile(r"\0(\d+)\0")  # what stands for a mark while blocks are read
+STYLE = re.compile(
+    r"</?(?:a|b|i|em|strong|sub|sup|span|s|u|del|ins|code|kbd|small|big|font)\b[^<>]*>|[*~`]+|\[([^\][]{0,500})\]\([^)\s]{0,2000}\)"
+)
+ADDRESS = re.compile(r"https?://\S+")
+# A blank line, an item of a list, a row of a table, a heading or a fence begins a block.
+BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)|\n(?=\s*\|)|(?<=\|)\n|\n(?=#)|```[^\n]{0,100}\n")
+NUMBER = re.compile(r"(?<![\w.,])(?<!\w[-.])\d(?:[\d,.']*\d)?(?:e[-+]?\d+)?(?![\w])", re.IGNORECASE)
+UNITS = (
+    "s|ms|min|h|hours?|minutes?|seconds?|days?|weeks?|[kMGT]i?B|bytes?|GPUs?|CPUs?|cores?|images?|samples?|steps?|updates?|seeds?|nodes?|"
+    "times?|stages?|files?|lines?|threads?|process(?:es)?|parameters?|claims?|evaluations?|channels?|layers?|forwards?|passes|pixels?|F|x"
+)
+UNIT = re.compile(rf"\s*(?:{UNITS})\b")
+SETTING = re.compile(
+    r"(?:\bNFE|\bseeds?|=|\bEqs?\.|\bEquations?|\bFigs?\.|\bFigures?|\bTables?|\bSections?|\barXiv:?|\bPython|\btorch|\bversion"
+    r"|(?:\bNFE|\bseeds?|\bEqs?\.|\bTables?) [\d, ]+(?:to|and|,)?)\s*[\"']?$",
+    re.IGNORECASE,
+)
+NFE = re.compile(r"\bNFE\s*=?\s*(\d+)\b(?!\s*(?:to|-|\u2013)\s*\d)", re.IGNORECASE)
+VERDICT = re.compile(r"(?<![\w-])(not held|held|undecided at this size|not run)(?=\s*(?:[:|)]|$))", re.IGNORECASE)
+# How the field spells parts of names otherwise than params.yaml does.
+SPELT = {"dpmpp": r"dpmpp|dpm[\s-]*solver[\s-]*\+\+", "3m": r"\(?3m\)?", "trajectory": r"trajectory[\s-]*distillation|algorithm[\s-]*1"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a suite's methods and solvers, as texts spell them."""
+
+    keys: tuple[str, ...]
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """One group for each name, longer ones first: SFD-v is not SFD."""
+        spelt = (r"[\s,-]*".join(f"(?:{SPELT.get(part, re.escape(part))})" for part in key.split("-")) for key in self.keys)
+        return re.compile("|".join(rf"(?<![\w-])({of})(?!\w)(?!-\w)" for of in spelt) or "(?!)", re.IGNORECASE)
+
+    def before(self, text: str, place: int) -> str | None:
+        """The name that stands last before a place in a text, or else first after it."""
+        found = list(self.pattern.finditer(text))
+        chosen = [name for name in found if name.end() <= place][-1:] or found[:1]
+        return self.keys[(chosen[0].lastindex or 1) - 1] if chosen else None
+
+
+def names_of(ledger: Ledger) -> Names:
+    """What the suite's results and parameters call methods and solvers."""
+    samplers = (ledger.params.get("teacher_samples") or {}).get("samplers") or {}
+    students = ledger.params.get("students") or {}
+    owners = {owner_of(path) for path in ledger.makers if path.startswith((f"{METRICS}/", f"{STUDENTS}/", f"{CURVES}/"))}
+    keys = {*map(str, samplers), *map(str, students), *(name for name in owners if name and name != "teacher")}
+    return Names(tuple(sorted(keys, key=lambda key: (-len(key), key))))
+
+
+def texts(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """(path, text) of the Markdown files of a suite that git tracks or that lie at its top, without those that a stage made."""
+    folder = ledger.folder
+    names = tracked(folder)
+    if names is None:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.md") if ".venv" not in path.parts]
+    for name in sorted({*(name for name in names if name.lower().endswith(".md")), *(path.name for path in folder.glob("*.md"))}):
+        above = [str(place) for place in PurePosixPath(name).parents if str(place) != "."]
+        if ledger.maker(name) is None and not any((folder / place / PARAMS_FILE).is_file() for place in above):
+            path = folder / name
+            if path.is_file():
+                yield name, path.read_text(encoding="utf-8", errors="replace")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a text as it is read, marks taken out of it: (place in it, target, what is quoted) of each."""
+
+    text: str
+    quotes: tuple[tuple[int, str, str], ...]
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """The blocks of a text; what was measured by other means is left out."""
+    marks: list[tuple[str, str]] = []
+
+    def taken(mark: re.Match[str]) -> str:
+        marks.append((mark[1], mark[2].strip()))
+        return f"\0{len(marks) - 1}\0"
+
+    text = MEASURED.sub("\n\n", MARK.sub(taken, text.replace("\0", " ").replace("\r\n", "\n")))
+    text = "".join(c for c in unicodedata.normalize("NFKC", html.unescape(text)) if unicodedata.category(c) != "Cf")
+    for part in BLOCK.split(text):
+        line = " ".join(ADDRESS.sub(" ", STYLE.sub(lambda found: found[1] or "", part)).split())
+        pieces = QUOTED.split(line)
+        read, quotes = pieces[0], []
+        for index, after in zip(pieces[1::2], pieces[2::2], strict=True):
+            quotes.append((len(read), *marks[int(index)]))
+            read += "  " + after
+        yield Block(read, tuple(quotes))
+
+
+def unquoted(names: Names, block: Block) -> list[str]:
+    """What looks like a result in a block that names a method, and is in no mark."""
+    pattern = names.pattern
+    if not pattern.search(block.text):
+        return []
+    text = pattern.sub(lambda name: "_" * len(name[0]), block.text)
+    found = []
+    for number in NUMBER.finditer(text):
+        small = number[0].isdecimal() and len(number[0]) == 1
+        if not small and not UNIT.match(text, number.end()) and not SETTING.search(text, max(0, number.start() - 60), number.start()):
+            found.append(block.text[max(0, number.start() - 40) : number.end()].strip())
+    return found
+
+
+def unmarked(ledger: Ledger) -> Iterator[Finding]:
+    """What looks like a result and carries no mark, and verdicts that are not the table's."""
+    names, claims = names_of(ledger), read_rows(ledger.folder / CLAIMS)
+    for file, text in texts(ledger):
+        found = []
+        for block in blocks(text):
+            found += unquoted(names, block)
+            yield from _verdicts(file, names, block, claims)
+        if found:
+            shown = "; ".join(f"'... {one}'" for one in found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+            message = f"{file}: {len(found)} numbers beside a method's name are quoted from nothing: {shown}"
+            # The quoted numbers of the same file are not wrong for it.
+            yield Finding(UNBACKED, f"{file}:unmarked", f"? -> {file}", message, "mark them: <!-- number FILE:SELECTOR -->")
+
+
+def _verdicts(file: str, names: Names, block: Block, claims: list[dict[str, str]]) -> Iterator[Finding]:
+    said = {found[1].lower() for found in VERDICT.finditer(block.text)}
+    if not said or not names.pattern.search(block.text):
+        return
+    text = _plain(block.text)
+    rows = [row for row in claims if row.get("text") and _plain(row["text"]) in text]
+    rows = [row for row in rows if _plain(row.get("quantity", "")) in text] or rows
+    told = block.text[:100]
+    if not rows and said != {"not run"}:
+        yield Finding(UNBACKED, f"{file}:verdicts", f"? -> {file}", f"{file} gives a verdict on no claim of {CLAIMS}: '{told}'")
+    elif rows and said != {row.get("verdict") for row in rows}:
+        right = ", ".join(sorted({str(row.get("verdict")) for row in rows}))
+        message = f"{file} says {', '.join(sorted(said))} of '{rows[0]['text']}'; {CLAIMS} says {right}"
+        yield Finding(BROKEN, f"{file}:verdicts", f"{CLAIMS} -> {file}", message)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text).strip().lower()
+
+
+def measured_otherwise(ledger: Ledger) -> Iterator[str]:
+    """A line for each part of a text that is said to be measured by other means than the suite's stages."""
+    for file, text in texts(ledger):
+        for command, part in MEASURED.findall(text):
+            what = f"{len(NUMBER.findall(part)):,} numbers are said to be measured otherwise than by the suite's stages"
+            yield f"{file}: {what} ({command}): nothing here checks them"
+
+
+def misplaced(names: Names, block: Block, place: int, row: dict[str, Any]) -> str:
+    """What contradicts a quoted number's row in the words around it; nothing if method and NFE agree or are not named."""
+    name = names.before(block.text, place)
+    if name is not None and row.get("method") not in (None, name):
+        return f"stands beside {name}, and is {row['method']}'s"
+    said = [found for found in NFE.finditer(block.text) if found.end() <= place][-1:] or list(NFE.finditer(block.text))[:1]
+    if said and row.get("nfe") not in (None, said[0][1]):
+        return f"stands beside NFE {said[0][1]}, and is of NFE {row['nfe']}"
+    return ""

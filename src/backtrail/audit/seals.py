@@ -1,0 +1,43 @@
+"""The signature over the ledger's digests, and the digest of what is quoted from papers."""
+
+from collections.abc import Iterator
+
+from backtrail.artifacts import file_digest
+from backtrail.audit.findings import BROKEN, STALE, Finding
+from backtrail.ledger.ledger import Ledger
+from backtrail.ledger.seal import SEAL, SIGNATURE, paper_numbers, sealed_files, verify
+
+
+def seals(ledger: Ledger) -> tuple[list[Finding], list[str]]:
+    """What is wrong with the suite's seal, and by whom it was signed; nothing of a suite that has none.
+
+    A finding stands for itself: the numbers are not wrong for it.
+    """
+    text, link, cure = ledger.folder / SEAL, f"{SIGNATURE} -> {SEAL}", "backtrail export FOLDER --sign KEY"
+    if not text.is_file():
+        return [], ["nobody has signed this ledger: `backtrail export FOLDER --sign KEY`"]
+    signed = verify(ledger.folder)
+    if signed is None:
+        return [], [f"{SEAL} has no signature, or neither ssh-keygen nor gpg is here to verify it: nobody vouches for this ledger"]
+    if not signed.good:
+        by = f", by {signed.key}" if signed.key else ""
+        return [Finding(BROKEN, f"{SEAL}:signature", link, f"the signature of {SEAL}{by} is not good: one of both was changed", cure)], []
+    sealed = sealed_files(text.read_text(encoding="utf-8", errors="replace"))
+    unlike = [path for path, digest in sealed.items() if not _is(ledger, path, digest)]
+    if unlike or not sealed:
+        message = f"{SEAL} was signed for another ledger: {', '.join(unlike) or 'it names no file'}"
+        return [Finding(STALE, f"{SEAL}:files", f"{SEAL} -> {(unlike or [SEAL])[0]}", message, cure)], []
+    trust = "" if signed.signer else ", which nobody vouches for here (git's gpg.ssh.allowedSignersFile names whom you trust)"
+    return [], [f"signed by {signed.signer or 'the holder of a key'} ({signed.key}){trust}: {', '.join(sealed)}"]
+
+
+def _is(ledger: Ledger, path: str, digest: str) -> bool:
+    place = ledger.folder / path
+    return place.is_file() and file_digest(place) == digest
+
+
+def papers_digest(ledger: Ledger) -> Iterator[str]:
+    """A line with the digest of the numbers that the suite's code quotes from papers: to be held against that of another copy."""
+    path = paper_numbers(ledger)
+    if (ledger.folder / path).is_file():
+        yield f"what is quoted from papers: {path}, sha256 {file_digest(ledger.folder / path)}"

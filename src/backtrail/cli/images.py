@@ -1,0 +1,124 @@
+"""`backtrail images`: images of a teacher or a student to look at, image i from seed i as everywhere."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from backtrail.artifacts import atomic_write
+from backtrail.data.dataset import to_uint8
+from backtrail.errors import UserError
+from backtrail.layout import PARAMS_FILE, STUDENTS, TEACHER, TEACHER_NAME
+from backtrail.nets.build import load_denoiser
+from backtrail.parameters.base import read, section
+from backtrail.parameters.runtime import Runtime
+from backtrail.parameters.sampling import TeacherSamples
+from backtrail.pipeline import Declared
+from backtrail.running.torch_stage import TorchStage, choose_device, configure
+from backtrail.sampling.sample import Sampler, sample
+from backtrail.sampling.solvers import EVALUATIONS_PER_STEP
+from backtrail.sampling.student import OneStep, student_sampling
+from backtrail.tensors import load_tensors
+
+
+@click.command()
+@click.argument("model")
+@click.option("--nfe", type=click.IntRange(1), help="Network evaluations per image, both branches of guidance counted.")
+@click.option("--seeds", default="0-63", metavar="FIRST-LAST", help="The images' seeds.")
+@click.option("--guidance", type=click.FloatRange(0), help="Weight of classifier-free guidance.  [default: 1, or the sampler's]")
+@click.option("--sampler", "name", help="For a teacher: a sampler of params.yaml.  [default: teacher_samples.reference]")
+@click.option("--out", default="images.png", metavar="FILE.png|FOLDER", help="One grid, row by row, or a PNG file for each seed.")
+def command(model: str, nfe: int | None, seeds: str, guidance: float | None, name: str | None, out: str) -> None:
+    """Images of MODEL: `teacher`, a method (its first seed), METHOD/seedN, or a file of weights. Run it in the suite's folder.
+
+    Image i is the one of seed i that the suite's own samples hold, to the bit on the same kind of machine. Without --nfe a student makes
+    the fewest evaluations that it was trained for, the teacher those of its sampler.
+    """
+    file, indices, in_suite = weights_file(model), seed_range(seeds), Path(PARAMS_FILE).is_file()
+    runtime = section(Runtime, "runtime") if in_suite and "runtime" in read(PARAMS_FILE) else Runtime()
+    device = choose_device(runtime)
+    configure(runtime, device)
+    denoiser = TorchStage(Declared("images", "images", {}, (), (), ()), device=device, runtime=runtime).place(load_denoiser(file))
+    if len(denoiser.image_shape) != 3 or denoiser.image_shape[0] not in (1, 3):
+        raise UserError(f"{file} makes {list(denoiser.image_shape)}, and a picture has 1 or 3 channels, height and width")
+    if "sampling" in load_tensors(file)[1]:
+        sampler = student_sampler(file, nfe, 1.0 if guidance is None else guidance)
+    else:
+        sampler = replace(teacher_sampler(name, nfe, guidance), within=denoiser.noise_range)
+    images = to_uint8(sample(denoiser, sampler, indices, denoiser.image_shape, denoiser.n_classes, device=device))
+    save(images, indices, Path(out))
+    click.echo(f"{out}: seeds {indices.start} to {indices.stop - 1} of {file}, NFE {sampler.nfe}, guidance {sampler.guidance:g}")
+
+
+def weights_file(model: str) -> Path:
+    """The weights that a name means. Raises UserError, naming what there is, if nothing fits."""
+    if Path(model).is_file():
+        return Path(model)
+    known = sorted(path.parent.relative_to(STUDENTS).as_posix() for path in Path(STUDENTS).glob("*/seed*/student.safetensors"))
+    places = [place for place in known if place == model or place.startswith(f"{model}/seed")]
+    found = Path(TEACHER) if model == TEACHER_NAME else Path(STUDENTS) / min(places, default="", key=_number) / "student.safetensors"
+    if not found.is_file():
+        raise UserError(f"there is no {model} here: name {', '.join([TEACHER_NAME, *known])}, or a file of weights; `dvc pull` brings them")
+    return found
+
+
+def _number(place: str) -> int:
+    return int(place.rpartition("seed")[2])
+
+
+def seed_range(text: str) -> range:
+    """`0-63` or `7` as a range. Raises UserError for anything else."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    seeds = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
+    if not seeds:
+        raise UserError(f"--seeds is one seed or FIRST-LAST, for example 0-63; found {text}")
+    return seeds
+
+
+def student_sampler(file: Path, nfe: int | None, guidance: float) -> Sampler:
+    """A student's own way at `nfe` evaluations. Raises UserError if it cannot make so many."""
+    facts, branches = student_sampling(file), 1 if guidance == 1 else 2
+    wanted = nfe or min(facts.trained_nfe) * branches
+    steps, rest = divmod(wanted, branches)
+    if rest or (isinstance(facts, OneStep) and steps != 1):
+        possible = f"{branches} alone" if isinstance(facts, OneStep) else f"a multiple of {branches}"
+        raise UserError(f"{file}: NFE {wanted} at guidance {guidance:g} cannot be; it makes {possible}")
+    time_stamps = None if isinstance(facts, OneStep) else [steps + 1 + facts.afs]
+    return facts.samplers(time_stamps, [guidance])[0]
+
+
+def teacher_sampler(name: str | None, nfe: int | None, guidance: float | None) -> Sampler:
+    """A sampler of params.yaml, the reference where none is named, at `nfe` evaluations. Raises UserError if it cannot make so many."""
+    known = section(TeacherSamples, "teacher_samples")
+    if (s := known.samplers.get(name or known.reference)) is None:
+        raise UserError(f"teacher_samples has no sampler {name}; it has {', '.join(known.samplers)}")
+    weight = s.guidance if guidance is None else guidance
+    made = Sampler(s.solver, s.num_steps[0], s.schedule, s.afs, guidance=weight, threshold=s.threshold)
+    if nfe is None:
+        return made
+    each = EVALUATIONS_PER_STEP[s.solver] * (1 if weight == 1 else 2)
+    made = replace(made, num_steps=max(2, math.ceil(nfe / each) + 1 + s.afs))
+    if made.nfe != nfe:
+        raise UserError(f"{s.solver} makes {each} evaluations a step at guidance {weight:g}: NFE {made.nfe} is near, {nfe} cannot be")
+    return made
+
+
+def save(images: Tensor, indices: range, out: Path) -> None:
+    """uint8 [N, C, H, W] as one grid in a PNG file, or as a PNG file for each seed in a folder."""
+    if out.suffix.lower() == ".png":
+        _save_png(make_grid(images, nrow=math.ceil(math.sqrt(len(images))), pad_value=255), out)
+        return
+    for seed, image in zip(indices, images, strict=True):
+        _save_png(image, out / f"{seed:06d}.png")
+
+
+def _save_png(image: Tensor, path: Path) -> None:
+    """uint8 [C, H, W] with 1 or 3 channels."""
+    shown = Image.fromarray(image.squeeze(0).numpy() if len(image) == 1 else torch.movedim(image, 0, -1).numpy())
+    atomic_write(path, lambda file: shown.save(file, format="PNG"))

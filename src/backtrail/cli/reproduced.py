@@ -1,0 +1,61 @@
+"""`backtrail reproduced`: how near this run came to the published results."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from backtrail.audit.published import FILE, publish
+from backtrail.audit.reproduced import EXIT_CODE, FLOAT, OUTSIDE, ROUNDED, SAME, SPREADS, WITHIN, Held, Reproduction, reproduced
+from backtrail.layout import PAGE
+
+SHOWN = 12
+
+
+@click.command(epilog=f"Exit code: 0 if all is within the spread and every verdict the same, {EXIT_CODE} if not.")
+@click.option("--against", default="", metavar="COMMIT|FILE|FOLDER", help="What was published; by default the newest commit with results.")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs, with every number that is outside.")
+@click.option("--publish", "publishing", is_flag=True, help=f"Write {FILE}, which says where the results here were made, to commit it.")
+def command(against: str, as_json: bool, publishing: bool) -> None:
+    """Hold this run's numbers and verdicts against published ones, which another processor never repeats to the last digit."""
+    if publishing:
+        made = publish(Path())
+        click.echo(
+            f"{FILE}: made on {' and '.join(made['processors'])} with torch {' and '.join(made['torch'])}; commit it with the tables"
+        )
+        return
+    found = reproduced(".", against)
+    click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if as_json else "\n".join(in_words(found)))
+    sys.exit(found.exit_code)
+
+
+def in_words(found: Reproduction) -> Iterator[str]:
+    """One paragraph, and a line for each thing that is not as published."""
+    same, rounded, within, outside = (found.of(near) for near in (SAME, ROUNDED, WITHIN, OUTSIDE))
+    missing = f", {len(found.missing):,} are missing here" if found.missing else ""
+    yield (
+        f"Compared with {found.published}; this run: {' and '.join(found.here.processors) or 'no record says where'}. Of "
+        f"{len(found.numbers) + len(found.missing):,} numbers {len(same):,} are the same to the last digit, {len(rounded):,} within float "
+        f"tolerance ({FLOAT:g}), {len(within):,} within the spread over seeds ({SPREADS:g} standard deviations), {len(outside):,} outside "
+        f"of it{missing}. Of {found.n_verdicts} verdicts {found.n_verdicts - len(found.changed)} are the same."
+    )
+    if found.unlike:
+        yield f"  no repetition: {len(found.unlike)} stages ran with other code or parameters (`backtrail diff {found.published.name} .`)"
+    yield from _cut([f"  outside: {_number(one)}" for one in outside])
+    yield from _cut([f"  missing: {name}" for name in found.missing])
+    yield from (f"  verdict: {one.text}: {one.published} as published, {one.here or 'not judged'} here" for one in found.changed)
+    if Path(PAGE).is_file():
+        yield f"The report: {PAGE}"
+
+
+def _number(one: Held) -> str:
+    relative = f" ({one.here / one.published - 1:+.2%})" if one.published else ""
+    return f"{one.name}: {one.published:.6g} as published, {one.here:.6g} here{relative}"
+
+
+def _cut(lines: list[str]) -> Iterator[str]:
+    yield from lines[:SHOWN]
+    if len(lines) > SHOWN:
+        yield f"  and {len(lines) - SHOWN:,} more (--json has them)"

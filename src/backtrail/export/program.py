@@ -1,0 +1,87 @@
+"""A student for whoever has torch and not this package: a program of torch.export, what is known of it, and a file that draws images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backtrail.artifacts import save_json
+from backtrail.denoiser import Condition, NetDenoiser
+from backtrail.export import standalone
+from backtrail.nets.build import load_denoiser
+from backtrail.nets.discrete_time import DiffusersTeacher, DiscreteTimeDenoiser
+from backtrail.sampling.student import student_sampling
+
+FILES = ("student.pt2", "student.json", "sample.py")
+
+
+class Estimate(nn.Module):
+    """D(x, sigma, labels, steps) -> x0, with plain tensors in place of a `Condition`."""
+
+    def __init__(self, denoiser: NetDenoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+        return self.denoiser(x, sigma, Condition(labels=labels, steps=steps))
+
+
+class Programs:
+    """Writes students as programs; students of one architecture share its tracing, which takes seconds."""
+
+    def __init__(self) -> None:
+        self.traced: dict[str, torch.export.ExportedProgram] = {}
+
+    def write(self, weights: Path, folder: Path) -> None:
+        """`FILES` of the student in the file `weights`, and its U-Net and scheduler as diffusers saves them where it has such a net."""
+        student, sampling = load_denoiser(weights), student_sampling(weights)
+        plans = {
+            str(way.nfe): {"sigmas": way.levels(), "afs": way.afs, "steps": way.num_steps if way.step_condition else None}
+            for way in sampling.samplers(None, [1.0])
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        told = any(plan["steps"] for plan in plans.values())
+        torch.export.save(self.program(student, told), folder / FILES[0])
+        save_json(folder / FILES[1], {"shape": list(student.image_shape), "n_classes": student.n_classes, "plans": plans})
+        (folder / FILES[2]).write_text(Path(standalone.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+        if isinstance(student, DiscreteTimeDenoiser):
+            write_diffusers(student, folder)
+
+    def program(self, student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
+        """The student's program, with its weights in it; `told`: it takes its number of time stamps."""
+        described = student.configuration.model_dump(mode="json") if student.configuration else {}
+        key = json.dumps([described, told], sort_keys=True)
+        if key not in self.traced:
+            self.traced[key] = trace(student, told)
+        traced = self.traced[key]
+        with torch.no_grad():
+            for name, value in student.state_dict().items():
+                traced.state_dict[f"denoiser.{name}"].copy_(value)
+        return traced
+
+
+def trace(student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
+    """The student's computation, for any number of images where its layers leave that open and for a chunk of them otherwise."""
+    n = standalone.CHUNK
+    known: dict[str, Tensor] = {}
+    if student.n_classes:
+        known["labels"] = torch.zeros(n, dtype=torch.int64)
+    if told:
+        known["steps"] = torch.full((n,), 4.0)
+    shapes: dict[str, Any] = {"x": {0: torch.export.Dim.AUTO}, "sigma": {}, **{name: {0: torch.export.Dim.AUTO} for name in known}}
+    with torch.no_grad():
+        example = torch.zeros(n, *student.image_shape), torch.tensor(1.0)
+        return torch.export.export(Estimate(student).eval(), example, known, dynamic_shapes=shapes)
+
+
+def write_diffusers(student: DiscreteTimeDenoiser, folder: Path) -> None:
+    """`unet/` and `scheduler/`: what `UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read."""
+    from diffusers import EulerDiscreteScheduler
+
+    configuration = student.configuration
+    if not isinstance(configuration, DiffusersTeacher):
+        raise TypeError(f"a denoiser of discrete time is described by DiffusersTeacher; found {type(configuration).__name__}")
+    student.net.save_pretrained(folder / "unet")
+    EulerDiscreteScheduler.from_config(configuration.model_dump(exclude={"format", "unet"})).save_pretrained(folder / "scheduler")

@@ -1,0 +1,146 @@
+"""Results that are written into prose: quoted by a mark, or named as unbacked, however they are spelt."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from backtrail.audit import prose, quotes
+from backtrail.audit.audit import audit
+from backtrail.audit.findings import BROKEN, UNBACKED, Finding
+from backtrail.ledger.ledger import Ledger, open_ledger
+from tamper.conftest import commit
+
+pytestmark = pytest.mark.xdist_group("tamper")
+TABLE = "reports/tables/results.csv"
+
+
+def mark(selector: str, shown: str) -> str:
+    return f"<!-- number {TABLE}:{selector} -->{shown}<!-- /number -->"
+
+
+DISBACK, SFD_V = mark("disback,fd", "22.59"), mark("sfd-v,nfe=3,fd", "20.99")
+VERDICT = "undecided at this size: SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5 (FD-classifier)"
+
+
+@pytest.fixture(scope="module")
+def opened(finished: Path) -> Ledger:
+    return open_ledger(finished)
+
+
+@pytest.fixture
+def found(opened: Ledger, monkeypatch: pytest.MonkeyPatch):
+    """What is found in one text."""
+
+    def of(text: str) -> list[Finding]:
+        for module in (prose, quotes):
+            monkeypatch.setattr(module, "texts", lambda ledger: [("RESULTS.md", text)])
+        return [*quotes.wrong_quotes(opened), *prose.unmarked(opened)]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"DisBack reaches {DISBACK} at NFE 1.",
+        f"| student | FD |\n|---|---|\n| DisBack, NFE 1 | {DISBACK} |\n| SFD-v, NFE 3 | {SFD_V} |\n",
+        f"SFD-v ends at {SFD_V}, DisBack at {DISBACK}.",
+        f"- {VERDICT}\n- {VERDICT.upper()}",
+        "DisBack ran for 12.5 min with 3 seeds on CIFAR-10 (arXiv 2408.15991, Table 12, Eq. 10), `lr=0.001`, at NFE 34.",
+        "The data set has 60,000 images, and the teacher's loss was 0.31.",
+    ],
+)
+def test_what_is_quoted_and_what_is_a_setting_is_left_alone(found, text: str) -> None:
+    assert found(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DisBack reaches 22.59 at NFE 1.",
+        "DisBack reaches 5e2.",
+        "DISBACK REACHES 59.",
+        "DisBack\nreaches the lowest distance of all methods that were tried here, namely\n59.8, which is good.",
+        "SFD-v: 4,7,1",
+        "DPM-Solver++(3M) at NFE 2 has &#53;9.8",
+        "SFD\u2060-v has 5**9**.8",
+        "DisBack: <b>5</b>9.8",
+        "DisBack: \uff15\uff19.\uff18",
+        "| DisBack, NFE 1 | 59.8 |",
+        "<!-- DisBack: 59.8 -->",
+        "```\nDisBack 59.8\n```",
+        "`DisBack` has `59.8`",
+        f"DisBack reaches 5.98 <span hidden>{DISBACK}</span>",
+        f"{DISBACK} is what DisBack had once; it has 59.8 now",
+        "In recall DisBack has 93 %.",
+    ],
+)
+def test_a_number_beside_a_method_s_name_without_a_mark_is_unbacked(found, text: str) -> None:
+    (finding,) = [one for one in found(text) if one.subject == "RESULTS.md:unmarked"]
+    assert finding.verdict == UNBACKED and "1 numbers beside a method's name are quoted from nothing" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"| DisBack, NFE 1 | {mark('sfd-v,nfe=3,fd', '20.99')} |", "stands beside disback, and is sfd-v's"),
+        (f"DisBack at NFE 1\nreaches {mark('dpmpp-3m,nfe=3,fd', '20.96')}.", "stands beside disback, and is dpmpp-3m's"),
+        (f"| SFD-v, NFE 2 | {mark('sfd-v,nfe=3,fd', '20.99')} |", "stands beside NFE 2, and is of NFE 3"),
+        (f"SFD-v has {SFD_V}, and DisBack {SFD_V}", "stands beside disback, and is sfd-v's"),
+        (f"DisBack has {mark('disback,fd', '22.58')}", "says 22.58; "),
+    ],
+)
+def test_a_mark_that_points_to_a_better_row_is_broken(found, text: str, message: str) -> None:
+    (finding,) = found(text)
+    assert finding.verdict == BROKEN and message in finding.message
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "message"),
+    [
+        (VERDICT.replace("undecided at this size", "held"), BROKEN, "says held of 'SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5'"),
+        (VERDICT.replace("undecided at this size", "HELD").replace(" beats ", "\n  beats "), BROKEN, "says held of"),
+        ("| SFD-v improves with every further NFE it is trained for | held |", BROKEN, "says held of 'SFD-v improves"),
+        ("- held: DisBack beats every other method", UNBACKED, "gives a verdict on no claim"),
+    ],
+)
+def test_a_verdict_that_is_not_the_table_s_is_named(found, text: str, verdict: str, message: str) -> None:
+    (finding,) = found(text)
+    assert finding.verdict == verdict and message in finding.message
+
+
+def test_what_is_measured_by_other_means_is_told_and_what_stands_beside_it_is_not_spared(found, opened: Ledger) -> None:
+    text = "<!-- measured: make bench -->\nDisBack takes 8.59 of a forward.\n<!-- /measured -->\n\nDisBack reaches 59.8.\n"
+    (finding,) = found(text)
+    assert "59.8" in finding.message and "8.59" not in finding.message
+    assert list(prose.measured_otherwise(opened)) == [
+        "RESULTS.md: 1 numbers are said to be measured otherwise than by the suite's stages (make bench): nothing here checks them"
+    ]
+
+
+@pytest.mark.parametrize("piece", ["DisBack 1.5 ", "<!-- number a -->", "<!-- measured: x -->", "[", "`", "\n ", "held "])
+def test_a_text_made_to_be_slow_is_read_in_a_moment(found, piece: str) -> None:
+    started = time.process_time()
+    found(piece * (100_000 // len(piece)))
+    assert time.process_time() - started < 10
+
+
+def test_another_file_that_git_tracks_is_read_and_the_right_numbers_beside_stay_verified(ledger: Path) -> None:
+    (ledger / "notes").mkdir()
+    (ledger / "notes/RESULTS.md").write_text(f"DisBack reaches 59.8.\n\nSFD-v at NFE 3: {SFD_V}\n", encoding="utf-8")
+    (ledger / "suites/other").mkdir(parents=True)
+    (ledger / "suites/other/params.yaml").write_text("{}\n", encoding="utf-8")
+    (ledger / "suites/other/README.md").write_text("DisBack reaches 59.8 in another suite.\n", encoding="utf-8")
+    assert audit(ledger).exit_code == 0, "git does not track them yet"
+    commit(ledger, "results")
+    done = audit(ledger)
+    (finding,) = done.findings
+    assert done.exit_code == 20 and finding.subject == "notes/RESULTS.md:unmarked"
+    assert [one.verdict for one in done.judged if one.number.file == "notes/RESULTS.md"] == ["verified"]
+
+
+def test_this_repository_s_own_prose_is_quoted() -> None:
+    ledger = open_ledger(Path(__file__).parents[2])
+    assert [finding.message for finding in [*prose.unmarked(ledger), *quotes.wrong_quotes(ledger)]] == []
+    assert len(list(quotes.quoted_numbers(ledger))) > 8
