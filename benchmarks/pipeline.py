@@ -76,7 +76,11 @@ def rows(job: bool, root: Path) -> list[tuple[str, str]]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--job", action="store_true", help=f"also force a job that computes next to nothing ({CHEAP})")
+    parser.add_argument(
+        "--job",
+        action="store_true",
+        help=f"also force a job that computes next to nothing ({CHEAP}); `git checkout dvc.lock && dvc checkout --force` undoes it",
+    )
     root, began = Path(__file__).resolve().parents[1], time.perf_counter()
     print("| what | here |\n| --- | --- |")
     for words, value in rows(parser.parse_args().job, root):

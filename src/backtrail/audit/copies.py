@@ -22,11 +22,9 @@ N_NEAR, N_HELD_OUT = 32, 256  # images of each set, and of held-out ones, whose 
 NEAR_SHARE = 0.1  # of these, beyond the share among held-out images
 AT_ONCE = 512  # images that are held against a block of training images at once
 SIDE = 8  # pixels of the coarse pictures
-LEVELS, AGREEING, LEAST_PIXELS = (
-    8,
-    0.9,
-    10,
-)  # grey levels that are no difference; share of an image's drawn pixels; fewer than these show nothing
+LEVELS = 8  # grey levels that are no difference
+AGREEING = 0.9  # share of an image's drawn pixels that agree in a near copy
+LEAST_PIXELS = 10  # drawn pixels; an image with fewer shows nothing
 
 
 def archive(path: Path) -> Iterator[tuple[str, np.ndarray]]:

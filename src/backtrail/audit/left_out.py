@@ -14,8 +14,9 @@ import yaml
 
 from backtrail.artifacts import load_yaml
 from backtrail.audit.findings import UNBACKED, Finding
+from backtrail.audit.published import CLAIMS, RESULTS
 from backtrail.errors import UserError
-from backtrail.layout import LOCK_FILE, PAGE, PARAMS_FILE, TABLES, metrics
+from backtrail.layout import LOCK_FILE, PAGE, PARAMS_FILE, metrics
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER, text_fingerprint
 from backtrail.ledger.history import History, history
 from backtrail.ledger.ledger import Ledger
@@ -25,7 +26,6 @@ from backtrail.parameters.reader import MAX_BYTES
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.pipeline import declared_stages
 
-RESULTS, CLAIMS = f"{TABLES}/results.csv", f"{TABLES}/claims.csv"
 CLAIMS_CODE = "report/statements.py"
 SHOWN = 6  # things that one message names
 Cell = tuple[str, str, int, float]  # teacher or student, sampler or method, evaluations, weight of guidance

@@ -12,16 +12,18 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
 from backtrail.audit.findings import BROKEN, UNBACKED, Finding
-from backtrail.layout import CURVES, METRICS, PARAMS_FILE, STUDENTS, TABLES
+from backtrail.audit.published import CLAIMS
+from backtrail.layout import CURVES, METRICS, PARAMS_FILE, STUDENTS
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import owner_of, read_rows
 from backtrail.ledger.repository import tracked
 
-CLAIMS, SHOWN = f"{TABLES}/claims.csv", 6
+SHOWN = 6
 MARK = re.compile(r"<!-- number (\S+) -->(.{0,200}?)<!-- /number -->", re.DOTALL)
 MEASURED = re.compile(r"<!-- measured: ([^\n>]{1,200}) -->((?:(?!<!-- measured:).)*?)<!-- /measured -->", re.DOTALL)
 QUOTED = re.compile(r"\0(\d+)\0")  # what stands for a mark while blocks are read
@@ -54,7 +56,7 @@ class Names:
 
     keys: tuple[str, ...]
 
-    @property
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """One group for each name, longer ones first: SFD-v is not SFD."""
         spelt = (r"[\s,-]*".join(f"(?:{SPELT.get(part, re.escape(part))})" for part in key.split("-")) for key in self.keys)

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from backtrail.audit.findings import VERIFIED
@@ -24,9 +25,9 @@ def main_line(chain: dict[str, Any]) -> Iterator[str]:
         yield from _head(chain, findings=3)
     roots = [chain["table"]] if "number" in chain else chain["chain"]
     told = {link["path"]: link for link in _links(roots) if not link.get("told")}
-    folded, sources = dict(told), roots
+    folded, sources, n_stages = dict(told), roots, _counter(told)
     while sources:
-        link, *others = sorted(sources, key=lambda of: _stages(told.get(of["path"], of), told), reverse=True)
+        link, *others = sorted(sources, key=lambda of: n_stages(of["path"]), reverse=True)
         link = told.get(link["path"], link)
         yield f"{_named(link)}{_beside(others)}"
         yield from (f"   {line}" for line in (_facts(link) if link["stage"] else ()))
@@ -44,9 +45,15 @@ def _links(roots: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from _links(link.get("from", []))
 
 
-def _stages(link: dict[str, Any], told: dict[str, dict[str, Any]]) -> int:
-    """Stages on the longest way from a link down to what no stage made: what was measured has more of them than the measure."""
-    return bool(link.get("stage")) + max((_stages(told.get(of["path"], of), told) for of in link.get("from", [])), default=0)
+def _counter(told: dict[str, dict[str, Any]]) -> Callable[[str], int]:
+    """Stages on the longest way from a path down to what no stage made: what was measured has more of them than the measure."""
+
+    @cache
+    def n_stages(path: str) -> int:
+        link = told.get(path, {})
+        return bool(link.get("stage")) + max((n_stages(of["path"]) for of in link.get("from", [])), default=0)
+
+    return n_stages
 
 
 def _beside(others: list[dict[str, Any]]) -> str:

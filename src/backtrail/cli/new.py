@@ -12,6 +12,7 @@ import jinja2
 
 from backtrail.artifacts import atomic_write, load_yaml
 from backtrail.cli.own_files import check_own_files
+from backtrail.data.sources import OWN_TEACHERS
 from backtrail.data.understood import Understood, understood
 from backtrail.errors import UserError
 from backtrail.layout import PARAMS_FILE
@@ -173,7 +174,7 @@ def _values(name: str, found: Understood, budget: Budget, denoiser: "NetDenoiser
         "shape": f"{side}x{side} {'grey' if channels == 1 else 'RGB'}", "resolution": resolution, "sides": _sides(side, denoiser),
         "data_name": "image-zip" if is_zip else "image-folder", "images": "images.zip" if is_zip else "images",
         "what_images": f"the {'zip' if is_zip else 'folder'} of your images, relative to this one",
-        "source": source, "teacher": {"own-edm": "teacher.pkl", "own-backtrail": "teacher.safetensors"}.get(source or "", "teacher"),
+        "source": source, "teacher": OWN_TEACHERS[source][0][0] if source and teacher is not None and teacher.is_file() else "teacher",
         "what_teacher": WHAT_TEACHER.get(source or "", ""),
         "classifier_batch": min(128, n_train), "teacher_batch": min(b["teacher_batch"], n_train),
         "stem": stem, "net_channels": net_channels,

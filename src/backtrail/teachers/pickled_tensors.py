@@ -3,7 +3,7 @@
 import io
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,14 +180,14 @@ class _Header:
         self.dtype, self.key, self.n = dtype, key, n
 
 
-def storage_header(value: Any) -> _Header:
-    """The persistent id ("storage", type, key, location, number of elements, view); whole storages only."""
+def storage_header(value: Any, dtypes: Mapping[str, torch.dtype] = DTYPES) -> _Header:
+    """The persistent id ("storage", type, key, location, number of elements, view); whole storages of these types only."""
     if type(value) is not tuple or len(value) not in (5, 6) or value[0] != "storage" or value[5:] not in ((), (None,)):
         raise Refused("it holds a storage with an unknown kind of header")
     kind, key, n = value[1], value[2], value[4]
-    if type(kind) is not Name or kind.title not in DTYPES or type(key) is not str or type(n) is not int or n < 0:
+    if type(kind) is not Name or kind.title not in dtypes or type(key) is not str or type(n) is not int or n < 0:
         raise Refused("it holds a storage whose header does not name type, key and size")
-    return _Header(DTYPES[kind.title], key, n)
+    return _Header(dtypes[kind.title], key, n)
 
 
 def _read_numbers(reader: Reader, header: _Header) -> Tensor:

@@ -17,6 +17,9 @@ from backtrail.teachers.pickled_tensors import DTYPES, TENSOR_WORK, known_names,
 from backtrail.teachers.reader import Blob, Reader, Refused
 from backtrail.teachers.unpickle import Machine, Name
 
+# Complex weights are for whoever knows the network to refuse, who can name them.
+ALL_DTYPES = DTYPES | {"ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128}
+
 
 class _StateDict(Machine):
     """Tensors by name: an ordered dict with one attribute, the versions of the modules that they are of, which is dropped."""
@@ -45,11 +48,11 @@ def check_work(path: Path) -> None:
 
     def storage(value: Any) -> Tensor:
         budget.spend(TENSOR_WORK)
-        header = storage_header(value)
+        header = storage_header(value, ALL_DTYPES)
         member = members.get(f"{found[0].removesuffix('data.pkl')}data/{header.key}")
         if member is None or member.file_size != header.n * header.dtype.itemsize:
             raise Refused("it holds a storage whose numbers are not there")
         return torch.empty(header.n, dtype=header.dtype, device="meta")
 
-    names = known_names(budget) | {("torch", title): Name(title) for title in DTYPES}
+    names = known_names(budget) | {("torch", title): Name(title) for title in ALL_DTYPES}
     _StateDict(Reader(Blob(io.BytesIO(content), 0, len(content))), names, budget, persistent=storage).run()
