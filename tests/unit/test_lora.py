@@ -17,7 +17,6 @@ from backtrail.methods.disback.path import DegradationPath, Origin, load_path, n
 from backtrail.methods.disback.recording import record
 from backtrail.methods.sfd import distillation as sfd
 from backtrail.methods.sfd.trajectories import Pool
-from backtrail.nets.blocks import checkpoint_blocks
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.nets.discrete_time import DiffusersDenoiser, DiffusersTeacher
 from backtrail.nets.lora import Adapted, load_adapter, merged_state, save_adapter, with_adapter
@@ -225,12 +224,12 @@ def test_an_image_of_an_adapted_student_is_the_same_for_every_range_that_holds_i
 
 
 def test_recomputed_blocks_give_the_same_gradients_and_keep_less(teacher):
-    """The library's own switch, by `runtime.checkpointing`; each adapted network has modules of its own, so none meets another's adapters."""
+    """By the library's own switch; adapted networks have their own modules, so that a pass that is made again meets its own adapters."""
     gradients, kept = [], []
     for recomputed in (False, True):
         made, other = (stirred(with_adapter(teacher, LORA, 0, "a"), seed).requires_grad_(True) for seed in (5, 6))
         if recomputed:
-            checkpoint_blocks(made.net)
+            made.net.enable_gradient_checkpointing()
         bytes_kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, of=bytes_kept: of.append(x.nbytes) or x, lambda x: x):
             loss = made(torch.ones(2, *SHAPE), torch.tensor([1.0, 4.0]), captions(2, 3)).square().sum()

@@ -86,11 +86,8 @@ def recomputed(block: nn.Module, compute: Callable[..., Tensor], *inputs: Any) -
 def checkpoint_blocks(net: nn.Module) -> None:
     """Let the blocks of a net keep only their inputs for the backward pass: a third more time, a fraction of the memory.
 
-    A net of diffusers has the library's own switch. Raises ValueError for a net without such blocks.
+    Raises ValueError for a net without such blocks.
     """
-    if hasattr(net, "enable_gradient_checkpointing"):
-        net.enable_gradient_checkpointing()
-        return
     blocks = [module for module in net.modules() if hasattr(module, "checkpointed")]
     if not blocks:
         raise ValueError(f"{type(net).__name__} has no blocks to compute again")
