@@ -223,6 +223,25 @@ def test_an_image_of_an_adapted_student_is_the_same_for_every_range_that_holds_i
         assert torch.equal(sample(made, sampler, range(4, 5), SHAPE, made.conditions), whole[4:5])
 
 
+def test_recomputed_blocks_give_the_same_gradients_and_keep_less(teacher):
+    """By the library's own switch; adapted networks have their own modules, so that a pass that is made again meets its own adapters."""
+    gradients, kept = [], []
+    for recomputed in (False, True):
+        made, other = (stirred(with_adapter(teacher, LORA, 0, "a"), seed).requires_grad_(True) for seed in (5, 6))
+        if recomputed:
+            made.net.enable_gradient_checkpointing()
+        bytes_kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, of=bytes_kept: of.append(x.nbytes) or x, lambda x: x):
+            loss = made(torch.ones(2, *SHAPE), torch.tensor([1.0, 4.0]), captions(2, 3)).square().sum()
+        other(torch.ones(1, *SHAPE), torch.tensor([1.0]), captions(1, 3)).sum().backward()
+        loss.backward()
+        gradients.append([value.grad for value in made.parameters()])
+        kept.append(sum(bytes_kept))
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain, rtol=1e-3, atol=1e-4 * plain.abs().max().item())
+    assert kept[1] < 0.5 * kept[0]
+
+
 # --- full size, without memory ----------------------------------------------------------------------------------------------------------
 
 STABLE_DIFFUSION_15 = {
@@ -240,12 +259,12 @@ SDXL_BASE = {
 
 
 @pytest.mark.parametrize(
-    ("described", "n_weights", "n_adapters", "n_layers"),
-    [(STABLE_DIFFUSION_15, 859_520_964, 67.25, None), (SDXL_BASE, 2_567_463_684, 196.75, 788)],
+    ("described", "n_weights", "n_adapters", "n_layers", "gib"),
+    [(STABLE_DIFFUSION_15, 859_520_964, 67.25, None, 3.6), (SDXL_BASE, 2_567_463_684, 196.75, 788, 10.6)],
     ids=["sd15", "sdxl"],
 )
-def test_the_published_networks_have_their_number_of_weights_and_of_adapters(described, n_weights, n_adapters, n_layers):
-    """Adapters in millions, of rank 64 on the layers that DMD2 adapts."""
+def test_the_published_networks_have_their_number_of_weights_and_of_adapters(described, n_weights, n_adapters, n_layers, gib):
+    """Adapters in millions, of rank 64 on the layers that DMD2 adapts; GiB of DisBack's student and fake score on one base in bfloat16."""
     with torch.device("meta"):
         net = UNet2DConditionModel.from_config(described)
         p = DiffusersTeacher(kind="UNet2DConditionModel", unet=described, **STABLE_DIFFUSION.model_dump())
@@ -254,3 +273,4 @@ def test_the_published_networks_have_their_number_of_weights_and_of_adapters(des
     assert sum(value.numel() for value in whole.parameters()) == n_weights
     adapters = [value.numel() for value in adapted.parameters()]
     assert round(sum(adapters) / 1e6, 2) == n_adapters and n_layers in (None, len(adapters) // 2)
+    assert round((2 * 16 * sum(adapters) + 2 * n_weights) / 2**30, 1) == gib  # weights, gradients and Adam's two means in float32

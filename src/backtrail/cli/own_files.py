@@ -8,11 +8,10 @@ from backtrail.errors import UserError
 from backtrail.layout import PIPELINE_FILE
 from backtrail.parameters.classifier import ImportedClassifier
 from backtrail.parameters.suite import Suite
-from backtrail.parameters.teacher import ImportedTeacher, Teacher
+from backtrail.parameters.teacher import DISCRETE_TIME, ImportedTeacher, Teacher
 
 NO_TEST_SPLIT = ("ffhq64", "afhqv2-64", "imagenet64")  # data sets whose test images are those that are held out
 UNCONDITIONAL = "uncond"  # in the name of a published teacher
-DIFFUSERS = ("own-diffusers", "teacher-ddpm-cifar10-32")
 
 
 def check_own_files(suite: Suite) -> list[str]:
@@ -74,13 +73,14 @@ def _check_shape(suite: Suite, images: Understood) -> None:
 def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None) -> None:
     """Raises UserError where a teacher cannot do what students and samplers ask of it, or is not for these images."""
     told = [name for name, method in suite.few_step.items() if method.step_condition != "none"]
-    if told and p.source in DIFFUSERS:
+    if told and p.source in DISCRETE_TIME:
         raise UserError(
             f"{', '.join(told)}: teacher.source = {p.source!r} takes no step condition: set step_condition to none, one num_steps"
         )
     guided = [name for name, s in suite.teacher_samples.samplers.items() if s.guidance != 1]
     guided += [name for name, s in suite.students.items() if s.guidance != [1.0]]
-    if guided and (p.source in DIFFUSERS or UNCONDITIONAL in p.source):
+    guided += [name for name, s in suite.score_distillation.items() if (s.teacher_guidance, s.node_guidance) != (1, 1)]
+    if guided and (p.source in DISCRETE_TIME or UNCONDITIONAL in p.source):
         raise UserError(f"guidance of {', '.join(guided)} needs a teacher of classes and of none, which {p.source} is not: set it to 1")
     place = Path(p.local)
     if isinstance(suite.classifier, ImportedClassifier) and not (place / CLASSIFIER).is_file():
@@ -95,7 +95,7 @@ def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | No
     """Read the teacher as its stage would, and hold it against the images. Returns its number of classes."""
     from backtrail.teachers.imported import check_teacher, read_teacher  # here: torch takes seconds, and other suites do without
 
-    teacher = read_teacher(p.source, p.local)
+    teacher = read_teacher(p.source, p.local, p.discrete_time)
     side = suite.data.resolution
     channels, n_classes = (images.shape[0], len(images.classes)) if images is not None else (teacher.image_shape[0], teacher.n_classes)
     check_teacher(teacher, (channels, side, side), n_classes)

@@ -72,9 +72,16 @@ def import_text(folder: str | Path) -> TextEncoder:
     return TextEncoder(encoders)
 
 
-def _model(folder: Path) -> nn.Module:
-    import transformers
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise UserError("text encoders need the package transformers, which is not installed: add the extra `latent`") from None
+    return transformers
 
+
+def _model(folder: Path) -> nn.Module:
+    transformers = _transformers()
     described = load_json(folder / CONFIG)
     named = described.get("architectures") if isinstance(described, dict) else None
     kind = named[0] if isinstance(named, list) and len(named) == 1 else None
@@ -98,8 +105,7 @@ def _model(folder: Path) -> nn.Module:
 
 
 def _tokenizer(folder: Path) -> Any:
-    import transformers
-
+    transformers = _transformers()
     try:
         return transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
