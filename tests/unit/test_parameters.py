@@ -26,6 +26,7 @@ from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.score_distillation import PathParameters
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher
+from backtrail.parameters.text_suite import TextSuite
 from backtrail.pipeline import declared_stages
 from unit import hostile_parameters
 from unit.refusals import as_yaml, self_contained, sentence_for
@@ -240,7 +241,9 @@ def unbounded(schema: Any, place: str) -> Iterator[str]:
             yield from unbounded(part, f"{place}.{key}")
 
 
-@pytest.mark.parametrize("model", [Suite[TrainedTeacher, ClassifierParameters], Suite[ImportedTeacher, ImportedClassifier], RingSuite])
+@pytest.mark.parametrize(
+    "model", [Suite[TrainedTeacher, ClassifierParameters], Suite[ImportedTeacher, ImportedClassifier], RingSuite, TextSuite]
+)
 def test_every_number_list_and_mapping_has_its_bounds(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     assert list(unbounded(schema, "")) == [] and len(schema["$defs"]) > 8

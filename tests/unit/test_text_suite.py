@@ -12,8 +12,10 @@ import torch
 import yaml
 
 from backtrail.artifacts import load_json
+from backtrail.cli import backtrail
 from backtrail.data.caption_archive import save_captions
 from backtrail.data.captions import CAPTIONS, Caption
+from backtrail.errors import UserError
 from backtrail.methods.disback.path import load_path
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.suite import read_suite
@@ -62,6 +64,14 @@ for command in COMMANDS:
 def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, key: str, value: object, expected: list[str]) -> None:
     sentence = refused(tmp_path, key, value)
     assert all(part in sentence for part in expected) and "\n" not in sentence, sentence
+
+
+@pytest.mark.parametrize(("command", "said"), [("plan", "takes minutes on a CPU"), ("export", "no program without its first stage")])
+def test_what_is_for_suites_of_images_says_so(tmp_path: Path, command: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text(as_yaml(VALID), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        backtrail([command], standalone_mode=False)
 
 
 def test_prompts_of_training_and_of_evaluation_are_kept_apart() -> None:
@@ -124,6 +134,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_commands_leave_what_dvc_declares(folder: Path) -> None:
     assert isinstance(read_suite(folder / "params.yaml"), TextSuite)
     for stage in declared_stages(folder):
@@ -132,6 +143,7 @@ def test_the_commands_leave_what_dvc_declares(folder: Path) -> None:
     assert not list(folder.glob(".scratch/*"))
 
 
+@pytest.mark.slow
 def test_what_a_model_is_measured_by(folder: Path) -> None:
     names = {"fd_garment_colour_classifier"} | {
         f"{name}_{kind}"
@@ -151,6 +163,7 @@ def test_what_a_model_is_measured_by(folder: Path) -> None:
     assert {"l1", "psnr_db"} < set(load_json(folder / "results/reference/autoencoder.json")["values"]["reconstructions"])
 
 
+@pytest.mark.slow
 def test_a_path_ends_at_nodes_of_its_own_and_begins_at_the_teacher(folder: Path) -> None:
     path, teacher = load_path(folder / "results/paths/disback-399/seed0"), load_denoiser(folder / "results/teacher/teacher.safetensors")
     weights = [torch.cat([value.flatten() for value in net.parameters()]) for net in (teacher, *path.nodes)]
@@ -160,7 +173,8 @@ def test_a_path_ends_at_nodes_of_its_own_and_begins_at_the_teacher(folder: Path)
     assert curve["update"].tolist() == [0, 2, 4] and curve["node"].tolist() == [2, 1, 0] and (curve["fd_classifier"] > 0).all()
 
 
-def test_the_table_has_the_floor_in_every_row_and_its_numbersrest_on_their_files(folder: Path) -> None:
+@pytest.mark.slow
+def test_the_table_has_the_floor_in_every_row(folder: Path) -> None:
     table = load_csv(folder / "reports/tables/text.csv")
     assert len(table) == 3 + 4 + 2 and set(table["n_seeds"]) == {1, 2}
     sfd = table[(table["method"] == "sfd-v") & (table["guidance"] == 3)]

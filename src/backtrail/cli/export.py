@@ -1,9 +1,15 @@
 """`backtrail export`: the suite for others: an RO-Crate with model cards."""
 
+from pathlib import Path
+
 import click
 
+from backtrail.errors import UserError
 from backtrail.export.crate import export
 from backtrail.export.teacher import export_teacher
+from backtrail.layout import PARAMS_FILE
+from backtrail.parameters.base import read
+from backtrail.parameters.text_suite import is_text
 
 
 @click.command()
@@ -15,6 +21,11 @@ def command(folder: str, key: str, teacher: bool) -> None:
 
     Data and large intermediate files are described by digest and not carried along.
     """
+    if Path(PARAMS_FILE).is_file() and is_text(read(PARAMS_FILE)):
+        raise UserError(
+            "export is for students of images and of points: one of latents is no program without its first stage and its text encoder; "
+            "its weights lie in results/students"
+        )
     if teacher:
         click.echo(f"{folder}: {', '.join(export_teacher(folder))}")
         return
