@@ -61,7 +61,7 @@ def walk(program: Callable[..., Tensor], noise: Tensor, plan: dict[str, Any], kn
             denoised = x * torch.tensor(1 - t / (1 + t**2) ** 0.5, dtype=x.dtype)
         else:
             denoised = program(x, torch.tensor(t, dtype=x.dtype), **known)
-        x = denoised if t_next == 0 else x + (t_next - t) * ((x - denoised) / t)
+        x = torch.lerp(denoised, x, t_next / t)
     return x
 
 
