@@ -70,16 +70,21 @@ def test_the_methods_entry_is_refused_without_the_edits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_example_trains_a_method_of_its_own(checkout: Path) -> None:
-    values = tiny(self_contained())
-    for section, of in steps()[2].items():
-        values[section] |= of
-    values["trajectory_distillation"][METHOD] |= {"rounds": 4, "batch": 8, "pool": 2, "evaluate_every": 2}
     folder = checkout / "suite"
-    folder.mkdir()
+    (folder / "data/local").mkdir(parents=True)
     write_images(folder / "images")
-    (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+
+    def write(values: dict) -> None:
+        for section, of in steps()[2].items():
+            values[section] |= of
+        if values["suite"] == "tiny":
+            values["trajectory_distillation"][METHOD] |= {"rounds": 4, "batch": 8, "pool": 2, "evaluate_every": 2}
+        (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+
+    write(self_contained())
     said = python(checkout, "-m", "backtrail", "check")
     assert said.returncode == 0 and METHOD in said.stdout, said.stderr
+    write(tiny(self_contained()))
     assert python(checkout, "-m", "backtrail", "pipeline").returncode == 0
     assert python(checkout, "-m", "backtrail", "code").returncode == 0
     done = python(checkout, "-c", RUN, *NEEDED, *OWN)

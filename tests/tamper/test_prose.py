@@ -129,6 +129,16 @@ def test_what_is_measured_by_other_means_is_told_and_what_stands_beside_it_is_no
     ]
 
 
+def test_a_card_that_came_with_a_teacher_is_told_and_is_no_result_of_this_suite(tmp_path: Path) -> None:
+    for name in ("mine/README.md", "RESULTS.md", "mine.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("DisBack reaches 59.8.\n", encoding="utf-8")
+    ledger = Ledger(tmp_path, {}, {}, {"students": {"disback": {}}, "teacher": {"local": "mine"}, "data": {"local": "."}})
+    assert [finding.subject for finding in prose.unmarked(ledger)] == ["RESULTS.md:unmarked", "mine.md:unmarked"]
+    told = "mine/README.md: 1 numbers beside a method's name came with files got by hand: nothing here checks them"
+    assert list(prose.measured_otherwise(ledger)) == [told]
+
+
 @pytest.mark.parametrize(
     "piece",
     ["DisBack 1.5 ", "<!-- number a -->", "<!-- measured: x -->", "<!-- quote x -->", "# held\n- ", "held:\n", "[", "`", "\n ", "held "],

@@ -60,10 +60,10 @@ def verdicts(folder: Path) -> list[str]:
 def test_what_is_quoted_is_renewed_and_the_audit_finds_it_right(suite: Path) -> None:
     (suite / "README.md").write_text(PROSE)
     said = backtrail(suite, "quote", "--check")
-    assert said.returncode == 1 and "5 quotations in 1 files differ" in said.stdout
+    assert said.returncode == 1 and "5 quotations in 1 file differ" in said.stdout
     assert f"README.md: {LAST}:heun/nfe34,fd: 4.1 -> 4.2" in said.stdout
     assert (suite / "README.md").read_text() == PROSE, "--check writes nothing"
-    assert "5 quotations in 1 files renewed" in backtrail(suite, "quote").stdout
+    assert "5 quotations in 1 file renewed" in backtrail(suite, "quote").stdout
     text = (suite / "README.md").read_text()
     assert "-->4.2<" in text and "-->4.250<" in text and "-->4.25<" in text and "-->held<" in text
     assert f"<!-- quote claims -->\n{LIST}\n<!-- /quote -->" in text

@@ -13,8 +13,12 @@ import safetensors.torch
 
 from backtrail.audit.audit import Audit, audit
 from backtrail.audit.findings import ABSENT, BROKEN, EXIT_CODES, EXTERNAL, STALE, UNBACKED, VERIFIED
+from backtrail.audit.recompute import Renderers, figures
+from backtrail.errors import UserError
+from backtrail.layout import FIGURES, PAGE
 from backtrail.ledger.fingerprints import digest_of, file_fingerprint
 from backtrail.ledger.gathered import gather
+from backtrail.ledger.ledger import Entry, Ledger, Stage
 from tamper.forging import edit_lock, edit_record, flip, replace, rewrite_ledger, rewrite_lock_only
 
 pytestmark = pytest.mark.xdist_group("tamper")
@@ -318,6 +322,23 @@ def test_a_table_and_a_picture_forged_with_their_whole_ledger_are_found_by_rende
     assert audit(ledger).exit_code == 0
     assert {finding.subject for finding in recomputed(ledger, "metric", "tables").findings} == {"reports/tables/results.csv"}
     assert {finding.subject for finding in recomputed(ledger, "figure", "figures").findings} == {"reports/figures/nfe.svg"}
+
+
+@pytest.mark.parametrize("error", [KeyError("guidance"), UserError("nothing to show"), TypeError("no number"), AttributeError("no text")])
+def test_what_this_version_cannot_draw_is_a_finding_and_no_traceback(tmp_path: Path, error: Exception) -> None:
+    """A suite of an earlier version, or one whose tables were made to fail: its columns are not those that the report reads."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    makes = {"figures": f"{FIGURES}/nfe.png", "report": PAGE}
+    stages = {name: Stage(name, f"python src/backtrail {name}", {}, {}, {path: Entry(path, "", 0)}) for name, path in makes.items()}
+    ledger = Ledger(tmp_path, stages, dict.fromkeys(stages), {})
+    found, right, _ = figures(ledger, set(), ("*",), Renderers({FIGURES: fails}, fails))
+    said = {finding.subject: finding.message for finding in found}
+    assert right == set() and {"stage:figures", PAGE} <= said.keys() and all(finding.verdict == BROKEN for finding in found)
+    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    assert said[PAGE] == f"{PAGE} cannot be rendered: {told}" and said["stage:figures"] == f"nfe cannot be rendered: {told}"
 
 
 @pytest.mark.slow

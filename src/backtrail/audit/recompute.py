@@ -32,6 +32,7 @@ from backtrail.running.determinism import deterministic
 from backtrail.tensors import load_tensors
 
 Result = tuple[list[Finding], set[str], list[str]]  # findings, files that came out the same, notes
+CANNOT = (UserError, LookupError, ValueError, TypeError, AttributeError)  # a table that is not as this version of the report reads it
 Render = Callable[[str, Path], None]  # of one table or figure, by name, into a folder
 
 
@@ -126,6 +127,11 @@ def beside(ledger: Ledger) -> Iterator[Path]:
         yield folder
 
 
+def described(error: Exception) -> str:
+    """An error's message, with its kind where it is none that a user is meant to read."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def tables(ledger: Ledger, bad: set[str], patterns: Sequence[str], renderers: Renderers) -> Result:
     """The tables from the metric files, curves and paths."""
     return rendered(ledger, bad, patterns, TABLES, renderers.by_folder[TABLES])
@@ -145,7 +151,11 @@ def figures(ledger: Ledger, bad: set[str], patterns: Sequence[str], renderers: R
             if (ledger.folder / part).is_dir():
                 (folder / part).parent.mkdir(exist_ok=True)
                 (folder / part).symlink_to((ledger.folder / part).resolve())
-        renderers.page(folder)
+        try:
+            renderers.page(folder)
+        except CANNOT as error:
+            message = f"{PAGE} cannot be rendered: {described(error)}"
+            return [*found, Finding(BROKEN, PAGE, f"{maker.name} -> {PAGE}", message)], right, notes
         same = (folder / PAGE).read_bytes() == (ledger.folder / PAGE).read_bytes()
     return (found, right | {PAGE}, notes) if same else ([*found, _differs(ledger, maker, PAGE)], right, notes)
 
@@ -161,8 +171,9 @@ def rendered(ledger: Ledger, bad: set[str], patterns: Sequence[str], top: str, r
             for name in dict.fromkeys(Path(path).stem for path in outs):
                 try:
                     render(name, folder)
-                except (UserError, LookupError, ValueError) as error:
-                    found.append(Finding(BROKEN, f"stage:{stage.name}", f"{stage.name} -> {name}", f"{name} cannot be rendered: {error}"))
+                except CANNOT as error:
+                    message = f"{name} cannot be rendered: {described(error)}"
+                    found.append(Finding(BROKEN, f"stage:{stage.name}", f"{stage.name} -> {name}", message))
             for path in (path for path in outs if path not in bad):
                 if (folder / path).is_file() and (folder / path).read_bytes() == (ledger.folder / path).read_bytes():
                     right.add(path)

@@ -43,11 +43,8 @@ def command(check: bool) -> None:
         n_files, n_changes = n_files + bool(changes), n_changes + len(changes)
         if new != text and not check:
             atomic_write(ledger.folder / file, lambda path, new=new: path.write_bytes(new.encode()))
-    click.echo(
-        f"{n_changes} quotations in {n_files} files {'differ' if check else 'renewed'}"
-        if n_changes
-        else "every quotation is as the results say"
-    )
+    found = f"{n_changes} quotation{'s' if n_changes > 1 else ''} in {n_files} file{'s' if n_files > 1 else ''}"
+    click.echo(f"{found} {'differ' if check else 'renewed'}" if n_changes else "every quotation is as the results say")
     sys.exit(NOT_FOUND if lost else DIFFERS if check and n_changes else 0)
 
 
