@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from backtrail.data.captions import CAPTIONS
 from backtrail.layout import PARAMS_FILE, TEACHER_NAME, samples
@@ -50,7 +51,8 @@ def sample_rows(folder: Path, suite: TextSuite) -> pd.DataFrame:
         way = row.method if row.kind == "teacher" else "student" if row.guidance == 1 else f"student-w{row.guidance:g}"
         source, key = samples(owner, seed), f"{way}/nfe{row.nfe}"
         pixels, about = images(folder / source, key, COLUMNS, "stage `text-samples`")
-        name = f"{row.kind.capitalize()}, {row.method}, NFE {row.nfe}" + (f", w = {row.guidance:g}" if row.guidance != 1 else "")
+        told = f", w = {row.guidance:g}" if row.guidance != 1 else ""
+        name = f"Teacher, {row.method}, NFE {row.nfe}" if row.kind == "teacher" else f"{row.method}, NFE {row.nfe}{told}"
         for column, image in enumerate(pixels):
             place = {"row": name, "column": column, "caption": CAPTIONS[about["captions"][column]], "source": source, "key": key}
             digest = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
@@ -94,7 +96,9 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
     grid = figure.subplots(2, 2).flatten()
     for axes, (metric, title) in zip(grid, PANELS.items(), strict=True):
         _draw_metric(axes, rows[rows["metric"] == metric])
-        axes.set(title=title, xlabel="Evaluations per image, both branches of guidance counted", xscale="log")
+        axes.set(title=title, xlabel="Network evaluations, both branches counted")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 
