@@ -134,7 +134,7 @@ def test_no_stage_of_the_built_in_suite_is_an_empty_matrix() -> None:
     assert declared == set(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
 
 
-@pytest.mark.parametrize("name", ["ablations", "cifar10", "ring"])
+@pytest.mark.parametrize("name", ["ablations", "cifar10", "fashion-text", "ring"])
 def test_what_is_read_of_a_pipeline_is_what_dvc_reads(name: str, tmp_path: Path) -> None:
     """Each stage's paths, parameters and command, against DVC's own resolution."""
     from dvc.repo import Repo

@@ -1,5 +1,6 @@
 """The latent teacher of text to images: its net, its loss, its latents, its training that can be stopped."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from backtrail.errors import UserError
 from backtrail.levels import noise_levels
 from backtrail.nets.autoencoder import build_autoencoder
 from backtrail.nets.build import at_step_condition, load_denoiser, save_denoiser, with_step_condition
+from backtrail.nets.lora import merged_state, with_adapter
 from backtrail.parameters.discrete_time import STABLE_DIFFUSION
+from backtrail.parameters.lora import Lora
 from backtrail.parameters.net import TextUNetParameters
 from backtrail.parameters.text import AutoencoderParameters, TextTeacher
 from backtrail.parameters.training import DiscreteSteps
@@ -156,6 +159,24 @@ def test_it_is_read_back_as_it_was_written_and_takes_the_step_condition(
     at_four = student(x, sigma, replace(condition, steps=torch.full((2,), 4.0)))
     assert not torch.allclose(at_four, teacher(x, sigma, condition), atol=1e-3)
     assert torch.allclose(at_step_condition(student, 4)(x, sigma, condition), at_four, atol=1e-5)
+
+
+def test_adapters_on_it_begin_as_it_is_and_are_taken_up_by_its_weights(teacher: NetDenoiser, texts: CaptionArchive) -> None:
+    pytest.importorskip("peft", reason="the extra `latent` is not installed")
+    x, sigma, condition = noise(2, 4, 8, 8), torch.tensor(0.7), told(texts, 3, 400)
+    student = with_adapter(teacher, Lora(rank=2, alpha=4.0), 0, "student")
+    assert torch.allclose(student(x, sigma, condition), teacher(x, sigma, condition), atol=1e-5)
+    layers = {name.partition(".lora_")[0] for name, _ in student.named_parameters()}
+    assert {"net.down.0.text.key_value", "net.down.0.block.conv1", "net.embed_text.0", "net.head"} <= layers
+    drawn = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for _, parameter in student.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=drawn) * 0.1)
+    merged = copy.deepcopy(teacher)
+    merged.load_state_dict(merged_state(student))
+    found = student(x, sigma, condition)
+    assert torch.allclose(merged(x, sigma, condition), found, atol=1e-4)
+    assert not torch.allclose(teacher(x, sigma, condition), found, atol=1e-2)
 
 
 def test_latents_carry_captions_and_crops_of_their_images(dataset: Dataset, latents: Latents, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ STAGES = {
     "text-few-step": "train a few-step student on the latent teacher's trajectories",
     "text-samples": "sample a latent model, decode and measure its images",
     "text-table": "write the table of text to images",
+    "text-figures": "draw the figures of text to images",
 }
 COMMANDS = {
     "new": "write the params.yaml of a suite for your own images, and a teacher of your own",

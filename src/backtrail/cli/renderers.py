@@ -13,13 +13,15 @@ from backtrail.report.html import render_report
 from backtrail.report.ring_claims import render_ring
 from backtrail.report.tables import render_table
 from backtrail.report.text import render_text
+from backtrail.report.text_figures import render_text_figures
 
 
 def renderers(folder: str | Path) -> Renderers:
-    """Those of the suite in `folder`: a ring has a figure and a table of its own, text to images a table, and neither has a page."""
+    """Those of the suite in `folder`: a ring has figures and tables of its own, as text to images has, and no page."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph that a PDF holds
     values = read(Path(folder) / PARAMS_FILE)
-    own = render_ring if "ring" in values else render_text if "text" in values else None
-    figure = render_figure if own is None else lambda name, place: own(place)
-    table = render_table if own is None else lambda name, place: own(place)
+    figure, table = render_figure, render_table
+    for kind, figures, tables in (("ring", render_ring, render_ring), ("text", render_text_figures, render_text)):
+        if kind in values:
+            figure, table = (lambda name, place, of=of: of(place) for of in (figures, tables))
     return Renderers({FIGURES: figure, TABLES: table, AXES: render_axis}, lambda place: render_report(place, chains(place)))

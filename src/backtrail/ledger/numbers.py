@@ -35,6 +35,8 @@ LAYOUTS = {
     f"{FIGURES}/cost.csv": Layout(("metric", "kind", "method", "nfe"), "mean", (("cost", CURVES), ("", METRICS))),
     f"{FIGURES}/samples.csv": Layout(("row", "column", "source", "key", "image_seed"), "sha256"),
     f"{FIGURES}/ring.csv": Layout(("panel", "method", "update"), "mean", (("floor", TEACHER_VALUES), ("teacher", TEACHER_VALUES))),
+    f"{FIGURES}/text-samples.csv": Layout(("row", "column", "caption", "source", "key", "image_seed"), "sha256"),
+    f"{FIGURES}/text-nfe.csv": Layout(("metric", "kind", "method", "guidance", "nfe"), "mean", (("floor", REFERENCE), ("", METRICS))),
     f"{TABLES}/text.csv": Layout(
         ("kind", "method", "nfe", "guidance", "trained"), "", (("floor_", REFERENCE), ("real_", REFERENCE), ("", METRICS))
     ),

@@ -55,11 +55,10 @@ def _rows(folder: Path, suite: TextSuite) -> Iterator[dict[str, Any]]:
     samplers = suite.teacher_samples.samplers
     for owner, seed in [(TEACHER_NAME, None), *((method, seed) for method in suite.methods for seed in suite.seeds)]:
         content = load_json(folder / metrics(owner, seed))
-        for sampler, of in content["values"].items():
-            for nfe, values in of.items():
-                teacher = seed is None
+        teacher = seed is None
+        for sampler in samplers if teacher else content["values"]:
+            for made, values in _by_nfe(content["values"][sampler]):
                 guidance = samplers[sampler].guidance if teacher else float(sampler.partition("-w")[2] or 1)
-                made = int(nfe.removeprefix("nfe"))
                 told = {
                     "kind": "teacher" if teacher else "student",
                     "method": sampler if teacher else owner,
@@ -68,6 +67,11 @@ def _rows(folder: Path, suite: TextSuite) -> Iterator[dict[str, Any]]:
                 }
                 branches = 1 if guidance == 1 else 2
                 yield told | {"trained": not teacher and made // branches in content["trained_nfe"]} | values
+
+
+def _by_nfe(sets: dict[str, dict[str, float]]) -> list[tuple[int, dict[str, float]]]:
+    """A sampler's values with the numbers of evaluations, ascending: as text 10 comes before 4."""
+    return sorted(((int(nfe.removeprefix("nfe")), values) for nfe, values in sets.items()), key=lambda item: item[0])
 
 
 def for_readers(results: pd.DataFrame, suite: TextSuite) -> Table:
