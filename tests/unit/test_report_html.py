@@ -176,7 +176,7 @@ def test_pictures_have_texts_and_their_files_are_inside(page, page_file):
     assert all(len(image["alt"]) > 50 for image in images)
     inside = {link["download"]: link["href"] for link in page.all("a") if "download" in link}
     for name in FIGURES:
-        for kind in ("png", "csv"):
+        for kind in ("png", "pdf", "csv"):
             head, _, content = inside[f"{name}.{kind}"].partition(",")
             assert head.endswith(";base64")
             assert base64.b64decode(content) == (page_file.parent / f"figures/{name}.{kind}").read_bytes()
@@ -361,3 +361,5 @@ def test_the_numbers_of_a_caption_are_links_and_its_text_is_text():
     assert re.findall(r">([^<]*)</a>", found) == ["2", "531", "±6.1", "-1.2e-3", "2"]
     assert found.count('<a href="#chain-4" data-name="reports/x.csv">') == 5 and "&amp; &lt;b&gt; of fd_3, v1.2" in found
     assert linked_numbers("12 < 13", "") == "12 &lt; 13"
+    elsewhere = "Compare SFD, Fig. 6 and Table 2 (arXiv 2409.19681), Algorithm 1, Eq. 5"
+    assert linked_numbers(elsewhere, "chain-4") == elsewhere

@@ -28,7 +28,12 @@ from backtrail.tables import load_csv
 
 TEMPLATES = Path(__file__).with_name("templates")
 PAGE = "reports/index.html"
-MEDIA = {"svg": "image/svg+xml", "png": "image/png", "csv": "text/csv"}
+MEDIA = {"svg": "image/svg+xml", "png": "image/png", "pdf": "application/pdf", "csv": "text/csv"}
+# A number of ours, and not that of a figure, table, equation, algorithm or paper of somebody else's.
+NUMBER = re.compile(
+    r"((?<![\w.])(?<!\bFig\. )(?<!\bTable )(?<!\bEq\. )(?<!\bAlgorithm )(?<!\bAlg\. )(?<!\barXiv )"
+    r"[-+±]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w]))"
+)
 VERDICTS = (HELD, NOT_HELD, UNDECIDED, NOT_RUN)
 WIDE = 1050  # pixels; a wider picture gets the whole width of the page
 
@@ -85,11 +90,11 @@ def _block(suite: Suite, book: Book, stem: Path, title: str, caption: str) -> di
 
 
 def linked_numbers(text: str, anchor: str, name: str = "") -> Markup:
-    """The text with each number in it a link: to a chain, whose window is called `name`, or to a section of the page."""
+    """The text with each number of ours in it a link: to a chain, whose window is called `name`, or to a section of the page."""
     if not anchor:
         return Markup.escape(text)
     link = Markup('<a href="#{}" data-name="{}">{}</a>') if name else Markup('<a href="#{0}">{2}</a>')
-    parts = re.split(r"((?<![\w.])[-+±]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w]))", text)
+    parts = NUMBER.split(text)
     return Markup("").join(link.format(anchor, name, part) if i % 2 else part for i, part in enumerate(parts))
 
 
