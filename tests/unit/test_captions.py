@@ -12,7 +12,7 @@ from backtrail.errors import UserError
 from backtrail.nets.sentence_encoder import LENGTH, SentenceEncoder, load_sentence_encoder
 from backtrail.tensors import save_tensors
 
-transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
+transformers = pytest.importorskip("transformers", reason="the extra `latent` is not installed")
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "hidden_act": "gelu"}
 TEXTS = ["a red coat in front of a white wall", "bag, blue, on black", "a red coat in front of a white wall", "a bag"]
 

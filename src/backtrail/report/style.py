@@ -111,12 +111,12 @@ def floor_line(axes: Axes, value: float, lowest: float) -> None:
 
 
 def log_if_wide(axes: Axes, values: pd.Series) -> None:
-    """A logarithmic y axis with plain numbers on it where positive values span more than a factor of eight.
+    """A logarithmic y axis with plain numbers on it where positive values span more than a factor of five.
 
     After the drawing: seaborn 0.13 transforms the points alone and not the ends of bars and bands.
     """
     least, most = values.min(), values.max()
-    if least <= 0 or most <= 8 * least:
+    if least <= 0 or most <= 5 * least:
         return
     # Within two decades the powers of ten alone leave an axis with one or two labels.
     marked = (1, 2, 3, 5) if most < 200 * least else (1,)
