@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
 from backtrail.artifacts import save_json
+from backtrail.cli import results
 from backtrail.data.captions import CAPTIONS
 from backtrail.layout import metrics, reference_values, samples
 from backtrail.parameters.suite import read_suite
-from backtrail.report.text import KEYS, SHOWN, for_readers, text_results
+from backtrail.report.text import KEYS, SHOWN, for_readers, render_text, text_results
 from backtrail.report.text_figures import COLUMNS, PANELS, curve_rows, draw_curves, draw_samples, sample_rows
 from backtrail.teachers.prompts import evaluation_numbers
 from backtrail.tensors import save_tensors
@@ -56,9 +58,9 @@ def folder(tmp_path: Path) -> Path:
 def test_a_row_is_a_model_at_a_length_and_a_weight_in_the_order_of_the_suite(folder: Path) -> None:
     table = text_results(folder)
     assert table[KEYS].to_numpy().tolist() == [
-        ["teacher", "heun", 18, 1.0, False],
-        ["teacher", "dpmpp-2m-w3", 4, 3.0, False],
-        ["teacher", "dpmpp-2m-w3", 10, 3.0, False],
+        ["teacher", "heun", 18, 1.0, True],
+        ["teacher", "dpmpp-2m-w3", 4, 3.0, True],
+        ["teacher", "dpmpp-2m-w3", 10, 3.0, True],
         ["student", "sfd-v", 2, 1.0, True],
         ["student", "sfd-v", 10, 1.0, False],
         ["student", "sfd-v", 4, 3.0, True],  # two evaluations of either branch
@@ -71,6 +73,14 @@ def test_a_row_is_a_model_at_a_length_and_a_weight_in_the_order_of_the_suite(fol
     shown = for_readers(table, read_suite(folder / "params.yaml"))
     assert [row[0] for row in shown.rows[:2]] == ["Real images", "Reconstructions (the floor)"] and shown.rows[1][3] == "0.125"
     assert shown.rows[5][:4] == ["Student, sfd-v", "1", "2", "0.52 ± 0.7"]
+
+
+def test_a_screen_of_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    render_text(folder)
+    monkeypatch.chdir(folder)
+    shown = CliRunner().invoke(results.command, []).output.splitlines()
+    assert shown[0].split()[-3:] == ["fd_garment_colour_classifier", "pair_accuracy_held_out", "pair_accuracy_seen"]
+    assert shown[4].split() == ["sfd-v", "2", "1", "2", *["0.52", "±", "0.7071"] * 3]
 
 
 def test_each_column_of_images_stands_over_its_caption(folder: Path) -> None:

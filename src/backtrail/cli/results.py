@@ -9,7 +9,7 @@ from backtrail.layout import PARAMS_FILE, TABLES
 from backtrail.ledger.numbers import read_rows
 from backtrail.parameters.base import read
 
-TABLE = f"{TABLES}/results.csv"
+TABLE, OF_TEXT = f"{TABLES}/results.csv", f"{TABLES}/text.csv"
 HEADINGS = ("method", "NFE", "guidance", "seeds", "cost (F)")
 
 
@@ -19,25 +19,34 @@ def command(metrics: tuple[str, ...]) -> None:
     """Print the mean of METRICS over seeds, and their standard deviation, of each method and number of evaluations.
 
     By default that of `report.metric`; others as they are called in reports/tables/results.csv: `kid_classifier`, or `kid` for all of them.
+    A suite of text to images has reports/tables/text.csv, by default its distance and the accuracy of garment and colour.
     """
-    rows = read_rows(Path(TABLE))
+    name = OF_TEXT if Path(OF_TEXT).is_file() else TABLE
+    rows = read_rows(Path(name))
     if not rows:
-        raise UserError(f"{TABLE} is missing or empty: `make repro`, or `dvc pull`")
-    wanted = list(metrics) or [str((read(Path(PARAMS_FILE)).get("report") or {}).get("metric", ""))]
-    known = [name.removesuffix("_mean") for name in rows[0] if name.endswith("_mean")]
-    shown = [name for of in wanted for name in known if name == of or name.startswith(f"{of}_")]
+        raise UserError(f"{name} is missing or empty: `make repro`, or `dvc pull`")
+    wanted = list(metrics) or _usual(name)
+    known = [column.removesuffix("_mean") for column in rows[0] if column.endswith("_mean")]
+    shown = [metric for of in wanted for metric in known if metric == of or metric.startswith(f"{of}_")]
     if not shown:
-        raise UserError(f"{TABLE} has no metric {', '.join(wanted)}; it has {', '.join(known)}")
-    table = [[*HEADINGS, *shown], *([*_row(row), *(_value(row, name) for name in shown)] for row in rows)]
+        raise UserError(f"{name} has no metric {', '.join(wanted)}; it has {', '.join(known)}")
+    table = [[*HEADINGS, *shown], *([*_row(row), *(_value(row, metric) for metric in shown)] for row in rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     for line in table:
         cells = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
         click.echo("  ".join(cells))
 
 
+def _usual(table: str) -> list[str]:
+    """What is shown where nothing is asked for."""
+    if table == OF_TEXT:
+        return ["fd", "pair_accuracy"]
+    return [str((read(Path(PARAMS_FILE)).get("report") or {}).get("metric", ""))]
+
+
 def _row(row: dict[str, str]) -> list[str]:
     untrained = " (untrained)" if row.get("trained") == "False" else ""
-    return [f"{row['method']}{untrained}", row["nfe"], row["guidance"], row["n_seeds"], _number(row["cost_F"])]
+    return [f"{row['method']}{untrained}", row["nfe"], row["guidance"], row["n_seeds"], _number(row.get("cost_F", ""))]
 
 
 def _value(row: dict[str, str], name: str) -> str:

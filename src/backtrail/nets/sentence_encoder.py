@@ -54,7 +54,7 @@ def load_sentence_encoder(folder: str | Path) -> SentenceEncoder:
         from tokenizers import Tokenizer
         from transformers import BertConfig, BertModel  # imported here: it takes seconds, and suites of pixels do without
     except ImportError:
-        raise UserError("captions are encoded with the library transformers: install the extra `text`") from None
+        raise UserError("captions are encoded with the library transformers: add the extra `latent`") from None
     configuration = BertConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")), attn_implementation="eager")
     model = BertModel(configuration)
     weights, _ = load_tensors(folder / "model.safetensors", digested=False)

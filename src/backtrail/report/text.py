@@ -66,7 +66,7 @@ def _rows(folder: Path, suite: TextSuite) -> Iterator[dict[str, Any]]:
                     "guidance": guidance,
                 }
                 branches = 1 if guidance == 1 else 2
-                yield told | {"trained": not teacher and made // branches in content["trained_nfe"]} | values
+                yield told | {"trained": teacher or made // branches in content["trained_nfe"]} | values
 
 
 def _by_nfe(sets: dict[str, dict[str, float]]) -> list[tuple[int, dict[str, float]]]:
