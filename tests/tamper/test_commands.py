@@ -215,7 +215,7 @@ def test_impact_names_every_number_that_really_changes(ledger: Path) -> None:
 def test_impact_of_a_parameter_and_of_a_source_file(finished: Path) -> None:
     assert impact("params.yaml:teacher.steps", finished)["stages"][:2] in (["teacher", "teacher-samples"], ["fetch-teacher", "teacher"])
     assert set(impact("src/backtrail/report/claims.py", finished)["stages"]) == {"tables", "report"}
-    assert "reference@classifier" not in impact("params.yaml:teacher", finished)["stages"]
+    assert "dataset" not in impact("params.yaml:teacher", finished)["stages"]
     with pytest.raises(UserError, match="no stage of this suite read or made nonsense"):
         impact("nonsense", finished)
 
