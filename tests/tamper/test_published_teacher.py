@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from backtrail import layout
 from backtrail.artifacts import file_digest, load_json
@@ -17,6 +18,7 @@ from backtrail.export.teacher import export_teacher
 from backtrail.metrics.classifier import import_classifier
 from backtrail.teachers.imported import import_teacher
 from tamper.forging import flip
+from unit.refusals import as_yaml
 
 pytestmark = pytest.mark.xdist_group("tamper")
 
@@ -37,6 +39,14 @@ def test_what_is_published_is_what_a_suite_imports(finished: Path, tmp_path: Pat
     import_classifier(tmp_path / "data/classifier.safetensors", dataset.digest)
     with pytest.raises(UserError, match="another data set"):
         import_classifier(tmp_path / "data/classifier.safetensors", "0" * 64)
+
+
+def test_what_a_suite_imported_is_published_by_the_suite_that_trained_it(ledger: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((ledger / "params.yaml").read_text(encoding="utf-8"))
+    values["teacher"] = {"source": "own-edm", "local": "images"}
+    (ledger / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+    with pytest.raises(UserError, match="this suite imports its teacher: publish from the suite that trained them"):
+        export_teacher(tmp_path / "published", ledger)
 
 
 def test_bytes_that_are_not_the_ledgers_are_not_published(ledger: Path, tmp_path: Path) -> None:

@@ -156,11 +156,11 @@ def test_guidance_is_refused_where_an_edm_teacher_has_no_classes(inside: Path, l
     write_edm(inside / "net.pkl", label_dim=label_dim, in_channels=1, out_channels=1)
     p = plain(parameters(teacher={"source": "own-edm", "local": "net.pkl"}))
     assert checked(p)[0].startswith("mine: 100 images")
-    p["teacher_samples"]["samplers"]["heun"]["guidance"] = 1.5
+    p["teacher_samples"]["samplers"]["euler"]["guidance"] = 1.5
     if label_dim:
         assert checked(p)[0].startswith("mine: 100 images")
     else:
-        with pytest.raises(UserError, match=r"guidance of heun needs a teacher of classes, and net\.pkl has none: set it to 1"):
+        with pytest.raises(UserError, match=r"guidance of euler needs a teacher of classes, and net\.pkl has none: set it to 1"):
             checked(p)
 
 

@@ -110,8 +110,12 @@ def _measured_again(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) 
     near, distances = False, values_apart(stored["values"], values)
     if rule == stored["protocol"] and max(distances) <= TOLERANCE and not same_machine(ledger, stage):
         bounds = metrics_bounds(ledger, stage, values)
-        near = is_near(distances, bounds)
-        message += f"; {max(distances):.2g} apart, and this machine's own rounding takes it {max(bounds, default=0.0):.2g} apart"
+        near = bounds is not None and is_near(distances, bounds)
+        message += f"; {max(distances):.2g} apart, and " + (
+            "what rounding does here could not be measured"
+            if bounds is None
+            else f"this machine's own rounding takes it {max(bounds, default=0.0):.2g} apart"
+        )
     link, cure = f"{_samples(stage)} -> {out}", "" if near else f"dvc repro -f {stage.name}"
     return Finding(CLOSE if near else BROKEN, out, link, f"{message}: {CLOSE}" if near else message, cure)
 

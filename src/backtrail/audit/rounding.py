@@ -45,8 +45,8 @@ def is_near(distances: Sequence[float], bounds: Sequence[float]) -> bool:
     return max(bounds, default=0.0) > 0 and all(far <= min(max(ROUNDINGS * bound, LEAST), TOLERANCE) for far, bound in pairs)
 
 
-def metrics_bounds(ledger: Ledger, stage: Stage, values: Any) -> list[float]:
-    """How far each value of a metric file moves when this machine measures the same samples by other instructions; none if it cannot.
+def metrics_bounds(ledger: Ledger, stage: Stage, values: Any) -> list[float] | None:
+    """How far each value of a metric file moves when this machine measures the same samples by other instructions; None if it could not.
 
     By this package, in a process of its own: nothing of the suite's is executed, and nothing that lies in its folder is imported.
     """
@@ -55,4 +55,4 @@ def metrics_bounds(ledger: Ledger, stage: Stage, values: Any) -> list[float]:
     command = [sys.executable, "-s", "-P", "-c", MEASURE, str(ledger.folder.resolve()), stage.name]
     with tempfile.TemporaryDirectory(prefix="backtrail-") as empty:
         done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True)
-    return values_apart(values, json.loads(done.stdout)) if done.returncode == 0 else []
+    return values_apart(values, json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 and done.stdout else None

@@ -193,6 +193,8 @@ def made_in_suites() -> dict[str, tuple[Path, str]]:
 
 def _told_from_above(link: dict[str, Any], suite: Path) -> dict[str, Any]:
     """A link of another suite, and those below it, with paths from the repository's folder."""
+    if link["path"].startswith("suites/"):  # of a third suite, that this one imported from
+        return link
     below = {"from": [_told_from_above(source, suite) for source in link["from"]]} if "from" in link else {}
     return link | {"path": (suite.relative_to(ROOT) / link["path"]).as_posix()} | below
 

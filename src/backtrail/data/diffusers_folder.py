@@ -34,7 +34,7 @@ class Weights:
     @property
     def is_safe(self) -> bool:
         """Whether they are safetensors, and no pickles."""
-        return self.files[0].endswith(".safetensors")
+        return all(name.endswith(".safetensors") for name in self.files)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,10 @@ def trace(student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
 
 
 def write_diffusers(student: DiffusersDenoiser, folder: Path) -> None:
-    """`unet/` and `scheduler/`: what `UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read."""
+    """`unet/` and `scheduler/`: what `UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read.
+
+    That scheduler asks at times that are linear in ln sigma between the steps, whatever the student was trained with.
+    """
     from diffusers import EulerDiscreteScheduler
 
     configuration = student.configuration

@@ -55,11 +55,14 @@ Made to compare methods that distil it: it shows what the data set shows, at its
 def export_teacher(folder: str | Path, suite: str | Path = ".") -> list[str]:
     """Write the teacher of `suite`, its classifier and `README.md`, their card, into `folder`; returns the names of the files.
 
-    Raises UserError unless the suite has trained both, and their bytes are those of its ledger.
+    Raises UserError unless the suite has trained both, and their bytes, and those of what was measured, are those of its ledger.
     """
     ledger = open_ledger(suite)
+    if imported := [key for key in ("teacher", "classifier") if "source" in (ledger.params.get(key) or {})]:
+        raise UserError(f"this suite imports its {' and its '.join(imported)}: publish from the suite that trained them, under its licence")
     made = {WEIGHTS: layout.TEACHER, CLASSIFIER: layout.CLASSIFIER}
     digests = {name: _digest(ledger, path) for name, path in made.items()}
+    _digest(ledger, layout.metrics())
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, path in made.items():
         atomic_write(Path(folder) / name, lambda file, path=path: shutil.copyfile(ledger.folder / path, file))

@@ -55,16 +55,11 @@ def draw_nfe(data: pd.DataFrame) -> Figure:
     handles = [handle(look(method), alone=counts[method] == 1) for method in plain["method"].unique()]
     for point in guided.itertuples():
         of, ends = look(point.method), [[point.mean - point.min], [point.max - point.mean]]
-        ring = {
-            "marker": of.marker,
-            "color": of.colour,
-            "fillstyle": "left",
-            "markerfacecoloralt": "white",
-            "markersize": 7,
-            "linestyle": "none",
-        }
+        ring = {"marker": of.marker, "color": of.colour, "markersize": 7, "linestyle": "none", **HALF}
         axes.errorbar(point.nfe, point.mean, ends, elinewidth=1, **ring)
-        handles.append(Line2D([], [], label=f"{of.label}, guided (w = {point.guidance:g})", **ring))
+        told = f"{of.label.removesuffix(', guided')}, guided (w = {point.guidance:g})"
+        if told not in [one.get_label() for one in handles]:
+            handles.append(Line2D([], [], label=told, **ring))
     for line in across_all.itertuples():
         of = look(line.method)
         weight = "" if line.guidance == 1 or "guided" in of.label else f", w = {line.guidance:g}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backtrail.artifacts import load_json
-from backtrail.data.diffusers_folder import DIFFUSION
+from backtrail.data.diffusers_folder import CONFIG, Weights
 from backtrail.errors import UserError
 from backtrail.nets.unallocated import unallocated
 from backtrail.nets.weights import check_numbers, shown, wrong_shape
@@ -20,16 +20,15 @@ MAX_SIDE = 4096  # pixels of an image
 CURE = "fetch it again"
 
 
-def check_weights(folder: Path, build: Callable[[dict[str, Any]], nn.Module], stem: str = DIFFUSION) -> None:
-    """Raises UserError unless the weights in `folder` can be those of the network that `build` makes of its config.json.
+def check_weights(found: Weights, build: Callable[[dict[str, Any]], nn.Module]) -> None:
+    """Raises UserError unless the weights that were found can be those of the network that `build` makes of the config.json beside them.
 
     The network is built without memory, its modules counted, its shapes and dtypes held against those of the weights, which must be finite,
     and its numbers against their bytes. Names are left to the library, which knows older ones too.
     """
-    config = folder / "config.json"
+    folder, config = found.folder, found.folder / CONFIG
     net = _described(load_json(config), config, build)
-    # As the library chooses: safetensors where there are any. Several are shards, or the same weights in another width.
-    files = sorted(folder.glob(f"{stem}*.safetensors")) or sorted(folder.glob(f"{stem}*.bin"))
+    files = [folder / name for name in found.files]
     expected = net.state_dict()
     n_numbers, n_bytes = sum(value.numel() for value in expected.values()), sum(file.stat().st_size for file in files)
     for file in files:
@@ -37,8 +36,8 @@ def check_weights(folder: Path, build: Callable[[dict[str, Any]], nn.Module], st
             for name, value in _tensors(file):
                 if name.endswith("position_ids"):  # 0, 1, 2, ..., which text encoders of 2022 kept, and the library counts itself
                     continue
-                if found := wrong_shape(expected, {name: value}):
-                    raise UserError(f"{folder} does not fit its config.json ({found})")
+                if wrong := wrong_shape(expected, {name: value}):
+                    raise UserError(f"{folder} does not fit its config.json ({wrong})")
                 if value.numel() > n_bytes:
                     raise UserError(f"{file} holds {shown(name)} of {value.numel()} numbers in {n_bytes} bytes: {CURE}")
                 check_numbers(expected, {name: value}, file, CURE)

@@ -82,6 +82,8 @@ def import_autoencoder(folder: str | Path, scale: float | None = None) -> Diffus
             f"{config} is of a VQModel, whose scaling_factor is a default that says nothing: name the scale (1 for latent diffusion)"
         )
     net = _load(find_weights(folder), kind)
+    if unknown := [key for key in ("latents_mean", "latents_std") if net.config.get(key) is not None]:
+        raise UserError(f"{config} has {unknown[0]}: latents that are shifted and scaled channel by channel are not read here")
     shift = net.config.get("shift_factor") or 0.0
     return DiffusersAutoencoder(net.float(), net.config.scaling_factor if scale is None else scale, shift).eval().requires_grad_(False)
 
@@ -158,7 +160,7 @@ def _load(found: Weights, kind: str) -> nn.Module:
     import diffusers
 
     folder, library = found.folder, getattr(diffusers, kind)
-    check_weights(folder, library.from_config)
+    check_weights(found, library.from_config)
     options = {"local_files_only": True, "low_cpu_mem_usage": False, "variant": found.variant, "use_safetensors": found.is_safe}
     try:
         net, loaded = library.from_pretrained(folder, output_loading_info=True, **options)

@@ -14,6 +14,7 @@ from backtrail.data.diffusers_folder import CONFIG, TRANSFORMER, find_weights
 from backtrail.errors import UserError
 from backtrail.teachers.described import check_weights
 
+ADAPTER = "adapter_config.json"  # of peft; the library heeds one that lies beside the weights
 KINDS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 
@@ -90,7 +91,9 @@ def _model(folder: Path) -> nn.Module:
     library, found = getattr(transformers, kind), find_weights(folder, TRANSFORMER)
     if not found.is_safe:
         raise UserError(f"{folder} holds no safetensors: text encoders are read from those alone")
-    check_weights(folder, lambda values: library(transformers.CLIPTextConfig.from_dict(values)), TRANSFORMER)
+    if (folder / ADAPTER).exists():
+        raise UserError(f"{folder} holds {ADAPTER}, by which the library would change the weights: take the adapter away")
+    check_weights(found, lambda values: library(transformers.CLIPTextConfig.from_dict(values)))
     options = {"local_files_only": True, "use_safetensors": True, "variant": found.variant, "dtype": torch.float32}
     transformers.utils.logging.disable_progress_bar()
     try:
