@@ -151,7 +151,8 @@ def in_memory(pool: Pool, p: TrajectoryDistillation) -> dict[str, Tensor]:
     pieces = {f"{n}/{b:05d}": pool.piece(n, b) for n in p.num_steps for b in range(p.pool)}
     cache = {f"{key}/states": piece.states.cpu() for key, piece in pieces.items()}
     cache |= {f"{key}/first": torch.tensor(piece.first) for key, piece in pieces.items()}
-    return cache | {f"{key}/labels": piece.labels.cpu() for key, piece in pieces.items() if piece.labels is not None}
+    told = {key: piece.condition.labels for key, piece in pieces.items() if piece.condition is not None}
+    return cache | {f"{key}/labels": labels.cpu() for key, labels in told.items() if labels is not None}
 
 
 CASES: dict[str, Callable[[Setup], Case]] = {
