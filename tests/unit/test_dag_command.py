@@ -11,7 +11,7 @@ from backtrail.cli.dag import kinds
 from backtrail.pipeline import declared_stages
 
 ROOT = Path(__file__).parents[2]
-SUITES = ["", "suites/ablations", "suites/ring", "suites/cifar10"]
+SUITES = ["", pytest.param("suites/ablations", marks=pytest.mark.slow), "suites/ring", "suites/cifar10"]
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -17,10 +17,10 @@ SPREAD = 1.02  # of a Frechet distance of 5,000 images between two sets of seeds
 
 
 @pytest.mark.parametrize("solver", ["euler", "dpmpp-3m"])
-@pytest.mark.parametrize("metric", ["fd_efficientnet_lite0", "fd_classifier"])
-def test_more_evaluations_are_never_worse(solver: str, metric: str) -> None:
+def test_more_evaluations_are_never_worse(solver: str) -> None:
+    """In the features of the tables; in those of the classifier both end near the floor, where the order is chance."""
     by_nfe = load_json(TRAINED / layout.metrics())["values"][solver]
-    distances = [by_nfe[nfe][metric] for nfe in sorted(by_nfe, key=lambda key: int(key.removeprefix("nfe")))]
+    distances = [by_nfe[nfe]["fd_efficientnet_lite0"] for nfe in sorted(by_nfe, key=lambda key: int(key.removeprefix("nfe")))]
     assert len(distances) >= 3
     assert all(more <= SPREAD * fewer for fewer, more in itertools.pairwise(distances)), distances
 

@@ -165,5 +165,5 @@ def test_the_sentence_is_made_of_the_numbers() -> None:
 
 def test_the_ring_is_refused_where_images_are_needed(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "backtrail", "plan"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 2 and "`backtrail plan` is for images" in done.stderr
+    assert done.returncode == 2 and "`backtrail plan` is for suites of images" in done.stderr
     assert isinstance(read_suite(folder / "params.yaml"), RingSuite)

@@ -1,10 +1,12 @@
 """`backtrail dag`: the pipeline by kinds of stages, where `dvc dag` draws each seed of each method."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from functools import cache
+from pathlib import PurePosixPath
 
 import click
 
-from backtrail.pipeline import declared_stages
+from backtrail.pipeline import Declared, declared_stages
 
 Graph = dict[str, set[str]]  # a kind of stage, and those whose outputs it reads
 
@@ -43,27 +45,28 @@ def node(kind: str) -> str:
 def kinds() -> tuple[Graph, Counter[str]]:
     """The suite's kinds of stages in an order in which they can run, without those that digest code and gather records; and how many."""
     stages = [stage for stage in declared_stages() if stage.command not in ("code", "ledger")]
-    made = {out: stage.name.partition("@")[0] for stage in stages for out in stage.outs}
-    graph: Graph = {stage.name.partition("@")[0]: set() for stage in stages}
+    made, within = {}, defaultdict(set)  # the kind of each output, and those of all outputs at or below a path
     for stage in stages:
-        kind = stage.name.partition("@")[0]
-        graph[kind] |= {of for out, of in made.items() for dep in stage.deps if of != kind and (out == dep or _inside(out, dep))}
-    return {kind: _direct(kind, graph) for kind in _ordered(graph)}, Counter(stage.name.partition("@")[0] for stage in stages)
+        for out in stage.outs:
+            made[out] = _kind(stage)
+            for path in (out, *_folders(out)):
+                within[path].add(_kind(stage))
+    graph: Graph = {_kind(stage): set() for stage in stages}
+    for stage in stages:
+        for dep in stage.deps:
+            graph[_kind(stage)] |= within[dep] | {made[path] for path in _folders(dep) if path in made}
+        graph[_kind(stage)].discard(_kind(stage))
+    above = cache(lambda kind: graph[kind].union(*(above(source) for source in graph[kind])))
+    order = sorted(graph, key=lambda kind: len(above(kind)))  # each behind those that it takes from, else as they are declared
+    # without what a kind takes from by way of another
+    direct = {kind: graph[kind] - set().union(*(above(source) for source in graph[kind])) for kind in order}
+    return direct, Counter(map(_kind, stages))
 
 
-def _inside(one: str, other: str) -> bool:
-    return one.startswith(other + "/") or other.startswith(one + "/")
+def _kind(stage: Declared) -> str:
+    return stage.name.partition("@")[0]
 
 
-def _above(kind: str, graph: Graph) -> set[str]:
-    return graph[kind].union(*(_above(source, graph) for source in graph[kind]))
-
-
-def _direct(kind: str, graph: Graph) -> set[str]:
-    """What a kind takes from, without what it takes from by way of another."""
-    return graph[kind] - set().union(*(_above(source, graph) for source in graph[kind]))
-
-
-def _ordered(graph: Graph) -> list[str]:
-    """The kinds, each behind those that it takes from, else as they are declared."""
-    return sorted(graph, key=lambda kind: len(_above(kind, graph)))
+def _folders(path: str) -> list[str]:
+    """The folders that a path lies in, relative to the suite's."""
+    return [folder.as_posix() for folder in PurePosixPath(path).parents[:-1]]
