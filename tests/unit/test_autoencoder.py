@@ -15,8 +15,7 @@ from backtrail.teachers.autoencoder import autoencoder_state, autoencoder_update
 from backtrail.tensors import save_tensors
 from backtrail.training.data_parallel import Group
 from backtrail.training.loop import run
-from backtrail.training.scratch import Scratch
-from unit.text_world import small_dataset
+from unit.text_world import assert_resumes, small_dataset
 
 P = AutoencoderTraining(
     net=AutoencoderParameters(channels=(16, 16)), steps=8, batch=8, optimiser={"lr": 2e-3, "betas": (0.9, 0.99)}, kl_weight=1e-3
@@ -82,21 +81,8 @@ def test_a_weight_on_the_divergence_brings_the_posterior_nearer_to_the_normal_la
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(dataset: Dataset, tmp_path: Path) -> None:
-    def trained(scratch: Scratch | None, steps: int) -> dict[str, torch.Tensor]:
-        state = autoencoder_state(P)
-        for step, _ in run(state, lambda step: autoencoder_update(state, P, dataset, step), P.steps, scratch, save_every_s=0):
-            if step == steps:
-                break
-        if scratch is not None:
-            scratch.finish()
-        return state.modules["autoencoder"].state_dict()
-
-    at_once = trained(None, P.steps)
-    trained(Scratch(tmp_path), 5)
-    scratch = Scratch(tmp_path)
-    resumed = trained(scratch, P.steps)
-    assert 0 < scratch.resumed_from < P.steps
-    assert all(torch.equal(value, resumed[name]) for name, value in at_once.items())
+    update = lambda state, step: autoencoder_update(state, P, dataset, step)  # noqa: E731
+    assert_resumes(lambda: autoencoder_state(P), update, lambda state: state.modules["autoencoder"].state_dict(), P.steps, 5, tmp_path)
 
 
 def test_latents_have_standard_deviation_one_and_decode_to_what_the_net_says(dataset: Dataset, tmp_path: Path) -> None:

@@ -28,10 +28,8 @@ from backtrail.teachers.latents import Latents, encode_dataset, load_latents, sa
 from backtrail.teachers.text import text_teacher_state, text_teacher_update, without_text
 from backtrail.tensors import save_tensors
 from backtrail.training.data_parallel import Group
-from backtrail.training.loop import run
 from backtrail.training.noise import score_matching_loss
-from backtrail.training.scratch import Scratch
-from unit.text_world import random_captions, small_dataset
+from unit.text_world import assert_resumes, random_captions, small_dataset
 
 NET = TextUNetParameters(channels=[8, 16], head_width=8, token_width=12, pooled_width=12)
 P = TextTeacher(net=NET, steps=6, batch=8, optimiser={"lr": 2e-3}, average={"half_life": 50.0, "ramp": None}, text_dropout=0.4)
@@ -196,22 +194,8 @@ def test_latents_carry_captions_and_crops_of_their_images(dataset: Dataset, late
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(latents: Latents, texts: CaptionArchive, tmp_path: Path) -> None:
-    def trained(scratch: Scratch | None, steps: int) -> dict[str, Tensor]:
-        state = text_teacher_state(P)
-        update = lambda step: text_teacher_update(state, P, latents, texts, texts.null("empty"), step)  # noqa: E731
-        for step, _ in run(state, update, P.steps, scratch, save_every_s=0):
-            if step == steps:
-                break
-        if scratch is not None:
-            scratch.finish()
-        return state.averages["teacher"]
-
-    at_once = trained(None, P.steps)
-    trained(Scratch(tmp_path), 4)
-    scratch = Scratch(tmp_path)
-    resumed = trained(scratch, P.steps)
-    assert 0 < scratch.resumed_from < P.steps
-    assert all(torch.equal(value, resumed[name]) for name, value in at_once.items())
+    update = lambda state, step: text_teacher_update(state, P, latents, texts, texts.null("empty"), step)  # noqa: E731
+    assert_resumes(lambda: text_teacher_state(P), update, lambda state: state.averages["teacher"], P.steps, 4, tmp_path)
 
 
 def test_passes_of_a_batch_add_up_and_other_texts_are_another_update(latents: Latents, texts: CaptionArchive) -> None:

@@ -1,15 +1,20 @@
 """A small `fashion-text`: Fashion-MNIST's files with few garments, each class a shape of its own."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from backtrail.data.caption_archive import EMPTY, CaptionArchive
 from backtrail.data.captions import CAPTIONS
 from backtrail.data.dataset import Dataset, load_dataset
 from backtrail.data.fashion_text import fashion_text
 from backtrail.data.pack import pack
+from backtrail.training.loop import Losses, run
+from backtrail.training.scratch import Scratch
+from backtrail.training.state import TrainingState
 
 
 def write_originals(folder: Path, n_train: int = 300, n_test: int = 80) -> Path:
@@ -43,3 +48,30 @@ def random_captions(width: int = 12) -> CaptionArchive:
     mask = torch.arange(8) < lengths[:, None]
     tokens = torch.randn(n, 8, width, generator=drawn) * mask[:, :, None]
     return CaptionArchive((*CAPTIONS, EMPTY), tokens, mask, tokens.sum(1) / lengths[:, None], "0" * 64)
+
+
+def assert_resumes(
+    start: Callable[[], TrainingState],
+    update: Callable[[TrainingState, int], Losses],
+    result: Callable[[TrainingState], dict[str, Tensor]],
+    steps: int,
+    stop: int,
+    folder: Path,
+) -> None:
+    """A run of `steps` updates that was stopped after `stop` of them goes on from there, and ends with the same bytes."""
+
+    def trained(scratch: Scratch | None, last: int) -> dict[str, Tensor]:
+        state = start()
+        for step, _ in run(state, lambda step: update(state, step), steps, scratch, save_every_s=0):
+            if step == last:
+                break
+        if scratch is not None:
+            scratch.finish()
+        return result(state)
+
+    at_once = trained(None, steps)
+    trained(Scratch(folder), stop)
+    scratch = Scratch(folder)
+    resumed = trained(scratch, steps)
+    assert 0 < scratch.resumed_from < steps
+    assert all(torch.equal(value, resumed[name]) for name, value in at_once.items())

@@ -173,10 +173,17 @@ def elsewhere(sha256: str, folder: Path) -> list[dict[str, Any]]:
     suite, path = made_in_suites().get(sha256, (folder, ""))
     if suite.resolve() == folder.resolve():
         return []
+    ledger, hashes, found = _judged(suite)
+    findings = [finding for finding in found if finding.subject in ledger.closure(path)]
+    return [_told_from_above(tree, suite) for tree in Told(ledger, hashes, findings).branches(Chains(ledger).tree([path]))]
+
+
+@functools.cache
+def _judged(suite: Path) -> tuple[Ledger, Hashes, list[Finding]]:
+    """A suite's ledger, held against its files once for all files that were fetched from it."""
     ledger = open_ledger(suite)
     hashes = Hashes(ledger.folder)
-    findings = [finding for finding in hash_findings(ledger, hashes) if finding.subject in ledger.closure(path)]
-    return [_told_from_above(tree, suite) for tree in Told(ledger, hashes, findings).branches(Chains(ledger).tree([path]))]
+    return ledger, hashes, list(hash_findings(ledger, hashes))
 
 
 @functools.cache

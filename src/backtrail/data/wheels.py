@@ -55,6 +55,6 @@ def _members(archives: list[Path], wheel: Wheel, names: list[str], folder: Path)
                     shutil.copyfileobj(stream, target, CHUNK_BYTES)
     except KeyError as error:
         raise Refused(f"{archives[0].name}: {error.args[0]}") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # the latter two: a compression that is unknown, encryption
         raise Refused(f"{archives[0].name} cannot be read ({error})") from None
     return found

@@ -2,6 +2,7 @@
 
 from backtrail import layout
 from backtrail.data.dataset import to_uint8
+from backtrail.denoiser import NetDenoiser
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.sampling import TeacherSamples
@@ -19,13 +20,7 @@ def command(stage: TorchStage) -> None:
     """
     p, n_images = stage.section(TeacherSamples, "teacher_samples"), n_drawn(stage)
     teacher = stage.place(load_denoiser(layout.TEACHER))
-    for s in p.samplers.values():
-        teacher.check_schedule(s.schedule)
-    runs = [
-        (name, Sampler(s.solver, num_steps, s.schedule, s.afs, guidance=s.guidance, threshold=s.threshold, within=teacher.noise_range))
-        for name, s in p.samplers.items()
-        for num_steps in s.num_steps
-    ]
+    runs = teacher_samplers(p, teacher)
     images, states, times = {}, {}, {}
     with progress(len(runs), unit="sampler") as tick:
         for done, (name, sampler) in enumerate(runs, start=1):
@@ -37,6 +32,17 @@ def command(stage: TorchStage) -> None:
     metadata = {"method": layout.TEACHER_NAME, "first_seed": 0}
     save_tensors(layout.samples(), images, {**metadata, "n_images": n_images, "trained_nfe": []})
     save_tensors(layout.states(), states, {**metadata, "n_images": STATES_SHOWN, "times": times})
+
+
+def teacher_samplers(p: TeacherSamples, teacher: NetDenoiser) -> list[tuple[str, Sampler]]:
+    """Each solver of the teacher at each length, by its name. Raises UserError for a schedule that the teacher's levels do not allow."""
+    for s in p.samplers.values():
+        teacher.check_schedule(s.schedule)
+    return [
+        (name, Sampler(s.solver, num_steps, s.schedule, s.afs, guidance=s.guidance, threshold=s.threshold, within=teacher.noise_range))
+        for name, s in p.samplers.items()
+        for num_steps in s.num_steps
+    ]
 
 
 def n_drawn(stage: TorchStage) -> int:

@@ -17,6 +17,7 @@ from backtrail.parameters.text_suite import TextEvaluation
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.sampling.sample import Sampler
 from backtrail.sampling.student import student_sampling
+from backtrail.stages.teacher_samples import teacher_samplers
 from backtrail.teachers.prompts import evaluation_numbers, prompts
 from backtrail.tensors import save_tensors
 from backtrail.training.progress import progress
@@ -51,14 +52,6 @@ def command(stage: TorchStage) -> None:
 def ways_of(stage: TorchStage, model: NetDenoiser, of: tuple[str, int | None]) -> tuple[list[tuple[str, Sampler]], list[int]]:
     """Samplers by the name under which their images stand, and the numbers of evaluations that the model was trained for."""
     if of[1] is None:
-        p = stage.section(TeacherSamples, "teacher_samples")
-        for s in p.samplers.values():
-            model.check_schedule(s.schedule)
-        ways = [
-            (name, Sampler(s.solver, n, s.schedule, s.afs, guidance=s.guidance, threshold=s.threshold, within=model.noise_range))
-            for name, s in p.samplers.items()
-            for n in s.num_steps
-        ]
-        return ways, []
+        return teacher_samplers(stage.section(TeacherSamples, "teacher_samples"), model), []
     asked, facts = stage.section(Sampling, f"students.{of[0]}"), student_sampling(layout.student(*of))
     return [(way.name_of_student, way) for way in facts.samplers(asked.num_steps, asked.guidance)], sorted(facts.trained_nfe)

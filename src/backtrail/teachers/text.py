@@ -1,6 +1,5 @@
 """Train the latent teacher of text to images: the mean squared error of the noise (arXiv 2006.11239, Eq. 14) at uniform time steps."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -15,10 +14,10 @@ from backtrail.parameters.text import TextTeacher
 from backtrail.parameters.training import DiscreteSteps
 from backtrail.randomness import Draw
 from backtrail.teachers.latents import Latents
+from backtrail.teachers.train import denoising_update
 from backtrail.training.data_parallel import ALONE, Group
 from backtrail.training.loop import Losses
-from backtrail.training.noise import per_value, score_matching_loss
-from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
+from backtrail.training.state import TrainingState, adam, weights
 
 
 def text_teacher_state(
@@ -36,24 +35,11 @@ def text_teacher_update(state: TrainingState, p: TextTeacher, data: Latents, tex
     texts: row k is the caption of number k. null: what takes a caption's place with probability `text_dropout`, one row; micro-conditioning
     is never dropped. Adam, average and the cosine of the learning rate as for the built-in teacher of images.
     """
-    teacher, draw = state.modules["teacher"], Draw(p.seed, "teacher", step)
-    rows = draw.of("batch").integers(len(data.latents), p.batch)
+    rows = Draw(p.seed, "teacher", step).of("batch").integers(len(data.latents), p.batch)
     clean, dropped = data.latents[rows], Draw(p.seed, "text-dropout", step).uniform(p.batch) < p.text_dropout
     condition = without_text(texts.condition(data.captions[rows], data.time_ids[rows]), null, dropped)
-    last = len(teacher.sigmas) - 1
-    law = DiscreteSteps(betas=p.betas, first=0, last=last)
-    total = torch.zeros((), dtype=torch.float64, device=teacher.device)
-    for part in state.group.parts(p.batch):
-        own = draw.rows(part)
-        with own.of("dropout").masks():
-            told = condition.rows(part.rows).to(teacher.device)
-            loss = part.share * score_matching_loss(teacher, clean[part.rows].to(teacher.device), law, own, told)
-            loss.backward()
-        total += per_value(loss, clean)
-    decay = (1 + math.cos(math.pi * step / p.steps)) / 2
-    optimiser_step(state.optimisers["teacher"], p.optimiser, step, decay, state.group)
-    update_average(state.averages["teacher"], teacher, p.average, step, p.batch)
-    return state.group.totals({"loss": total})
+    law = DiscreteSteps(betas=p.betas, first=0, last=len(state.modules["teacher"].sigmas) - 1)
+    return denoising_update(state, p, clean, law, condition, step)
 
 
 def without_text(condition: Condition, null: Condition, dropped: Tensor) -> Condition:

@@ -2,18 +2,37 @@
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
+from backtrail.conditions import Condition
 from backtrail.data.dataset import Dataset, batch
-from backtrail.denoiser import Condition, NetDenoiser
+from backtrail.denoiser import NetDenoiser
 from backtrail.nets.build import build
 from backtrail.parameters.teacher import Teacher
+from backtrail.parameters.training import Adam, Average, NoiseLaw
 from backtrail.randomness import Draw
 from backtrail.training.data_parallel import ALONE, Group
 from backtrail.training.loop import Losses
 from backtrail.training.noise import per_value, score_matching_loss
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
+
+
+class Training(Protocol):
+    """What a teacher's training depends on beside its net and its data."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def optimiser(self) -> Adam: ...
+    @property
+    def average(self) -> Average: ...
+    @property
+    def seed(self) -> int: ...
 
 
 def teacher_state(
@@ -31,16 +50,20 @@ def teacher_update(state: TrainingState, p: Teacher, dataset: Dataset, step: int
     to zero, since the budgets here are short; its warm-up begins at one part and not at zero, which would waste an update; a gradient that
     is not finite ends the run and is not replaced; images are not augmented.
     """
-    teacher, draw = state.modules["teacher"], Draw(p.seed, "teacher", step)
-    clean, labels = batch(dataset.train_images, dataset.train_labels, p.batch, draw.of("batch"))
+    clean, labels = batch(dataset.train_images, dataset.train_labels, p.batch, Draw(p.seed, "teacher", step).of("batch"))
     dropped = Draw(p.seed, "label-dropout", step).uniform(p.batch) < p.label_dropout
-    labels = torch.where(dropped, p.net.n_classes, labels)
+    condition = Condition(labels=torch.where(dropped, p.net.n_classes, labels)) if p.net.n_classes else None
+    return denoising_update(state, p, clean, p.noise, condition, step)
+
+
+def denoising_update(state: TrainingState, p: Training, clean: Tensor, law: NoiseLaw, condition: Condition | None, step: int) -> Losses:
+    """One update of the teacher on a batch `clean` [B, C, H, W], at noise levels of `law`, told `condition`; the loss is per value."""
+    teacher, draw = state.modules["teacher"], Draw(p.seed, "teacher", step)
     total = torch.zeros((), dtype=torch.float64, device=teacher.device)
     for part in state.group.parts(p.batch):
-        condition = Condition(labels=labels[part.rows].to(teacher.device)) if p.net.n_classes else None
-        own = draw.rows(part)
+        own, told = draw.rows(part), None if condition is None else condition.rows(part.rows).to(teacher.device)
         with own.of("dropout").masks():
-            loss = part.share * score_matching_loss(teacher, clean[part.rows].to(teacher.device), p.noise, own, condition)
+            loss = part.share * score_matching_loss(teacher, clean[part.rows].to(teacher.device), law, own, told)
             loss.backward()
         total += per_value(loss, clean)
     decay = (1 + math.cos(math.pi * step / p.steps)) / 2
