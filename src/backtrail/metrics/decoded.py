@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backtrail import layout
 from backtrail.denoiser import NetDenoiser
-from backtrail.metrics.features import Extractor
+from backtrail.metrics.alignment import judge_extractor
 from backtrail.metrics.frechet import frechet_distance
-from backtrail.metrics.reference import Reference
-from backtrail.nets.autoencoder import Autoencoder
+from backtrail.metrics.reference import load_reference
+from backtrail.nets.autoencoder import Autoencoder, load_autoencoder
 from backtrail.sampling.sample import Sampler, sample
 from backtrail.teachers.autoencoder import decode
 
@@ -26,10 +27,18 @@ class Decoder:
         """The first n images of a model, uint8 [n, C, H, W]: image i depends on seed i and its caption alone."""
         return decode(self.net, sample(model, sampler, range(n), model.image_shape, model.conditions, device=self.device))
 
-    def curve_point(self, sampler: Sampler, n: int, extractor: Extractor, reference: Reference) -> Callable[[NetDenoiser], float]:
-        """A function from a student to its Frechet distance in the features of `extractor`, on the same n seeds at each call."""
 
-        def distance(student: NetDenoiser) -> float:
-            return frechet_distance(extractor.features(self.images(student, sampler, n)), reference.mean, reference.factor)
+def load_decoder(device: torch.device) -> Decoder:
+    """The suite's first stage, where `device` says. Raises UserError if its file is absent or another."""
+    return Decoder(load_autoencoder(layout.AUTOENCODER)[0].to(device), device)
 
-        return distance
+
+def curve_point(sampler: Sampler, n_images: int, device: torch.device) -> Callable[[NetDenoiser], float]:
+    """A function from a student to the Frechet distance of its decoded images in the judge's features, on the same seeds at each call."""
+    decoder, extractor = load_decoder(device), judge_extractor(layout.JUDGE)
+    reference = load_reference(layout.reference(extractor.name), extractor)
+
+    def distance(student: NetDenoiser) -> float:
+        return frechet_distance(extractor.features(decoder.images(student, sampler, n_images)), reference.mean, reference.factor)
+
+    return distance

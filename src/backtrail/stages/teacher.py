@@ -12,8 +12,7 @@ from backtrail.parameters.teacher import ImportedTeacher, Teacher, teacher_secti
 from backtrail.running.torch_stage import TorchStage, distributed_stage
 from backtrail.tables import save_csv
 from backtrail.teachers.imported import check_teacher, import_teacher
-from backtrail.teachers.train import teacher_state, teacher_update
-from backtrail.training.loop import run
+from backtrail.teachers.train import run_logged, teacher_state, teacher_update
 
 COLUMNS = ["step", "images", "loss", "lr"]
 
@@ -30,12 +29,10 @@ def command(stage: TorchStage) -> None:
 def train(p: Teacher, dataset: Dataset, stage: TorchStage) -> list[dict[str, Any]]:
     """Train the teacher and write its averaged weights; returns the log."""
     state = teacher_state(p, dataset.sigma_data, stage.place, stage.group)
-    for step, losses in run(state, lambda step: teacher_update(state, p, dataset, step), p.steps, stage.scratch):
-        if losses and (step % 50 == 0 or step == p.steps):
-            state.rows.append({"step": step, "images": step * p.batch, **losses, "lr": state.optimisers["teacher"].param_groups[0]["lr"]})
+    rows = run_logged(state, lambda step: teacher_update(state, p, dataset, step), p, stage.scratch)
     if stage.writes:
         save_denoiser(layout.TEACHER, state.modules["teacher"], state.averages["teacher"])
-    return state.rows
+    return rows
 
 
 def import_(p: ImportedTeacher, dataset: Dataset, stage: TorchStage) -> list[dict[str, Any]]:

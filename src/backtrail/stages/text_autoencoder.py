@@ -9,7 +9,7 @@ from backtrail.parameters.text import AutoencoderTraining
 from backtrail.running.torch_stage import TorchStage, distributed_stage
 from backtrail.tables import save_csv
 from backtrail.teachers.autoencoder import autoencoder_state, autoencoder_update, set_scale
-from backtrail.training.loop import run
+from backtrail.teachers.train import run_logged
 
 COLUMNS = ["step", "images", "l1", "kl", "lr"]
 
@@ -19,12 +19,9 @@ def command(stage: TorchStage) -> None:
     """Train the autoencoder and measure its scaling factor; writes its weights and the log of its losses."""
     p, dataset = stage.section(AutoencoderTraining, "autoencoder"), load_dataset(layout.DATASET)
     state = autoencoder_state(p, stage.device, stage.group)
-    for step, losses in run(state, lambda step: autoencoder_update(state, p, dataset, step), p.steps, stage.scratch):
-        if losses and (step % 50 == 0 or step == p.steps):
-            rate = state.optimisers["autoencoder"].param_groups[0]["lr"]
-            state.rows.append({"step": step, "images": step * p.batch, **losses, "lr": rate})
+    rows = run_logged(state, lambda step: autoencoder_update(state, p, dataset, step), p, stage.scratch)
     if stage.writes:
         net = state.modules["autoencoder"].eval()
         set_scale(net, dataset.train_images[: p.batch])
         save_autoencoder(layout.AUTOENCODER, net, dataset=dataset.digest)
-        save_csv(layout.AUTOENCODER_LOG, pd.DataFrame(state.rows, columns=COLUMNS))
+        save_csv(layout.AUTOENCODER_LOG, pd.DataFrame(rows, columns=COLUMNS))

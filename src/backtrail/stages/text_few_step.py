@@ -7,10 +7,7 @@ from backtrail.data.caption_archive import load_captions
 from backtrail.methods.sfd import family
 from backtrail.methods.sfd.distillation import distil
 from backtrail.methods.sfd.trajectories import Pool
-from backtrail.metrics.alignment import judge_extractor
-from backtrail.metrics.decoded import Decoder
-from backtrail.metrics.reference import load_reference
-from backtrail.nets.autoencoder import load_autoencoder
+from backtrail.metrics.decoded import curve_point
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.text import TextWorld
 from backtrail.parameters.text_suite import TextEvaluation
@@ -27,10 +24,8 @@ def command(stage: TorchStage) -> None:
     p, e = stage.section(TrajectoryDistillation, f"trajectory_distillation.{stage.method}"), stage.section(TextEvaluation, "evaluation")
     teacher = load_denoiser(layout.TEACHER)
     teacher.told = prompts(load_captions(layout.CAPTIONS), stage.value(TextWorld, "text.null_text"), e.prompts)
-    sampling, decoder = family.sampling(p, teacher), Decoder(load_autoencoder(layout.AUTOENCODER)[0].to(stage.device), stage.device)
-    extractor = judge_extractor(layout.JUDGE)
-    reference = load_reference(layout.reference(extractor.name), extractor)
-    distance = decoder.curve_point(sampling.samplers(p.num_steps[:1], [1.0])[0], e.n_curve, extractor, reference)
+    sampling = family.sampling(p, teacher)
+    distance = curve_point(sampling.samplers(p.num_steps[:1], [1.0])[0], e.n_curve, stage.device)
     state = distil(Pool(stage.place(teacher), p), stage.seed, distance, Execution(stage.scratch))
     facts = {"cost": state.cost, "sampling": sampling.model_dump(mode="json")}
     save_denoiser(layout.student(*stage.of_method), state.modules["student"], **facts)

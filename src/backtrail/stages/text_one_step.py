@@ -9,10 +9,7 @@ from backtrail.methods.disback import family
 from backtrail.methods.disback.distillation import distil
 from backtrail.methods.disback.path import Origin, load_path, save_path
 from backtrail.methods.disback.recording import record
-from backtrail.metrics.alignment import judge_extractor
-from backtrail.metrics.decoded import Decoder
-from backtrail.metrics.reference import load_reference
-from backtrail.nets.autoencoder import load_autoencoder
+from backtrail.metrics.decoded import curve_point
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.text import TextWorld
@@ -38,10 +35,8 @@ def command(stage: TorchStage) -> None:
     # A recording takes seconds: the state that a killed stage keeps is that of the student alone.
     save_path(nodes, *record(Origin(load_denoiser(layout.TEACHER)).placed(place), p, data, stage.seed))
     path = load_path(nodes).placed(place)
-    sampling, decoder = family.sampling(p, path.teacher), Decoder(load_autoencoder(layout.AUTOENCODER)[0].to(stage.device), stage.device)
-    extractor = judge_extractor(layout.JUDGE)
-    reference = load_reference(layout.reference(extractor.name), extractor)
-    distance = decoder.curve_point(sampling.samplers(None, [1.0])[0], e.n_curve, extractor, reference)
+    sampling = family.sampling(p, path.teacher)
+    distance = curve_point(sampling.samplers(None, [1.0])[0], e.n_curve, stage.device)
     state = distil(path, p, stage.seed, distance, Execution(stage.scratch))
     facts = {"cost": state.rows[-1]["cost"], "sampling": sampling.model_dump(mode="json")}
     save_denoiser(layout.student(*stage.of_method), state.modules["student"], state.averages["student"], **facts)

@@ -7,8 +7,7 @@ from backtrail.artifacts import save_json
 from backtrail.data.caption_archive import load_captions
 from backtrail.denoiser import NetDenoiser
 from backtrail.metrics.alignment import load_judges
-from backtrail.metrics.decoded import Decoder
-from backtrail.nets.autoencoder import load_autoencoder
+from backtrail.metrics.decoded import load_decoder
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.students import Sampling
@@ -33,7 +32,7 @@ def command(stage: TorchStage) -> None:
     model = load_denoiser(layout.student(*of) if of[1] is not None else layout.TEACHER)
     model.told = prompts(texts, stage.value(TextWorld, "text.null_text"), e.prompts)
     ways, trained = ways_of(stage, stage.place(model), of)
-    decoder, judges = Decoder(load_autoencoder(layout.AUTOENCODER)[0].to(stage.device), stage.device), load_judges(texts)
+    decoder, judges = load_decoder(stage.device), load_judges(texts)
     numbers = evaluation_numbers(e.prompts)
     captions = numbers[torch.arange(e.n_samples) % len(numbers)]
     images, values = {}, {}

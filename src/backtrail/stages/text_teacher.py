@@ -10,7 +10,7 @@ from backtrail.running.torch_stage import TorchStage, distributed_stage
 from backtrail.tables import save_csv
 from backtrail.teachers.latents import load_latents
 from backtrail.teachers.text import text_teacher_state, text_teacher_update
-from backtrail.training.loop import run
+from backtrail.teachers.train import run_logged
 
 COLUMNS = ["step", "images", "loss", "lr"]
 
@@ -20,11 +20,8 @@ def command(stage: TorchStage) -> None:
     """Train the teacher on latents and captions; writes its averaged weights and the log of its loss."""
     p, latents, texts = stage.section(TextTeacher, "teacher"), load_latents(layout.LATENTS), load_captions(layout.CAPTIONS)
     null, state = texts.null(stage.value(TextWorld, "text.null_text")), text_teacher_state(p, stage.place, stage.group)
-    for step, losses in run(state, lambda step: text_teacher_update(state, p, latents, texts, null, step), p.steps, stage.scratch):
-        if losses and (step % 50 == 0 or step == p.steps):
-            rate = state.optimisers["teacher"].param_groups[0]["lr"]
-            state.rows.append({"step": step, "images": step * p.batch, **losses, "lr": rate})
+    rows = run_logged(state, lambda step: text_teacher_update(state, p, latents, texts, null, step), p, stage.scratch)
     if stage.writes:
         facts = {"posterior": latents.posterior, "scaling_factor": latents.scaling_factor}
         save_denoiser(layout.TEACHER, state.modules["teacher"], state.averages["teacher"], **facts)
-        save_csv(layout.TEACHER_LOG, pd.DataFrame(state.rows, columns=COLUMNS))
+        save_csv(layout.TEACHER_LOG, pd.DataFrame(rows, columns=COLUMNS))

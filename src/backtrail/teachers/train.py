@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,18 +15,26 @@ from backtrail.parameters.teacher import Teacher
 from backtrail.parameters.training import Adam, Average, NoiseLaw
 from backtrail.randomness import Draw
 from backtrail.training.data_parallel import ALONE, Group
-from backtrail.training.loop import Losses
+from backtrail.training.loop import Losses, run
 from backtrail.training.noise import per_value, score_matching_loss
+from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
 
+LOG_EVERY = 50  # updates
 
-class Training(Protocol):
-    """What a teacher's training depends on beside its net and its data."""
+
+class Length(Protocol):
+    """How long a training is: updates, and images in each."""
 
     @property
     def steps(self) -> int: ...
     @property
     def batch(self) -> int: ...
+
+
+class Training(Length, Protocol):
+    """What a teacher's training depends on beside its net and its data."""
+
     @property
     def optimiser(self) -> Adam: ...
     @property
@@ -54,6 +62,15 @@ def teacher_update(state: TrainingState, p: Teacher, dataset: Dataset, step: int
     dropped = Draw(p.seed, "label-dropout", step).uniform(p.batch) < p.label_dropout
     condition = Condition(labels=torch.where(dropped, p.net.n_classes, labels)) if p.net.n_classes else None
     return denoising_update(state, p, clean, p.noise, condition, step)
+
+
+def run_logged(state: TrainingState, update: Callable[[int], Losses], p: Length, scratch: Scratch | None) -> list[dict[str, Any]]:
+    """Run all updates of a state with one optimiser; returns a row of the log for every fifty: step, images, losses, lr."""
+    (optimiser,) = state.optimisers.values()
+    for step, losses in run(state, update, p.steps, scratch):
+        if losses and (step % LOG_EVERY == 0 or step == p.steps):
+            state.rows.append({"step": step, "images": step * p.batch, **losses, "lr": optimiser.param_groups[0]["lr"]})
+    return state.rows
 
 
 def denoising_update(state: TrainingState, p: Training, clean: Tensor, law: NoiseLaw, condition: Condition | None, step: int) -> Losses:
