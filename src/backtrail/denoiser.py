@@ -16,6 +16,7 @@ from backtrail.errors import UserError
 from backtrail.parameters.base import Section
 from backtrail.parameters.discrete_time import TimeStep
 from backtrail.parameters.sampling import Schedule
+from backtrail.parameters.training import NoiseLaw
 from backtrail.randomness import Draw
 
 
@@ -60,6 +61,7 @@ class NetDenoiser(nn.Module):
     compiled: bool = False  # whether the network goes through torch.compile
     noise_range: NoiseRange = NoiseRange()  # what its own sampler keeps to
     told: Conditions | None = None  # where a run takes its conditions from; None: its own classes, uniform
+    knows_absence: bool = True  # whether training has shown it the null label, without which it cannot be guided
 
     def network(self, *inputs: Any, **options: Any) -> Any:
         """The raw network's output. Copies of a denoiser compile their own network, at their first call."""
@@ -84,7 +86,7 @@ class NetDenoiser(nn.Module):
     @property
     def conditions(self) -> Conditions:
         """Where a run takes its conditions from; copies take them from there too."""
-        return Labels(self.n_classes) if self.told is None else self.told
+        return Labels(self.n_classes, self.knows_absence) if self.told is None else self.told
 
     def draw_condition(self, draw: Draw, n: int) -> Condition | None:
         """The conditions of a training batch of n images, the rows of the draw's part, where it computes."""
@@ -122,7 +124,10 @@ class NetDenoiser(nn.Module):
         return at
 
     def check_schedule(self, p: Schedule) -> None:
-        """Raises UserError if the schedule counts the time steps of another network; one that knows none takes any."""
+        """Raises UserError if the schedule counts another network's time steps, or begins beyond this one's; one without any takes all."""
+
+    def check_noise(self, law: NoiseLaw) -> None:
+        """Raises UserError if the law draws another network's time steps, or goes beyond this one's; one without any takes all."""
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """Weight of |D - x0|^2 in the loss that such a network is trained by, at each sigma; EDM's (arXiv 2206.00364, Table 1)."""
@@ -183,5 +188,8 @@ def guided(denoiser: Denoiser, scale: float, conditions: Conditions) -> Denoiser
     if scale == 1:
         return denoiser
     if conditions.null is None:
-        raise UserError(f"guidance {scale} needs a class-conditional denoiser: set n_classes of its net and label_dropout")
+        raise UserError(
+            f"guidance {scale} needs a denoiser that was trained on classes and on their absence (n_classes, label_dropout), "
+            "or on captions and on their absence (text_dropout): write guidance 1 for this one"
+        )
     return Guided(denoiser, scale, conditions.null)

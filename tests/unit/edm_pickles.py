@@ -102,6 +102,8 @@ def foreign_ema(denoiser: nn.Module, configuration: EDMTeacher, source: str = SO
     """The denoiser as the `ema` entry of a checkpoint."""
     net = configuration.net
     kwargs = net.model_dump(mode="json", exclude={"kind", "step_condition"})
+    if configuration.label_dropout:
+        kwargs["label_dropout"] = configuration.label_dropout
     constants = configuration.preconditioning.model_dump(exclude={"kind"})
     inner_name = next(name for name, model in NETS.items() if type(net) is model)
     outer_name = next(name for name, model in PRECONDITIONINGS.items() if type(configuration.preconditioning) is model)

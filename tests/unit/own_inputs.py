@@ -39,11 +39,11 @@ def write_zip(path: Path, source: Path) -> Path:
     return path
 
 
-def write_edm(path: Path, preconditioning: object = None, **changes: object) -> Path:
+def write_edm(path: Path, preconditioning: object = None, label_dropout: float = 0, **changes: object) -> Path:
     """A checkpoint in EDM's format: a tiny network of three channels and 16x16 pixels."""
     shape = {"in_channels": 3, "out_channels": 3, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": ()}
     net = SongUNetConfiguration(**{**shape, "img_resolution": 16, **changes})
-    configuration = EDMTeacher(preconditioning=preconditioning or EDM(), net=net)
+    configuration = EDMTeacher(preconditioning=preconditioning or EDM(), net=net, label_dropout=label_dropout)
     return write_checkpoint(path, foreign_ema(randomised(configuration), configuration))
 
 

@@ -138,5 +138,5 @@ def test_what_is_no_tower_is_refused(judge: Judge, judged: tuple[Tensor, Tensor]
     save_tower(tmp_path / "judge.safetensors", judge)
     with pytest.raises(UserError, match="holds no CaptionTower: run the stage `text-judges`"):
         load_tower(tmp_path / "judge.safetensors", CaptionTower)
-    with pytest.raises(UserError, match="batch = 64: the data set holds only 10 images"):
+    with pytest.raises(UserError, match="the judge learns from batches of 64 images, and there are only 10"):
         train_judge(judged[0][:10], judged[1][:10], P)

@@ -144,23 +144,27 @@ def test_what_a_teacher_cannot_do_is_refused_by_the_names_of_those_that_ask(insi
     p["trajectory_distillation"]["sfd-v"]["step_condition"] = "zero"
     with pytest.raises(UserError, match=r"sfd-v: teacher\.source = 'own-diffusers' takes no step condition"):
         checked(p)
-    for source in ("own-diffusers", "teacher-edm-cifar10-32x32-uncond-vp"):
+    for source in ("own-diffusers", "teacher-edm-cifar10-32x32-uncond-vp", "teacher-edm-cifar10-32x32-cond-vp"):
         p = plain(parameters(teacher=OWN | {"source": source}))
         p["students"]["sfd"] = {"guidance": [2.0]}
-        with pytest.raises(UserError, match="guidance of sfd needs a teacher of classes"):
+        with pytest.raises(
+            UserError, match=f"guidance of sfd needs a teacher that was trained on classes and on their absence, which {source} is not"
+        ):
             checked(p)
 
 
-@pytest.mark.parametrize("label_dim", [0, 2])
-def test_guidance_is_refused_where_an_edm_teacher_has_no_classes(inside: Path, label_dim: int) -> None:
-    write_edm(inside / "net.pkl", label_dim=label_dim, in_channels=1, out_channels=1)
+@pytest.mark.parametrize(("label_dim", "label_dropout"), [(0, 0), (2, 0), (2, 0.1)])
+def test_guidance_is_refused_where_an_edm_teacher_has_not_seen_classes_and_their_absence(
+    inside: Path, label_dim: int, label_dropout: float
+) -> None:
+    write_edm(inside / "net.pkl", label_dim=label_dim, label_dropout=label_dropout, in_channels=1, out_channels=1)
     p = plain(parameters(teacher={"source": "own-edm", "local": "net.pkl"}))
     assert checked(p)[0].startswith("mine: 100 images")
     p["teacher_samples"]["samplers"]["euler"]["guidance"] = 1.5
-    if label_dim:
+    if label_dropout:
         assert checked(p)[0].startswith("mine: 100 images")
     else:
-        with pytest.raises(UserError, match=r"guidance of euler needs a teacher of classes, and net\.pkl has none: set it to 1"):
+        with pytest.raises(UserError, match=r"guidance of euler needs a teacher .* absence, which net\.pkl is not: set it to 1"):
             checked(p)
 
 

@@ -118,7 +118,7 @@ def test_where_nothing_is_told_guidance_is_refused():
     assert Labels().null is None and Labels().of_images(range(3)) is None and Labels().of_data(None) is None
     model = denoiser(None)
     assert guided(model, 1.0, Labels()) is model
-    with pytest.raises(UserError, match=r"guidance 2.0 needs a class-conditional denoiser"):
+    with pytest.raises(UserError, match=r"guidance 2.0 needs a denoiser that was trained on classes and on their absence"):
         guided(model, 2.0, Labels())
 
 

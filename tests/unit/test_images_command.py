@@ -132,7 +132,7 @@ def test_a_grid_holds_them_row_by_row(suite: Path, tmp_path: Path, monkeypatch: 
         (["few", "--nfe", "3", "--guidance", "2"], "NFE 3 at guidance 2 cannot be; it makes a multiple of 2"),
         (["teacher", "--nfe", "5"], "heun makes 2 evaluations a step at guidance 1: NFE 6 is near, 5 cannot be"),
         (["teacher", "--sampler", "x"], "teacher_samples has no sampler x; it has heun, guided"),
-        (["diffusers.safetensors", "--guidance", "2"], "needs a class-conditional denoiser"),
+        (["diffusers.safetensors", "--guidance", "2"], "needs a denoiser that was trained on classes and on their absence"),
         (["teacher", "--seeds", "5-1"], "--seeds is one seed or FIRST-LAST"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -19,7 +19,7 @@ from backtrail.nets.unet import sinusoidal
 from backtrail.parameters.base import validate
 from backtrail.parameters.discrete_time import STABLE_DIFFUSION, Betas, TimeStep
 from backtrail.parameters.sampling import Schedule
-from backtrail.parameters.training import DiscreteSteps
+from backtrail.parameters.training import DiscreteSteps, KarrasGrid, LogNormal
 from backtrail.randomness import Draw
 from backtrail.sampling.sample import Sampler
 from backtrail.sampling.schedules import discrete, schedule
@@ -311,9 +311,12 @@ def test_betas_belong_to_schedules_that_count_steps_and_are_written_only_where_t
 
 def test_a_schedule_of_other_betas_than_the_teachers_is_refused():
     model = denoiser(0.0)
-    for kind in ("polynomial", "discrete", "trailing"):
-        model.check_schedule(Schedule(kind=kind))
-    model.check_schedule(Schedule(kind="discrete", betas=SD))
+    model.check_schedule(Schedule(kind="trailing"))
+    for kind in ("polynomial", "discrete"):
+        model.check_schedule(Schedule(kind=kind, t_max=14.6146412))
+        with pytest.raises(UserError, match=r"schedule.t_max = 80 is beyond the network's last noise level, 14.6146: write that, or less"):
+            model.check_schedule(Schedule(kind=kind))
+    model.check_schedule(Schedule(kind="discrete", betas=SD, t_max=14))
     with pytest.raises(
         UserError, match=r"schedule.betas give 1000 levels from 0.0387589 to 83.8225, the network has 1000 levels from 0.0291672"
     ):
@@ -338,3 +341,23 @@ def test_sigmas_of_the_library_are_within_its_single_precision():
     scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, timestep_spacing="trailing")
     scheduler.set_timesteps(8)
     torch.testing.assert_close(scheduler.sigmas[:-1].double(), schedule("trailing", 9, 0.02, 80.0, 1.0)[:-1], rtol=3e-6, atol=0)
+
+
+def test_a_law_of_other_time_steps_than_the_teachers_is_refused():
+    model = denoiser(0.0)
+    model.check_noise(DiscreteSteps())
+    model.check_noise(LogNormal())
+    with pytest.raises(
+        UserError, match=r"noise law.betas give 1000 levels from 0.0387589 to 83.8225, the network has .* into the noise law"
+    ):
+        model.check_noise(DiscreteSteps(betas=LSUN))
+    with pytest.raises(UserError, match=r"sigma_max = 80 of the noise law is beyond the network's last noise level, 14.6146"):
+        model.check_noise(KarrasGrid())
+
+
+def test_a_level_beyond_the_last_step_is_refused_by_number_and_by_step():
+    model = denoiser(0.0)
+    assert model.level(14.61) == 14.61 and model.level(TimeStep(t=999)) == pytest.approx(14.6146412, rel=1e-6)
+    for at, message in ((80.0, "the noise level 80 is beyond the network's last"), (TimeStep(t=1000), "{t: 1000} is beyond")):
+        with pytest.raises(UserError, match=message):
+            model.level(at)

@@ -13,6 +13,7 @@ from backtrail.data.dataset import Labelled
 from backtrail.denoiser import Guided
 from backtrail.errors import UserError
 from backtrail.methods.disback.distillation import distil, target_of
+from backtrail.methods.disback.one_step import initial_student
 from backtrail.methods.disback.path import DegradationPath, Origin, load_path, node_file, save_path
 from backtrail.methods.disback.recording import record
 from backtrail.methods.sfd import distillation as sfd
@@ -274,3 +275,9 @@ def test_the_published_networks_have_their_number_of_weights_and_of_adapters(des
     adapters = [value.numel() for value in adapted.parameters()]
     assert round(sum(adapters) / 1e6, 2) == n_adapters and n_layers in (None, len(adapters) // 2)
     assert round((2 * 16 * sum(adapters) + 2 * n_weights) / 2**30, 1) == gib  # weights, gradients and Adam's two means in float32
+
+
+def test_a_student_from_random_weights_is_told_what_the_teacher_is(teacher):
+    student = initial_student(teacher, "random", 3)
+    assert student.told is teacher.told and student.configuration == teacher.configuration
+    assert not torch.equal(next(student.parameters()), next(teacher.parameters()))

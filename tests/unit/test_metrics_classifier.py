@@ -9,8 +9,6 @@ from backtrail.errors import UserError
 from backtrail.metrics.classifier import (
     ROTATIONS,
     accuracy,
-    epoch_order,
-    learning_rate_factor,
     load_classifier,
     rotated,
     rotation_task,
@@ -18,6 +16,8 @@ from backtrail.metrics.classifier import (
     train_classifier,
 )
 from backtrail.metrics.features import extractor
+from backtrail.metrics.fitting import epoch_order, learning_rate_factor
+from backtrail.nets.classifier import Classifier
 from backtrail.parameters.classifier import ClassifierParameters
 from backtrail.tensors import save_tensors
 
@@ -37,9 +37,9 @@ def bars(n, seed):
 def test_it_learns_a_task_that_can_be_learned():
     images, labels = bars(600, 0)
     losses = []
-    net = train_classifier(images, labels, 2, SMALL, lambda step, loss: losses.append((step, loss)))
+    net = train_classifier(images, labels, 2, SMALL, lambda done, loss: losses.append((done, loss.item())))
     assert accuracy(net, *bars(300, 1)) > 0.97
-    assert [step for step, _ in losses] == list(range(60)) and losses[-1][1] < losses[0][1] / 3
+    assert [done for done, _ in losses] == list(range(1, 61)) and losses[-1][1] < losses[0][1] / 3
 
 
 def test_the_same_bytes_twice_whatever_torchs_own_generator(tmp_path):
@@ -79,7 +79,7 @@ def test_it_comes_back_from_its_file_as_an_extractor(tmp_path):
 
 def test_what_cannot_be_trained_or_read_is_refused(tmp_path):
     images, labels = bars(20, 4)
-    with pytest.raises(UserError, match="batch_size = 32: the training set holds only 20"):
+    with pytest.raises(UserError, match="the classifier learns from batches of 32 images, and there are only 20: ask"):
         train_classifier(images, labels, 2, SMALL)
     with pytest.raises(UserError, match="has 0: take `classifier` out"):
         train_classifier(images, labels, 0, SMALL)
@@ -89,8 +89,13 @@ def test_what_cannot_be_trained_or_read_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no classifier"):
         load_classifier(tmp_path / "x.safetensors")
     save_tensors(tmp_path / "y.safetensors", {"a": torch.zeros(1)}, {"classifier": {"channels": 1, "n_classes": 2, "width": 8}})
-    with pytest.raises(UserError, match="does not fit the classifier"):
+    with pytest.raises(UserError, match="does not fit the net"):
         load_classifier(tmp_path / "y.safetensors")
+    weights = Classifier(1, 2, 8).state_dict()
+    weights["classify.weight"][0, 0] = torch.nan
+    save_tensors(tmp_path / "z.safetensors", weights, {"classifier": {"channels": 1, "n_classes": 2, "width": 8}})
+    with pytest.raises(UserError, match="NaN or infinity in classify"):
+        load_classifier(tmp_path / "z.safetensors")
 
 
 def test_without_classes_it_learns_which_way_up():

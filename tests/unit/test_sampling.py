@@ -300,7 +300,7 @@ def test_guidance_is_the_published_combination():
 
 
 def test_guidance_without_classes_is_refused():
-    with pytest.raises(UserError, match=r"guidance 2.0 needs a class-conditional denoiser"):
+    with pytest.raises(UserError, match=r"guidance 2.0 needs a denoiser that was trained on classes"):
         sample(tiny_denoiser(), Sampler("euler", 4, guidance=2.0), range(1), (1, 4, 4))
 
 

@@ -18,9 +18,11 @@ from backtrail.data.captions import CAPTIONS, Caption
 from backtrail.errors import UserError
 from backtrail.methods.disback.path import load_path
 from backtrail.nets.build import load_denoiser
+from backtrail.parameters.net import TextUNetParameters
 from backtrail.parameters.suite import read_suite
 from backtrail.parameters.text_suite import TextSuite
 from backtrail.pipeline import declared_stages
+from backtrail.stages.text_teacher import check_widths
 from backtrail.tables import load_csv
 from backtrail.teachers.latents import Latents
 from backtrail.teachers.prompts import evaluation_numbers, prompts, training_data, training_numbers
@@ -55,6 +57,8 @@ for command in COMMANDS:
         ("autoencoder.net.channels", [32, 60], ["autoencoder.net.channels.1 = 60", "multiple of 8"]),
         ("teacher.net", {"kind": "text-unet", "resolution": 16}, ["teacher.net must have image_channels = 4 and resolution = 8"]),
         ("teacher.net", {"kind": "text-unet", "channels": [32, 48]}, ["channels [48] must be multiples of head_width = 32"]),
+        ("teacher.text_dropout", 0.0, ["guidance of heun-w3, heun-w7,", "set teacher.text_dropout"]),
+        ("autoencoder.net.image_channels", 1, ["autoencoder.net.image_channels must be 3, the images are in colour; found 1"]),
         ("teacher.betas", {"beta_start": 2.0}, ["teacher.betas.beta_start = 2.0", "less than 1"]),
         ("trajectory_distillation.sfd-v.cached", True, ["trajectory_distillation.sfd-v needs inputs: trajectory and cached: false"]),
         ("students", {"sfd-v": {}}, ["students must name each method that a section trains, once", "disback-999"]),
@@ -186,3 +190,10 @@ def test_the_table_has_the_floor_in_every_row(folder: Path) -> None:
     assert table[f"floor_{name}"].tolist() == pytest.approx([floor[name]] * len(table))
     text = (folder / "reports/tables/text.md").read_text(encoding="utf-8")
     assert "Reconstructions (the floor)" in text and "another wording" in text and "no CLIP score" in text
+
+
+def test_a_teacher_for_other_texts_than_the_encoders_is_refused_before_it_is_trained() -> None:
+    net = TextUNetParameters(token_width=WIDTH, pooled_width=WIDTH)
+    check_widths(net, random_captions(WIDTH))
+    with pytest.raises(UserError, match=r"token_width, pooled_width = \(384, 24\), and the captions were encoded with \(24, 24\)"):
+        check_widths(net.model_copy(update={"token_width": 384}), random_captions(WIDTH))

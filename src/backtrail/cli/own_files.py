@@ -7,11 +7,11 @@ from backtrail.data.understood import Understood, understood
 from backtrail.errors import UserError
 from backtrail.layout import PIPELINE_FILE
 from backtrail.parameters.classifier import ImportedClassifier
+from backtrail.parameters.students import guided
 from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import DISCRETE_TIME, ImportedTeacher, Teacher
 
 NO_TEST_SPLIT = ("ffhq64", "afhqv2-64", "imagenet64")  # data sets whose test images are those that are held out
-UNCONDITIONAL = "uncond"  # in the name of a published teacher
 
 
 def check_own_files(suite: Suite) -> list[str]:
@@ -77,26 +77,25 @@ def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None)
         raise UserError(
             f"{', '.join(told)}: teacher.source = {p.source!r} takes no step condition: set step_condition to none, one num_steps"
         )
-    guided = [name for name, s in suite.teacher_samples.samplers.items() if s.guidance != 1]
-    guided += [name for name, s in suite.students.items() if s.guidance != [1.0]]
-    guided += [name for name, s in suite.score_distillation.items() if (s.teacher_guidance, s.node_guidance) != (1, 1)]
-    if guided and (p.source in DISCRETE_TIME or UNCONDITIONAL in p.source):
-        raise UserError(f"guidance of {', '.join(guided)} needs a teacher of classes and of none, which {p.source} is not: set it to 1")
+    asked = guided(suite.teacher_samples, suite.students, suite.score_distillation)
+    needs = f"guidance of {', '.join(asked)} needs a teacher that was trained on classes and on their absence"
+    if asked and (p.source not in OWN_TEACHERS or p.source in DISCRETE_TIME):
+        raise UserError(f"{needs}, which {p.source} is not: set it to 1")
     place = Path(p.local)
     if isinstance(suite.classifier, ImportedClassifier) and not (place / CLASSIFIER).is_file():
         raise UserError(f"classifier.source = 'own-backtrail': {place} has no {CLASSIFIER}: put it there, or train one here (`n_steps`)")
     if p.source in OWN_TEACHERS and (place.is_file() or (place / OWN_TEACHERS[p.source][0][0]).is_file() or p.source == "own-diffusers"):
-        n_classes = _check_own_teacher(suite, p, images)
-        if guided and not n_classes:
-            raise UserError(f"guidance of {', '.join(guided)} needs a teacher of classes, and {p.local} has none: set it to 1")
+        can_be_guided = _check_own_teacher(suite, p, images)
+        if asked and not can_be_guided:
+            raise UserError(f"{needs}, which {p.local} is not: set it to 1")
 
 
-def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | None) -> int:
-    """Read the teacher as its stage would, and hold it against the images. Returns its number of classes."""
+def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | None) -> bool:
+    """Read the teacher as its stage would, and hold it against the images. Returns whether it can be guided."""
     from backtrail.teachers.imported import check_teacher, read_teacher  # here: torch takes seconds, and other suites do without
 
     teacher = read_teacher(p.source, p.local, p.discrete_time)
     side = suite.data.resolution
     channels, n_classes = (images.shape[0], len(images.classes)) if images is not None else (teacher.image_shape[0], teacher.n_classes)
     check_teacher(teacher, (channels, side, side), n_classes)
-    return teacher.n_classes
+    return teacher.conditions.null is not None

@@ -18,14 +18,13 @@ from backtrail.artifacts import file_digest
 from backtrail.data.caption_archive import CaptionArchive
 from backtrail.data.captions import CAPTIONS, COLOURS, GARMENTS, N_CAPTIONS, PER_GARMENT, WORDINGS, Caption
 from backtrail.errors import UserError
-from backtrail.metrics.classifier import epoch_order, learning_rate_factor
 from backtrail.metrics.features import Extractor
+from backtrail.metrics.fitting import Fit, filled
 from backtrail.metrics.frechet import factor, frechet_distance, moments
 from backtrail.metrics.reference import Reference, load_reference
 from backtrail.nets.classifier import DIMENSION
 from backtrail.nets.towers import CaptionTower, Judge, Tower
 from backtrail.parameters.text import TowerTraining
-from backtrail.randomness import derive_seed
 from backtrail.tensors import load_tensors, save_tensors
 
 T = TypeVar("T", bound=Tower)
@@ -33,6 +32,7 @@ FEATURES = "garment-colour-classifier"  # the name of a distance in the judge's 
 SCORE = "caption_score_own_towers"
 TEMPERATURE = 0.05
 BATCH = 256
+CURE = "run the stage `text-judges` again"
 HELD_OUT = torch.tensor([Caption.of(number).held_out for number in range(N_CAPTIONS)])
 
 
@@ -41,7 +41,7 @@ def garments_and_colours(captions: Tensor) -> tuple[Tensor, Tensor]:
     return captions // PER_GARMENT, captions // (PER_GARMENT // len(COLOURS)) % len(COLOURS)
 
 
-def train_judge(images: Tensor, captions: Tensor, p: TowerTraining, on_step: Callable[[int], None] | None = None) -> Judge:
+def train_judge(images: Tensor, captions: Tensor, p: TowerTraining, on_step: Callable[[int, Tensor], None] | None = None) -> Judge:
     """The judge of garments and colours, trained by the sum of both cross entropies; images uint8 [N, 3, H, W], captions int64 [N]."""
 
     def loss(net: Judge, rows: Tensor) -> Tensor:
@@ -49,11 +49,11 @@ def train_judge(images: Tensor, captions: Tensor, p: TowerTraining, on_step: Cal
         garments, colours = garments_and_colours(captions[rows])
         return functional.cross_entropy(of_garment, garments) + functional.cross_entropy(of_colour, colours)
 
-    return _train(lambda: Judge(p.width, len(GARMENTS), len(COLOURS)), loss, len(images), p, "judge", on_step)
+    return _fit(p, "judge")(lambda: Judge(p.width, len(GARMENTS), len(COLOURS)), loss, len(images), on_step)
 
 
 def train_caption_tower(
-    images: Tensor, captions: Tensor, vectors: Tensor, p: TowerTraining, on_step: Callable[[int], None] | None = None
+    images: Tensor, captions: Tensor, vectors: Tensor, p: TowerTraining, on_step: Callable[[int, Tensor], None] | None = None
 ) -> CaptionTower:
     """The tower of captions, whose vectors [480, D] are by number: it learns which of them an image has, from the cosines with all.
 
@@ -66,35 +66,11 @@ def train_caption_tower(
     def loss(net: CaptionTower, rows: Tensor) -> Tensor:
         return functional.cross_entropy(net.directions(images[rows]) @ texts.T / TEMPERATURE, right[captions[rows]])
 
-    return _train(lambda: CaptionTower(p.width, vectors.shape[1]), loss, len(images), p, "caption-tower", on_step)
+    return _fit(p, "caption-tower")(lambda: CaptionTower(p.width, vectors.shape[1]), loss, len(images), on_step)
 
 
-def _train(
-    build: Callable[[], T],
-    loss: Callable[[T, Tensor], Tensor],
-    n_images: int,
-    p: TowerTraining,
-    purpose: str,
-    on_step: Callable[[int], None] | None,
-) -> T:
-    """Adam, warm-up and cosine, as the data set's classifier; the same bytes for the same arguments on the same kind of machine."""
-    if not (per_epoch := n_images // p.batch):
-        raise UserError(f"batch = {p.batch}: the data set holds only {n_images} images; choose at most that")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(p.seed, f"{purpose}-init"))
-        net = build().to(memory_format=torch.channels_last).train()
-    optimiser = torch.optim.Adam(net.parameters(), p.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, p.steps))
-    for step in range(p.steps):
-        if (place := step % per_epoch) == 0:
-            order = epoch_order(n_images, p.seed, step // per_epoch)
-        optimiser.zero_grad()
-        loss(net, order[place * p.batch : (place + 1) * p.batch]).backward()
-        optimiser.step()
-        schedule.step()
-        if on_step:
-            on_step(step + 1)
-    return net.eval().requires_grad_(False)
+def _fit(p: TowerTraining, purpose: str) -> Fit:
+    return Fit(p.steps, p.batch, p.learning_rate, p.seed, purpose)
 
 
 def save_tower(path: str | Path, net: Tower, **extra: Any) -> None:
@@ -106,13 +82,8 @@ def load_tower(path: str | Path, kind: type[T]) -> T:
     """A tower in eval mode. Raises UserError if the file is absent, damaged, or holds something else."""
     weights, metadata = load_tensors(path)
     if metadata.get("tower") != kind.__name__:
-        raise UserError(f"{path} holds no {kind.__name__}: run the stage `text-judges` again")
-    net = kind(**metadata["architecture"])
-    try:
-        net.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the net that its header describes: {str(error).splitlines()[-1].strip()}") from None
-    return net.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        raise UserError(f"{path} holds no {kind.__name__}: {CURE}")
+    return filled(kind(**metadata["architecture"]), weights, path, CURE)
 
 
 def judge_extractor(path: str | Path) -> Extractor:

@@ -1,6 +1,5 @@
 """Training, testing, writing and reading the data set's small classifier."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,61 +9,37 @@ from torch import Tensor
 from torch.nn import functional
 
 from backtrail.errors import UserError
+from backtrail.metrics.fitting import Fit, filled
 from backtrail.nets.classifier import Classifier
 from backtrail.parameters.classifier import ClassifierParameters
-from backtrail.randomness import Draw, derive_seed, generator
+from backtrail.randomness import Draw
 from backtrail.tensors import load_tensors, save_tensors
 
 ROTATIONS = 4
-
-
-def learning_rate_factor(step: int, n_steps: int) -> float:
-    """Linear warm-up over the first tenth, times a cosine from one to zero."""
-    return min(1.0, 10 * (step + 1) / n_steps) * (1 + math.cos(math.pi * step / n_steps)) / 2
-
-
-def epoch_order(n_images: int, seed: int, epoch: int) -> Tensor:
-    """The order of the images in one epoch, int64 [n_images]."""
-    return torch.randperm(n_images, generator=generator(seed, "classifier-order", epoch))
 
 
 def train_classifier(
     images: Tensor,
     labels: Tensor,
     n_classes: int,
-    parameters: ClassifierParameters,
-    on_step: Callable[[int, float], None] | None = None,
+    p: ClassifierParameters,
+    on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Classifier:
-    """The classifier after training, in eval mode; the same bytes for the same arguments on the same kind of machine.
+    """The classifier after training (`fitting.Fit`), in eval mode.
 
-    images: uint8 [n, C, H, W]; labels: int64 [n] in [0, n_classes). `on_step(step, loss)` is called after each step. An epoch's last
-    images that do not fill a batch are left out. Raises UserError if there are fewer images than a batch holds or a label is out of range.
+    images: uint8 [n, C, H, W]; labels: int64 [n] in [0, n_classes). `on_step(steps done, loss)` is called after each. Raises UserError if
+    there are fewer images than a batch holds or a label is out of range.
     """
-    p = parameters
     if n_classes < 2:
         raise UserError(f"a classifier needs at least 2 classes; the data set has {n_classes}: take `classifier` out of metrics.extractors")
-    per_epoch = len(images) // p.batch_size
-    if not per_epoch:
-        raise UserError(f"classifier.batch_size = {p.batch_size}: the training set holds only {len(images)} images; choose at most that")
     if not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
         raise UserError(f"labels of the training images should lie in 0..{n_classes - 1}; found {int(labels.min())}..{int(labels.max())}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(p.seed, "classifier-init"))
-        net = Classifier(images.shape[1], n_classes, p.width).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(net.parameters(), p.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, p.n_steps))
-    for step in range(p.n_steps):
-        if (place := step % per_epoch) == 0:
-            order = epoch_order(len(images), p.seed, step // per_epoch)
-        batch = order[place * p.batch_size : (place + 1) * p.batch_size]
-        loss = functional.cross_entropy(net.logits(images[batch]), labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if on_step:
-            on_step(step, loss.item())
-    return net.eval().requires_grad_(False)
+
+    def loss(net: Classifier, rows: Tensor) -> Tensor:
+        return functional.cross_entropy(net.logits(images[rows]), labels[rows])
+
+    fit = Fit(p.n_steps, p.batch_size, p.learning_rate, p.seed, "classifier")
+    return fit(lambda: Classifier(images.shape[1], n_classes, p.width), loss, len(images), on_step)
 
 
 def rotated(images: Tensor, quarter_turns: Tensor) -> Tensor:
@@ -110,9 +85,4 @@ def load_classifier(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
     weights, metadata = load_tensors(path)
     if "classifier" not in metadata:
         raise UserError(f"{path} holds no classifier: its header names none; run the stage `classifier` again")
-    net = Classifier(**metadata["classifier"])
-    try:
-        net.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the classifier that its header describes: {str(error).splitlines()[-1].strip()}") from None
-    return net.to(memory_format=torch.channels_last).eval().requires_grad_(False), metadata
+    return filled(Classifier(**metadata["classifier"]), weights, path, "run the stage `classifier` again"), metadata

@@ -7,12 +7,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from backtrail.conditions import Condition, Conditions, Labels
+from backtrail.conditions import Condition
 from backtrail.denoiser import NetDenoiser, per_image
 from backtrail.errors import UserError
 from backtrail.levels import TIME_MAPS, noise_levels
 from backtrail.parameters.discrete_time import STABLE_DIFFUSION, Asked, Betas, Prediction, TimeStep
-from backtrail.parameters.sampling import OF_TIME_STEPS, Schedule
+from backtrail.parameters.sampling import OF_TIME_STEPS, SPACINGS, Schedule
+from backtrail.parameters.training import DiscreteSteps, KarrasGrid, NoiseLaw
 
 # diffusers is imported inside the functions that need it: it takes seconds, and stages without such a teacher do without it.
 
@@ -72,22 +73,39 @@ class DiscreteTimeDenoiser(NetDenoiser):
         return math.sqrt(1 + sigma**2) if self.p.start == "unit" else sigma
 
     def level(self, at: float | TimeStep) -> float:
-        """The noise level that parameters name, by a number or by a time step. Raises UserError for a step beyond the last."""
+        """The noise level that parameters name, by a number or by a time step. Raises UserError for one beyond the last step's."""
         if not isinstance(at, TimeStep):
+            self._check_known(at, f"the noise level {at:g}")
             return at
         if at.t >= len(self.sigmas):
             raise UserError(f"{{t: {at.t}}} is beyond the network's time steps, 0 to {len(self.sigmas) - 1}")
         return self.sigmas[at.t].item()
 
     def check_schedule(self, p: Schedule) -> None:
-        """Raises UserError if the schedule counts time steps, and their levels are not this network's."""
-        if p.kind not in OF_TIME_STEPS:
-            return
-        levels, own = noise_levels(p.betas or STABLE_DIFFUSION), self.sigmas.cpu()
+        """Raises UserError if the schedule counts time steps whose levels are not this network's, or begins beyond its last level."""
+        if p.kind in OF_TIME_STEPS:
+            self._check_betas(p.betas, "schedule")
+        if p.kind not in SPACINGS:  # which take the network's own last step
+            self._check_known(p.t_max, f"schedule.t_max = {p.t_max:g}")
+
+    def check_noise(self, law: NoiseLaw) -> None:
+        """Raises UserError if the law draws time steps whose levels are not this network's, or levels beyond its last."""
+        if isinstance(law, DiscreteSteps):
+            self._check_betas(law.betas, "noise law")
+        elif isinstance(law, KarrasGrid):
+            self._check_known(law.sigma_max, f"sigma_max = {law.sigma_max:g} of the noise law")
+
+    def _check_betas(self, betas: Betas | None, of: str) -> None:
+        levels, own = noise_levels(betas or STABLE_DIFFUSION), self.sigmas.cpu()
         if levels.shape != own.shape or not torch.allclose(levels, own, rtol=1e-4, atol=0):
-            stated = "schedule.betas give" if p.betas else "a schedule without betas has Stable Diffusion's,"
+            stated = f"{of}.betas give" if betas else f"a {of} without betas has Stable Diffusion's,"
             there, here = (f"{len(of)} levels from {of[0]:.6g} to {of[-1]:.6g}" for of in (levels, own))
-            raise UserError(f"{stated} {there}, the network has {here}: write its own betas into the schedule")
+            raise UserError(f"{stated} {there}, the network has {here}: write its own betas into the {of}")
+
+    def _check_known(self, level: float, named: str) -> None:
+        """A network that is asked beyond its last step is told that step, and sees another image than it is told of."""
+        if level > (last := self.sigmas[-1].item()) * (1 + 1e-3):
+            raise UserError(f"{named} is beyond the network's last noise level, {last:.6g}: write that, or less")
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """That of the mean squared error of what the network estimates (arXiv 2006.11239, Eq. 14), on |D - x0|^2."""
@@ -99,14 +117,11 @@ class DiscreteTimeDenoiser(NetDenoiser):
 class DiffusersDenoiser(DiscreteTimeDenoiser):
     """A U-Net of the diffusers library: of (x, t), of a class, or of a text with SDXL's pooled vector and time ids (arXiv 2307.01952)."""
 
+    knows_absence = False  # the library's embedding of classes has no row for it
+
     @property
     def n_classes(self) -> int:
         return self.net.config.num_class_embeds or 0
-
-    @property
-    def conditions(self) -> Conditions:
-        """The library's embedding of classes has no row for their absence, so that such a network cannot be guided."""
-        return Labels(self.n_classes, knows_absence=False) if self.told is None else self.told
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

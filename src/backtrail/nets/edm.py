@@ -63,9 +63,12 @@ class EDMTeacher(Section):
     format: Literal["edm"] = "edm"
     preconditioning: Annotated[EDM | VP | VE | IDDPM, Field(discriminator="kind")]
     net: Annotated[SongUNetConfiguration | DhariwalConfiguration, Field(discriminator="kind")]
+    label_dropout: float = Field(0.0, ge=0, le=1, description="share of labels that its training replaced by none")
 
 
 def build(configuration: EDMTeacher) -> NetDenoiser:
     """A denoiser D(x, sigma, condition) with new weights; under `torch.device("meta")` without any."""
     net = configuration.net
-    return configuration.preconditioning.denoiser(SongUNet(net) if isinstance(net, SongUNetConfiguration) else DhariwalUNet(net))
+    made = configuration.preconditioning.denoiser(SongUNet(net) if isinstance(net, SongUNetConfiguration) else DhariwalUNet(net))
+    made.knows_absence = configuration.label_dropout > 0
+    return made

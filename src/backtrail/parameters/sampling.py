@@ -13,7 +13,8 @@ SolverName = Literal[
     "dpmpp-3m-full", "dpmpp-3m-whole", "ipndm-1", "ipndm-2", "ipndm-3", "ipndm-4", "deis-1", "deis-2", "deis-3", "deis-4",
 ]  # fmt: skip
 
-OF_TIME_STEPS = ("discrete", "leading", "trailing", "linspace")  # schedules that count a teacher's time steps
+SPACINGS = ("leading", "trailing", "linspace")  # schedules made of a teacher's own time steps (`levels.time_steps`)
+OF_TIME_STEPS = ("discrete", *SPACINGS)  # schedules that count them
 EVALUATIONS_PER_STEP = {name: 2 if name in ("heun", "dpm-2") else 1 for name in get_args(SolverName)}
 TimeStamps = Annotated[int, Field(ge=2, le=10_000)]  # how many; a solver makes one step less, and one step is the least
 

@@ -15,7 +15,7 @@ from backtrail.parameters.report import Report
 from backtrail.parameters.ring import RingSuite, is_ring
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.score_distillation import PathParameters, ScoreDistillation
-from backtrail.parameters.students import Sampling
+from backtrail.parameters.students import Sampling, guided
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher, is_imported
 from backtrail.parameters.text_suite import TextSuite, is_text
 from backtrail.parameters.trajectory_distillation import SecondStage, TrajectoryDistillation
@@ -171,9 +171,7 @@ class Suite(BaseSuite, Generic[T, C]):
     @model_validator(mode="after")
     def _guidance(self) -> Self:
         """Guidance needs a teacher that knows classes and their absence."""
-        asked = [name for name, s in self.teacher_samples.samplers.items() if s.guidance != 1]
-        asked += [name for name, s in self.students.items() if s.guidance != [1.0]]
-        asked += [name for name, p in self.score_distillation.items() if (p.teacher_guidance, p.node_guidance) != (1, 1)]
+        asked = guided(self.teacher_samples, self.students, self.score_distillation)
         if asked and isinstance(self.teacher, TrainedTeacher) and not (self.teacher.net.n_classes and self.teacher.label_dropout):
             raise ValueError(
                 f"guidance of {', '.join(asked)} needs a conditional teacher: set teacher.net.n_classes and teacher.label_dropout"

@@ -9,11 +9,12 @@ from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.quantities import Batch, Count
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.score_distillation import ScoreDistillation
-from backtrail.parameters.students import Sampling
+from backtrail.parameters.students import Sampling, guided
 from backtrail.parameters.text import AutoencoderTraining, TextTeacher, TextWorld, TowerTraining
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 
 LATENT_SIDE = 8  # of images of 32x32, four pixels per latent
+COLOUR = 3  # channels of those images
 
 
 class TextEvaluation(Section):
@@ -67,6 +68,10 @@ class TextSuite(BaseSuite):
                 f"teacher.net must have image_channels = {first.latent_channels} and resolution = {LATENT_SIDE}, those of the latents; "
                 f"found {net.image_channels} and {net.resolution}"
             )
+        if first.image_channels != COLOUR:
+            raise ValueError(f"autoencoder.net.image_channels must be {COLOUR}, the images are in colour; found {first.image_channels}")
+        if not self.teacher.text_dropout and (asked := guided(self.teacher_samples, self.students, self.score_distillation)):
+            raise ValueError(f"guidance of {', '.join(asked)} needs a teacher that knows images without a text: set teacher.text_dropout")
         for name, p in self.trajectory_distillation.items():
             if p.cached or p.inputs != "trajectory":
                 raise ValueError(f"trajectory_distillation.{name} needs inputs: trajectory and cached: false in a suite of text to images")

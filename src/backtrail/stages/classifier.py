@@ -35,4 +35,4 @@ def train(p: ClassifierParameters, dataset: Dataset) -> Classifier:
     if n_classes < 2:
         (images, labels), n_classes = rotation_task(images, p.seed), ROTATIONS
     with progress(p.n_steps) as tick:
-        return train_classifier(images, labels, n_classes, p, lambda step, loss: tick(step + 1))
+        return train_classifier(images, labels, n_classes, p, lambda done, loss: tick(done))

@@ -33,9 +33,9 @@ def command(stage: TorchStage) -> None:
     texts = load_captions(layout.CAPTIONS)
     images, captions = gathered(fashion_text(layout.RAW, seed, "judge", held_out=True).train)
     with progress(p.steps + q.steps) as tick:
-        save_tower(layout.JUDGE, train_judge(images, captions, p, tick))
+        save_tower(layout.JUDGE, train_judge(images, captions, p, lambda done, loss: tick(done)))
         vectors = texts.pooled[texts.rows(CAPTIONS)]
-        save_tower(layout.CAPTION_TOWER, train_caption_tower(images, captions, vectors, q, lambda step: tick(p.steps + step)))
+        save_tower(layout.CAPTION_TOWER, train_caption_tower(images, captions, vectors, q, lambda done, loss: tick(p.steps + done)))
     centred = fashion_text(layout.RAW, seed, "judge", held_out=True, centred=True)
     reference, _ = gathered(centred.train, e.n_reference)
     save_judge_reference(layout.reference(FEATURES), judge_extractor(layout.JUDGE), reference, e.batch_size)

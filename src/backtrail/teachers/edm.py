@@ -45,8 +45,8 @@ def import_edm(path: str | Path) -> NetDenoiser:
 def _configuration(outer: Record, inner: Record, path: str | Path) -> EDMTeacher:
     """The configuration that the two records tell: the network's by the arguments it was made with, the rest by attributes."""
     arguments = inner.state.get("_init_kwargs")
-    # label_dropout acts in the teacher's own training alone.
-    arguments = {key: value for key, value in arguments.items() if key != "label_dropout"} if type(arguments) is dict else {}
+    arguments = dict(arguments) if type(arguments) is dict else {}
+    label_dropout = arguments.pop("label_dropout", 0)  # no part of the network: it says what its training has shown it
     if len(arguments) > MAX_ARGUMENTS:  # each unknown one would become an error of its own
         raise UserError(
             f"{path} describes a network by {len(arguments)} arguments, expected at most {MAX_ARGUMENTS}: use the published file"
@@ -54,7 +54,7 @@ def _configuration(outer: Record, inner: Record, path: str | Path) -> EDMTeacher
     preconditioning, net = PRECONDITIONINGS[outer.class_name], NETS[inner.class_name]
     constants = {name: outer.state[name] for name in preconditioning.model_fields if name in outer.state}
     try:
-        return EDMTeacher(preconditioning=preconditioning(**constants), net=net(**arguments))
+        return EDMTeacher(preconditioning=preconditioning(**constants), net=net(**arguments), label_dropout=label_dropout)
     except (ValidationError, TypeError) as error:
         found = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("arguments",), "msg": "are not named"}
         where = repr(".".join(map(str, found["loc"]))[:100])

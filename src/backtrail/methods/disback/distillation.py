@@ -47,6 +47,8 @@ def distil(path: DegradationPath, p: ScoreDistillation, seed: int, evaluate: Eva
 
     `evaluate` gets the averaged student and returns its distance to the data.
     """
+    for law in (p.noise_student, p.noise_fake):
+        path.teacher.check_noise(law)
     state = initial_state(path, p, seed)
     state.group = execution.group
     schedule = TargetSchedule(path, p)

@@ -34,4 +34,11 @@ def initial_student(teacher: NetDenoiser, kind: str, seed: int, start: NetDenois
             found, expected = start.configuration, teacher.configuration
             raise UserError(f"the student to start from ({found!r}) is another architecture than the teacher ({expected!r})")
         return to_train(start, lora, seed, "student")
-    return to_train(construct(teacher.configuration, seed).to(teacher.device) if kind == "random" else teacher, lora, seed, "student")
+    return to_train(redrawn(teacher, seed) if kind == "random" else teacher, lora, seed, "student")
+
+
+def redrawn(teacher: NetDenoiser, seed: int) -> NetDenoiser:
+    """A denoiser like the teacher, told the same conditions and computing as it does, with weights drawn from (seed, "init")."""
+    made = construct(teacher.configuration, seed).to(teacher.device)
+    made.told, made.autocast, made.compiled = teacher.told, teacher.autocast, teacher.compiled
+    return made

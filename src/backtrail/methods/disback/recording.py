@@ -37,6 +37,7 @@ def record(
     The path's table has a row {step, loss_student, loss_data} for each node, teacher first.
     """
     teacher = origin.teacher
+    teacher.check_noise(p.noise_fake)
     lora = p.recording.lora if p.recording else None
     student = initial_student(teacher, p.student_start, seed, origin.start, lora).eval().requires_grad_(False)
     measure = PathLoss(student, p, data, seed)
