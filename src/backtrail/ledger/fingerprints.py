@@ -105,6 +105,7 @@ def file_fingerprint(path: Path) -> str:
     return text_fingerprint(path.name, path.read_bytes())
 
 
+@functools.cache  # files that are the same in many commits are parsed once
 def text_fingerprint(name: str, content: bytes) -> str:
     """sha256 of a file's content as far as it decides anything; `name` tells Python from other files."""
     content = content.replace(b"\r\n", b"\n")
