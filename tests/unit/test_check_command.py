@@ -139,10 +139,12 @@ def test_an_own_teacher_is_read_as_its_stage_would(inside: Path) -> None:
 
 
 def test_what_a_teacher_cannot_do_is_refused_by_the_names_of_those_that_ask(inside: Path) -> None:
-    write_teacher(inside / "net")
     p = plain(parameters(teacher=OWN))
     p["trajectory_distillation"]["sfd-v"]["step_condition"] = "zero"
-    with pytest.raises(UserError, match=r"sfd-v: teacher\.source = 'own-diffusers' takes no step condition"):
+    write_teacher(inside / "net")
+    checked(p)
+    write_teacher(inside / "net", down_block_types=["KDownBlock2D", "DownBlock2D"])
+    with pytest.raises(UserError, match=r"sfd-v: net has adaptive group norms and no place for a step condition"):
         checked(p)
     for source in ("own-diffusers", "teacher-edm-cifar10-32x32-uncond-vp", "teacher-edm-cifar10-32x32-cond-vp"):
         p = plain(parameters(teacher=OWN | {"source": source}))

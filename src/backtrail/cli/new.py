@@ -179,10 +179,19 @@ def _values(name: str, found: Understood, budget: Budget, denoiser: "NetDenoiser
         "classifier_batch": min(128, n_train), "teacher_batch": min(b["teacher_batch"], n_train),
         "stem": stem, "net_channels": net_channels,
         "teacher_knows_classes": denoiser is not None and denoiser.n_classes > 0,
-        "guided": source is None and n_classes > 1, "few_step": ["trajectory", "sfd", *([] if source == "own-diffusers" else ["sfd-v"])],
+        "guided": source is None and n_classes > 1, "few_step": ["trajectory", "sfd", *(["sfd-v"] if _takes_steps(denoiser) else [])],
         "t_fine": max(FINE, low), "t_coarse": max(COARSE, low), "t_max": t_max, "sigma_init": min(SIGMA_INIT, t_max),
         "one_step_lr": b[f"one_step_lr_{kind}"], "few_step_lr": b[f"few_step_lr_{kind}"],
     }  # fmt: skip
+
+
+def _takes_steps(denoiser: "NetDenoiser | None") -> bool:
+    """Whether the teacher's network, or the one that is trained here, has a place for SFD-v's step condition."""
+    if denoiser is None or not hasattr(denoiser.net, "config"):
+        return True
+    from backtrail.nets.diffusers_steps import no_place_for_steps  # here: as above
+
+    return no_place_for_steps(denoiser.net) is None
 
 
 def _resolution(side: int, largest: int) -> int:

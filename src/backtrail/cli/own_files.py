@@ -72,11 +72,6 @@ def _check_shape(suite: Suite, images: Understood) -> None:
 
 def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None) -> None:
     """Raises UserError where a teacher cannot do what students and samplers ask of it, or is not for these images."""
-    told = [name for name, method in suite.few_step.items() if method.step_condition != "none"]
-    if told and p.source in DISCRETE_TIME:
-        raise UserError(
-            f"{', '.join(told)}: teacher.source = {p.source!r} takes no step condition: set step_condition to none, one num_steps"
-        )
     asked = guided(suite.teacher_samples, suite.students, suite.score_distillation)
     needs = f"guidance of {', '.join(asked)} needs a teacher that was trained on classes and on their absence"
     if asked and (p.source not in OWN_TEACHERS or p.source in DISCRETE_TIME):
@@ -92,10 +87,15 @@ def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None)
 
 def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | None) -> bool:
     """Read the teacher as its stage would, and hold it against the images. Returns whether it can be guided."""
-    from backtrail.teachers.imported import check_teacher, read_teacher  # here: torch takes seconds, and other suites do without
+    from backtrail.nets.diffusers_steps import no_place_for_steps  # here: torch takes seconds, and other suites do without
+    from backtrail.nets.discrete_time import DiffusersDenoiser
+    from backtrail.teachers.imported import check_teacher, read_teacher
 
     teacher = read_teacher(p.source, p.local, p.discrete_time)
     side = suite.data.resolution
     channels, n_classes = (images.shape[0], len(images.classes)) if images is not None else (teacher.image_shape[0], teacher.n_classes)
     check_teacher(teacher, (channels, side, side), n_classes)
+    told = [name for name, method in suite.few_step.items() if method.step_condition != "none"]
+    if told and isinstance(teacher, DiffusersDenoiser) and (found := no_place_for_steps(teacher.net)):
+        raise UserError(f"{', '.join(told)}: {p.local} has {found} and no place for a step condition: set it to none, with one num_steps")
     return teacher.conditions.null is not None

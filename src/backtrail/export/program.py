@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from backtrail.artifacts import save_json
 from backtrail.denoiser import Condition, NetDenoiser
 from backtrail.export import standalone
-from backtrail.nets.build import load_denoiser
+from backtrail.nets.build import at_step_condition, load_denoiser
 from backtrail.nets.discrete_time import DiffusersDenoiser, DiffusersTeacher
 from backtrail.parameters.discrete_time import Asked
 from backtrail.sampling.sample import Sampler
@@ -37,16 +37,21 @@ class Programs:
         self.traced: dict[str, torch.export.ExportedProgram] = {}
 
     def write(self, weights: Path, folder: Path) -> None:
-        """`FILES` of the student in the file `weights`, and its U-Net and scheduler as diffusers saves them where it has such a net."""
+        """`FILES` of the student in the file `weights`, and its U-Net and scheduler as diffusers saves them where it has such a net.
+
+        The library's U-Nets are told no steps: a student that is has one of them for each number of evaluations, in folders of their own.
+        """
         student, sampling = load_denoiser(weights), student_sampling(weights)
-        plans = {str(way.nfe): sampling_plan(student, way) for way in sampling.samplers(None, [1.0])}
+        ways = sampling.samplers(None, [1.0])
+        plans = {str(way.nfe): sampling_plan(student, way) for way in ways}
         folder.mkdir(parents=True, exist_ok=True)
         told = any(plan["steps"] for plan in plans.values())
         torch.export.save(self.program(student, told), folder / FILES[0])
         save_json(folder / FILES[1], {"shape": list(student.image_shape), "n_classes": student.n_classes, "plans": plans})
         (folder / FILES[2]).write_text(Path(standalone.__file__).read_text(encoding="utf-8"), encoding="utf-8")
         if isinstance(student, DiffusersDenoiser):
-            write_diffusers(student, folder)
+            for way in ways if told else ways[:1]:
+                write_diffusers(at_step_condition(student, way.num_steps), folder / f"nfe{way.nfe}" if told else folder)
 
     def program(self, student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
         """The student's program, with its weights in it; `told`: it takes its number of time stamps."""
@@ -82,7 +87,7 @@ def trace(student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
         return torch.export.export(Estimate(student).eval(), example, known, dynamic_shapes=shapes)
 
 
-def write_diffusers(student: DiffusersDenoiser, folder: Path) -> None:
+def write_diffusers(student: NetDenoiser, folder: Path) -> None:
     """`unet/` and `scheduler/`: what `UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read.
 
     That scheduler asks at times that are linear in ln sigma between the steps, whatever the student was trained with.
@@ -93,6 +98,5 @@ def write_diffusers(student: DiffusersDenoiser, folder: Path) -> None:
     if not isinstance(configuration, DiffusersTeacher):
         raise TypeError(f"a U-Net of diffusers is described by DiffusersTeacher; found {type(configuration).__name__}")
     student.net.save_pretrained(folder / "unet")
-    EulerDiscreteScheduler.from_config(configuration.model_dump(exclude={"format", "kind", "unet", *Asked.model_fields})).save_pretrained(
-        folder / "scheduler"
-    )
+    schedule = configuration.model_dump(exclude={"format", "kind", "unet", "step_condition", *Asked.model_fields})
+    EulerDiscreteScheduler.from_config(schedule).save_pretrained(folder / "scheduler")

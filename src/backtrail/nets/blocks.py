@@ -86,10 +86,18 @@ def recomputed(block: nn.Module, compute: Callable[..., Tensor], *inputs: Any) -
 def checkpoint_blocks(net: nn.Module) -> None:
     """Let the blocks of a net keep only their inputs for the backward pass: a third more time, a fraction of the memory.
 
-    Raises ValueError for a net without such blocks.
+    A network of the diffusers library has a switch of its own. Raises ValueError for a net without such blocks.
     """
+    if hasattr(net, "enable_gradient_checkpointing"):
+        net.enable_gradient_checkpointing()
+        return
     blocks = [module for module in net.modules() if hasattr(module, "checkpointed")]
     if not blocks:
         raise ValueError(f"{type(net).__name__} has no blocks to compute again")
     for block in blocks:
         block.checkpointed = True
+
+
+def is_checkpointed(net: nn.Module) -> bool:
+    """Whether its blocks keep only their inputs."""
+    return any(getattr(module, "checkpointed", False) or getattr(module, "gradient_checkpointing", False) for module in net.modules())

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from backtrail.denoiser import EDMDenoiser, NetDenoiser
 from backtrail.errors import UserError
 from backtrail.nets import discrete_time, edm, text_unet
+from backtrail.nets.blocks import checkpoint_blocks, is_checkpointed
+from backtrail.nets.diffusers_steps import folded_weights, start_steps, tell_steps
 from backtrail.nets.lora import Adapted, merged_state
 from backtrail.nets.mlp import MLP
 from backtrail.nets.step_condition import add_step_condition, fold_step_condition
@@ -103,20 +105,27 @@ def with_step_condition(denoiser: NetDenoiser, seed: int = 0, random_start: bool
     """A copy of `denoiser` whose blocks also take the step condition (SFD-v).
 
     The new layers start at zero, so that the copy equals the original for every condition; `random_start` draws them as a fresh layer,
-    as the released code does. Raises UserError for a format whose nets cannot take one.
+    as the released code does. The copy computes as the original does. Raises UserError for a network that cannot take one.
     """
     configuration = denoiser.configuration
     if isinstance(configuration, OF_THE_HOUSE):
-        return _built_in_with_steps(denoiser, configuration, seed, random_start)
-    if not isinstance(configuration, edm.EDMTeacher):
-        raise UserError("the step condition (SFD-v) needs a built-in or an EDM network: choose step_condition = none for this teacher")
-    net = add_step_condition(denoiser.net, "released" if random_start else "zero", seed)
-    return _with_net(configuration, net)
+        extended = _built_in_with_steps(denoiser, configuration, seed, random_start)
+    elif isinstance(configuration, edm.EDMTeacher):
+        extended = _with_net(configuration, add_step_condition(denoiser.net, "released" if random_start else "zero", seed))
+    elif isinstance(configuration, discrete_time.DiffusersTeacher):
+        extended = discrete_time.DiffusersDenoiser(tell_steps(copy.deepcopy(denoiser.net)), configuration).train(denoiser.training)
+        extended.configuration = configuration.model_copy(update={"step_condition": True})
+        start_steps(extended.net, "released" if random_start else "zero", seed)
+    else:
+        raise ValueError("a denoiser without a configuration takes no step condition: make it by `construct`")
+    extended.told, extended.autocast, extended.compiled = denoiser.told, denoiser.autocast, denoiser.compiled
+    if is_checkpointed(denoiser.net):
+        checkpoint_blocks(extended.net)
+    return extended
 
 
 def _built_in_with_steps(denoiser: NetDenoiser, configuration: Any, seed: int, random_start: bool) -> NetDenoiser:
     extended = construct(_told_steps(configuration, True), seed)
-    extended.told = denoiser.told
     missing, unexpected = extended.load_state_dict(denoiser.state_dict(), strict=False)
     if unexpected or any("step" not in name for name in missing):
         raise ValueError(f"only step layers may be new; missing {missing}, unexpected {unexpected}")
@@ -136,7 +145,7 @@ def _told_steps(configuration: Any, told: bool) -> Any:
 
 def _with_net(configuration: edm.EDMTeacher, net: nn.Module) -> NetDenoiser:
     """An EDM denoiser around a net that is there already."""
-    denoiser = configuration.preconditioning.denoiser(net).to(next(net.parameters()).device)
+    denoiser = edm.around(net, configuration).to(next(net.parameters()).device)
     denoiser.configuration = configuration.model_copy(update={"net": net.configuration})
     return denoiser
 
@@ -152,6 +161,11 @@ def at_step_condition(denoiser: NetDenoiser, num_steps: int) -> NetDenoiser:
         return copy.deepcopy(denoiser)
     if isinstance(configuration, edm.EDMTeacher):
         return _with_net(configuration, fold_step_condition(denoiser.net, num_steps)).eval().requires_grad_(False)
+    if isinstance(configuration, discrete_time.DiffusersTeacher):
+        plain = construct(configuration.model_copy(update={"step_condition": False}))
+        plain.told = denoiser.told
+        plain.net.load_state_dict(folded_weights(denoiser.net, num_steps), strict=True)
+        return plain.eval().requires_grad_(False)
     embedding = denoiser.net.embed_step(torch.tensor([float(num_steps)]))[0]
     values = dict(denoiser.state_dict())
     for name, module in denoiser.named_modules():

@@ -11,6 +11,7 @@ from backtrail.conditions import Condition
 from backtrail.denoiser import NetDenoiser, per_image
 from backtrail.errors import UserError
 from backtrail.levels import TIME_MAPS, noise_levels
+from backtrail.nets.diffusers_steps import tell_steps
 from backtrail.parameters.discrete_time import STABLE_DIFFUSION, Asked, Betas, Prediction, TimeStep
 from backtrail.parameters.sampling import OF_TIME_STEPS, SPACINGS, Schedule
 from backtrail.parameters.training import DiscreteSteps, KarrasGrid, NoiseLaw
@@ -30,6 +31,8 @@ class DiffusersTeacher(DiscreteTime):
     format: Literal["diffusers"] = "diffusers"
     kind: Literal["UNet2DModel", "UNet2DConditionModel"] = Field("UNet2DModel", description="the library's class of U-Nets")
     unet: dict[str, Any] = Field(description="the library's own configuration of it")
+    # Left out where it is not: files of teachers are what they were before there was a step condition.
+    step_condition: bool = Field(False, exclude_if=lambda told: not told, description="whether a student was told its steps (SFD-v)")
 
 
 class DiscreteTimeDenoiser(NetDenoiser):
@@ -131,7 +134,7 @@ class DiffusersDenoiser(DiscreteTimeDenoiser):
 
     @property
     def step_condition(self) -> bool:
-        return False
+        return hasattr(self.net, "map_step")
 
     def estimate(self, x_t: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
         """The first half of the output, where a learned variance is the second. Raises ValueError if it is not told the text it needs."""
@@ -142,7 +145,13 @@ class DiffusersDenoiser(DiscreteTimeDenoiser):
         if self.net.config.get("addition_embed_type") == "text_time":
             pooled, ids = self._needed(told.pooled, "pooled"), self._needed(told.time_ids, "time_ids")
             known["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids}
-        return self.network(x_t.to(self.net.dtype), time, **known).sample[:, : x_t.shape[1]]
+        if not self.step_condition:
+            return self.network(x_t.to(self.net.dtype), time, **known).sample[:, : x_t.shape[1]]
+        self.net.map_step.told = told.steps
+        try:
+            return self.network(x_t.to(self.net.dtype), time, **known).sample[:, : x_t.shape[1]]
+        finally:
+            self.net.map_step.told = None
 
     def _needed(self, value: Tensor | None, name: str) -> Tensor:
         if value is None:
@@ -154,4 +163,5 @@ def build(configuration: DiffusersTeacher) -> NetDenoiser:
     """A denoiser with new weights; under `torch.device("meta")` without any."""
     import diffusers
 
-    return DiffusersDenoiser(getattr(diffusers, configuration.kind).from_config(configuration.unet), configuration)
+    net = getattr(diffusers, configuration.kind).from_config(configuration.unet)
+    return DiffusersDenoiser(tell_steps(net) if configuration.step_condition else net, configuration)

@@ -69,6 +69,11 @@ class EDMTeacher(Section):
 def build(configuration: EDMTeacher) -> NetDenoiser:
     """A denoiser D(x, sigma, condition) with new weights; under `torch.device("meta")` without any."""
     net = configuration.net
-    made = configuration.preconditioning.denoiser(SongUNet(net) if isinstance(net, SongUNetConfiguration) else DhariwalUNet(net))
+    return around(SongUNet(net) if isinstance(net, SongUNetConfiguration) else DhariwalUNet(net), configuration)
+
+
+def around(net: nn.Module, configuration: EDMTeacher) -> NetDenoiser:
+    """The denoiser whose network is there already."""
+    made = configuration.preconditioning.denoiser(net)
     made.knows_absence = configuration.label_dropout > 0
     return made

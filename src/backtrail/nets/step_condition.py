@@ -25,9 +25,13 @@ class StepEmbedding(nn.Module):
         self.layer1 = nn.Linear(n_embedding, n_embedding)
 
     def forward(self, steps: Tensor) -> Tensor:
+        return functional.silu(self.linear(steps))
+
+    def linear(self, steps: Tensor) -> Tensor:
+        """The embedding before its last activation."""
         cosine, sine = self.code(steps.float()) if self.code is not None else waves(steps.float(), self.n_channels, self.endpoint)
         code = torch.cat([sine, cosine] if self.sine_first else [cosine, sine], dim=1).to(self.layer0.weight.dtype)
-        return functional.silu(self.layer1(functional.silu(self.layer0(code))))
+        return self.layer1(functional.silu(self.layer0(code)))
 
 
 def is_step_parameter(name: str) -> bool:
@@ -51,7 +55,7 @@ def add_step_condition(net: nn.Module, init: Literal["zero", "released"] = "zero
     xavier = net.configuration.kind == "songunet"
     for index, (name, layer) in enumerate(student.named_modules()):
         if isinstance(layer, nn.Linear) and is_step_parameter(f"{name}.") and (init == "released" or "map_step." in name):
-            _randomise(layer, xavier, seed, index)
+            randomise(layer, xavier, seed, index)
     if xavier and student.map_step.code is not None:
         frequencies = student.map_step.code.freqs
         frequencies.copy_(torch.randn(frequencies.shape, generator=generator(seed, "step-frequencies")) * 16)
@@ -84,7 +88,8 @@ def fold_step_condition(net: nn.Module, num_steps: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _randomise(layer: nn.Linear, xavier: bool, seed: int, index: int) -> None:
+def randomise(layer: nn.Linear, xavier: bool, seed: int, index: int) -> None:
+    """Draw a layer of the step condition, the one of that index, from the seed: by Xavier's rule, or as torch starts a linear layer."""
     random = generator(seed, "step-condition", index=index)
     bound = math.sqrt(6 / (layer.in_features + layer.out_features)) if xavier else 1 / math.sqrt(layer.in_features)
     layer.weight.copy_(torch.empty(layer.weight.shape).uniform_(-bound, bound, generator=random))
