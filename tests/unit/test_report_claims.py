@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from synthetic_suite import METRIC, SEEDS, parameters, write_parameters, write_suite
 
+from backtrail.parameters.report import Comparison
 from backtrail.report.claims import CLAIMS, JUDGED_BY, better_at_equal_cost, judge_all, rows
 from backtrail.report.collect import open_suite
 from backtrail.report.statements import STATEMENTS
@@ -93,3 +94,20 @@ def test_equal_cost_cuts_the_longer_curve(tmp_path):
     assert set(found["condition"]) == {"cost 100 F"}
     assert set(found["ours"]) == {(8.0 + 7.0 + 6.0) / 3}
     assert found["margin"].tolist() == pytest.approx([(8.0 + 7.5 + 6.5) / 3 - 7.0] * 3)
+
+
+def test_a_suite_claims_what_its_parameters_say_in_the_same_table(tmp_path):
+    suite = write_suite(tmp_path)
+    own = {"turned": {"text": "Diff-Instruct's student beats DisBack's", "ours": "diff-instruct", "other": "disback"}}
+    p = parameters()
+    write_parameters(suite, p | {"report": {**p["report"], "comparisons": own}})
+    table = judge_all(open_suite(suite)).set_index("claim")
+    assert list(table.index) == [*STATEMENTS, "own-turned"]
+    papers, ours = table.loc["disback-beats-diff-instruct"], table.loc["own-turned"]
+    assert (papers["verdict"], ours["verdict"], ours["source"]) == (NOT_HELD, HELD, "this suite")
+    assert ours["weakest_margin"] == pytest.approx(-papers["weakest_margin"])
+    unknown = Comparison(**{**own["turned"], "other": "disbak"})
+    with pytest.raises(
+        ValueError, match=r"report.comparisons.x names disbak, and the suite has no such method; known: diff-instruct, disback"
+    ):
+        open_suite(suite).report.model_copy(update={"comparisons": {"x": unknown}}).check_axes(["disback", "diff-instruct"], [])

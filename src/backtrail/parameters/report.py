@@ -45,6 +45,14 @@ class SamplerAxis(_Entries):
     samplers: Entries = Field(description="Name in teacher_samples.samplers -> its value on the axis, a number or a word.")
 
 
+class Comparison(Section):
+    """A claim of the suite's own, judged together with the papers': one method's finished student is better than another's."""
+
+    text: Line = Field(description="What is claimed, as the table says it.")
+    ours: Name = Field(description="The method that it is claimed of.")
+    other: Name = Field(description="The method that it is held against, at every number of evaluations that both are trained for.")
+
+
 class Report(Section):
     """Figures, tables and the HTML page."""
 
@@ -56,6 +64,7 @@ class Report(Section):
     sample_solvers: Distinct[GridRow] = Field(description="Rows of the sample grid drawn with the teacher, each solver/nfeN.")
     axes: ByName[Axis] = Field({}, description="Ablations over methods, one figure each, by the name of its files.")
     sampler_axes: ByName[SamplerAxis] = Field({}, description="Ablations over the teacher's samplers, likewise.")
+    comparisons: ByName[Comparison] = Field({}, description="Claims of the suite's own, in the metric of the tables, by short names.")
 
     @model_validator(mode="after")
     def _one_name(self) -> "Report":
@@ -64,9 +73,10 @@ class Report(Section):
         return self
 
     def check_axes(self, methods: Iterable[str], samplers: Iterable[str]) -> None:
-        """Raises ValueError that names a method or sampler of an axis which the suite does not have."""
+        """Raises ValueError that names a method or sampler of an axis or a comparison which the suite does not have."""
         named = [(f"axes.{name}", "method", axis.methods, sorted(methods)) for name, axis in self.axes.items()]
         named += [(f"sampler_axes.{name}", "sampler", axis.samplers, sorted(samplers)) for name, axis in self.sampler_axes.items()]
+        named += [(f"comparisons.{name}", "method", (of.ours, of.other), sorted(methods)) for name, of in self.comparisons.items()]
         for key, kind, entries, known in named:
             if unknown := [entry for entry in entries if entry not in known]:
                 raise ValueError(f"report.{key} names {', '.join(unknown)}, and the suite has no such {kind}; known: {', '.join(known)}")

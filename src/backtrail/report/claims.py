@@ -166,11 +166,21 @@ JUDGED_BY: dict[str, tuple[Callable[[Suite], str], Callable[[Suite], pd.DataFram
 CLAIMS = tuple(Claim(key, text, source, *JUDGED_BY[key]) for key, (text, source) in STATEMENTS.items())
 
 
-def judge_all(suite: Suite, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
-    """The table of claims, one row each, judged together by `verdicts.RULE`. The weakest condition has the smallest mean margin.
+def own_claims(suite: Suite) -> tuple[Claim, ...]:
+    """What the suite itself claims, by its parameters (`report.comparisons`)."""
+    return tuple(
+        Claim(f"own-{name}", of.text, "this suite", _table, better_at_shared_nfe(of.ours, of.other))
+        for name, of in suite.report.comparisons.items()
+    )
 
+
+def judge_all(suite: Suite, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+    """The table of claims, one row each, the papers' and the suite's own, judged together by `verdicts.RULE`.
+
+    The weakest condition has the smallest mean margin.
     level: the confidence level of the interval `low` to `high` of the smallest mean margin; p: before the correction for several claims.
     """
+    claims = (*claims, *own_claims(suite))
     margins = {claim.key: claim.margins(suite) for claim in claims}
     found = {key: by_condition(of) for key, of in margins.items() if len(of)}
     levels = holm_levels(pd.Series({key: p_value(of) for key, of in found.items()}, dtype=float))
