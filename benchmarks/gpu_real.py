@@ -20,8 +20,8 @@ from gpu_results import Results, Settings, caught, markdown_rows, spoken
 from backtrail.artifacts import atomic_write, load_json
 from backtrail.cli.compute_cost import forward_gflop, network
 from backtrail.cli.plan import A100_HALF_TFLOPS
+from backtrail.laid_down import lay_down
 from backtrail.parameters.suite import read_suite
-from backtrail.pipeline import lay_down
 
 ROOT = Path(__file__).parents[1]
 SUITE = ROOT / "suites/cifar10-jpeg/params.yaml"

@@ -28,8 +28,8 @@ import torch
 
 import backtrail.cli as command_line
 from backtrail.artifacts import file_digest, save_json
+from backtrail.laid_down import lay_down
 from backtrail.ledger.fingerprints import closure_files
-from backtrail.pipeline import lay_down
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -135,9 +135,9 @@ def prepare_suite() -> None:
     sys.path.insert(0, str(package))
     from backtrail.cli.own_files import check_places
     from backtrail.errors import UserError
+    from backtrail.laid_down import is_laid_down, lay_down
     from backtrail.ledger.repository import nameless
     from backtrail.parameters.suite import Suite, read_suite
-    from backtrail.pipeline import is_laid_down, lay_down
 
     try:
         suite = read_suite()

@@ -3,7 +3,7 @@
 import pytest
 
 from backtrail.artifacts import load_json
-from backtrail.pipeline import lay_down
+from backtrail.laid_down import lay_down
 from cluster.conftest import ClusterProject, make_project
 from cluster.slurm import Slurm
 from pipeline.conftest import tiny, write_images

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from backtrail.cli import backtrail
-from backtrail.pipeline import lay_down
+from backtrail.laid_down import lay_down
 from unit.refusals import as_yaml, self_contained
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ OWN = (f"trajectories@{METHOD}", f"trajectory-distillation@{METHOD}-0", f"sample
 RUN = """
 import sys
 from backtrail.cli import backtrail
-from backtrail.pipeline import declared_stages
+from backtrail.laid_down import declared_stages
 commands = {stage.name: stage.command for stage in declared_stages()}
 for name in sys.argv[1:]:
     backtrail([commands[name], "--stage", name], standalone_mode=False)

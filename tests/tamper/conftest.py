@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backtrail.pipeline import CODE_LINE, pipeline_text
+from backtrail.laid_down import CODE_LINE, pipeline_text
 from pipeline.conftest import ROOT, tiny, write_images
 from unit.refusals import as_yaml, self_contained
 

@@ -8,7 +8,7 @@ import networkx
 import pytest
 
 from backtrail.cli.dag import kinds
-from backtrail.pipeline import declared_stages
+from backtrail.laid_down import declared_stages
 
 ROOT = Path(__file__).parents[2]
 SUITES = ["", pytest.param("suites/ablations", marks=pytest.mark.slow), "suites/ring", "suites/cifar10"]

@@ -16,10 +16,11 @@ from ruamel.yaml.main import CParser
 
 import backtrail
 from backtrail.cli import COMMANDS, STAGES
+from backtrail.laid_down import declared_stages, lay_down, pipeline_text
 from backtrail.layout import CODE_FILE, LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
-from backtrail.ledger.fingerprints import PACKAGE_FOLDER, commands
+from backtrail.ledger.fingerprints import PACKAGE_FOLDER, closure_files, commands
 from backtrail.parameters.suite import read_suite
-from backtrail.pipeline import Declared, declared_stages, lay_down, pipeline_text
+from backtrail.pipeline import Declared
 
 ROOT = Path(__file__).parents[2]
 SUITES = [ROOT, *sorted(path.parent for path in ROOT.glob("suites/*/params.yaml"))]
@@ -28,7 +29,7 @@ FLOORS = [
     {"stages"},
     {"report", "audit", "export"},
     {"running"},
-    {"ledger"},
+    {"ledger", "laid_down"},
     {"metrics"},
     {"methods"},
     {"teachers"},
@@ -214,3 +215,10 @@ def test_every_module_can_be_imported() -> None:
     for module in pkgutil.walk_packages(backtrail.__path__, "backtrail."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+
+
+def test_no_stage_stands_on_where_its_pipeline_comes_from() -> None:
+    """A new kind of suite, or a section more in a suite's parameters, changes the code of no training."""
+    assert [command for command in commands() if Path("laid_down.py") in closure_files(command)] == []
+    trainings = ("teacher", "path", "score-distillation", "trajectory-distillation", "samples", "metrics")
+    assert [command for command in trainings if Path("parameters/suite.py") in closure_files(command)] == []

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from pydantic import BaseModel
 
 from backtrail.errors import UserError
+from backtrail.laid_down import declared_stages
 from backtrail.parameters.base import RESERVED
 from backtrail.parameters.classifier import ClassifierParameters, ImportedClassifier
 from backtrail.parameters.reader import read_values
@@ -27,7 +28,6 @@ from backtrail.parameters.score_distillation import PathParameters
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher
 from backtrail.parameters.text_suite import TextSuite
-from backtrail.pipeline import declared_stages
 from unit import hostile_parameters
 from unit.refusals import as_yaml, self_contained, sentence_for
 

@@ -18,11 +18,11 @@ from synthetic_suite import METRIC, SEEDS, SOLVERS, parameters, write_json, writ
 from backtrail.artifacts import file_digest, load_json
 from backtrail.cli.plan import hours_of_methods
 from backtrail.errors import UserError
+from backtrail.laid_down import declared_stages
 from backtrail.ledger.chains import chains
 from backtrail.ledger.numbers import LAYOUTS
 from backtrail.ledger.record import digests
 from backtrail.parameters.suite import read_suite
-from backtrail.pipeline import declared_stages
 from backtrail.report.against_paper import HOURS_FILE
 from backtrail.report.figures import FIGURES, render_figure
 from backtrail.report.html import linked_numbers, render_report

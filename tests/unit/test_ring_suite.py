@@ -13,10 +13,10 @@ import yaml
 
 from backtrail.artifacts import load_json
 from backtrail.data.ring import SHAPE, Ring
+from backtrail.laid_down import declared_stages
 from backtrail.metrics.points import PointsDenoiser
 from backtrail.parameters.ring import RingEvaluation, RingSuite
 from backtrail.parameters.suite import read_suite
-from backtrail.pipeline import declared_stages
 from backtrail.report.ring import RingResults, end_points, ring_data
 from backtrail.report.ring_claims import judge_ring, ring_sentence
 from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED

@@ -16,12 +16,12 @@ from backtrail.cli import backtrail
 from backtrail.data.caption_archive import save_captions
 from backtrail.data.captions import CAPTIONS, Caption
 from backtrail.errors import UserError
+from backtrail.laid_down import declared_stages
 from backtrail.methods.disback.path import load_path
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.net import TextUNetParameters
 from backtrail.parameters.suite import read_suite
 from backtrail.parameters.text_suite import TextSuite
-from backtrail.pipeline import declared_stages
 from backtrail.stages.text_teacher import check_widths
 from backtrail.tables import load_csv
 from backtrail.teachers.latents import Latents

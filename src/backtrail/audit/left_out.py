@@ -16,6 +16,7 @@ from backtrail.artifacts import load_yaml
 from backtrail.audit.findings import UNBACKED, Finding
 from backtrail.audit.published import CLAIMS, RESULTS
 from backtrail.errors import UserError
+from backtrail.laid_down import declared_stages
 from backtrail.layout import LOCK_FILE, PAGE, PARAMS_FILE, metrics
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER, text_fingerprint
 from backtrail.ledger.history import History, history
@@ -24,7 +25,6 @@ from backtrail.ledger.numbers import read_rows
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.reader import MAX_BYTES
 from backtrail.parameters.suite import Suite, read_suite
-from backtrail.pipeline import declared_stages
 
 CLAIMS_CODE = "report/statements.py"
 SHOWN = 6  # things that one message names

@@ -6,12 +6,12 @@ from pathlib import PurePosixPath
 from backtrail.audit.evidence import Evidence
 from backtrail.audit.findings import ABSENT, BROKEN, STALE, UNBACKED, Finding
 from backtrail.errors import UserError
+from backtrail.laid_down import declared_stages
 from backtrail.layout import LOCK_FILE, PARAMS_FILE
 from backtrail.ledger.hashes import folder_md5
 from backtrail.ledger.ledger import Entry, Ledger, Stage, at_key
 from backtrail.ledger.repository import file_at
 from backtrail.nested import differences
-from backtrail.pipeline import declared_stages
 
 NAMED = 8  # stages that one message names
 

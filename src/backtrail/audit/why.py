@@ -14,6 +14,7 @@ from backtrail.audit.audit import judge
 from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import Finding, worst
 from backtrail.errors import UserError
+from backtrail.laid_down import ROOT
 from backtrail.layout import LOCK_FILE, METRICS, PATHS, STUDENTS
 from backtrail.ledger.chains import Branch, Chains
 from backtrail.ledger.fingerprints import digest_of
@@ -22,7 +23,6 @@ from backtrail.ledger.ledger import Ledger, Stage, at_key, open_ledger
 from backtrail.ledger.numbers import Number, find
 from backtrail.ledger.record import recipe_key
 from backtrail.ledger.schema import faults
-from backtrail.pipeline import ROOT
 
 PAPER_FILE = Path(__file__).with_name("paper_parameters.yaml")
 UNKNOWN = "unknown"

@@ -6,7 +6,8 @@ from pathlib import PurePosixPath
 
 import click
 
-from backtrail.pipeline import Declared, declared_stages
+from backtrail.laid_down import declared_stages
+from backtrail.pipeline import Declared
 
 Graph = dict[str, set[str]]  # a kind of stage, and those whose outputs it reads
 

@@ -8,10 +8,10 @@ import torch
 from backtrail.cli.compute_cost import count, forward_gflop, inception_gflop, n_readers
 from backtrail.cli.plan import A100_HALF_TFLOPS, work
 from backtrail.denoiser import NetDenoiser
+from backtrail.laid_down import declared_stages
 from backtrail.nets.build import build
 from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import Teacher
-from backtrail.pipeline import declared_stages
 
 MEASURED_BATCH = 16  # images per forward
 MEASURED_S = 0.5  # at the least

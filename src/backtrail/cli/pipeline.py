@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
+from backtrail.laid_down import lay_down
 from backtrail.layout import PIPELINE_FILE
 from backtrail.parameters.suite import read_suite
-from backtrail.pipeline import lay_down
 
 
 @click.command()

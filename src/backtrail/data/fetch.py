@@ -112,6 +112,7 @@ def _from_addresses(
 
 def _from_address(address: str, file: File, pin: str | None, folder: Path, scratch: Path, token: str | None) -> Kept:
     partial = scratch / f"{file.served_name}.part"
+    partial.parent.mkdir(parents=True, exist_ok=True)  # a pipeline's files lie in folders
     known = pin or file.sha256 or file.served_md5
     if not known:
         partial.unlink(missing_ok=True)  # without a digest nothing would notice that the halves belong to two versions
