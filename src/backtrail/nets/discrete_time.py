@@ -53,14 +53,19 @@ class DiscreteTimeDenoiser(NetDenoiser):
             levels = noise_levels(p)
         self.register_buffer("sigmas", levels, persistent=False)
 
+    @property
+    def prediction(self) -> Prediction:
+        """What the network estimates."""
+        return self.p.prediction_type
+
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         time, level = self.time_and_level(torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)))
         s = per_image(level, x)
         scale = (s**2 + 1).rsqrt()
         output = self.estimate(x * scale, time, condition).to(x.dtype)
-        if self.p.prediction_type == "epsilon":
+        if self.prediction == "epsilon":
             return x - s * output
-        return output if self.p.prediction_type == "sample" else scale * (scale * x - s * output)
+        return output if self.prediction == "sample" else scale * (scale * x - s * output)
 
     def estimate(self, x_t: Tensor, time: Tensor, condition: Condition | None) -> Tensor:
         """F(x_t [B, C, H, W], time [B], condition), of the shape of x_t."""
@@ -112,9 +117,9 @@ class DiscreteTimeDenoiser(NetDenoiser):
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """That of the mean squared error of what the network estimates (arXiv 2006.11239, Eq. 14), on |D - x0|^2."""
-        if self.p.prediction_type == "sample":
+        if self.prediction == "sample":
             return torch.ones_like(sigma)
-        return sigma**-2 if self.p.prediction_type == "epsilon" else 1 + sigma**-2
+        return sigma**-2 if self.prediction == "epsilon" else 1 + sigma**-2
 
 
 class DiffusersDenoiser(DiscreteTimeDenoiser):
