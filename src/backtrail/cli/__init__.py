@@ -34,6 +34,8 @@ STAGES = {
     "path-samples": "sample the nodes of a degradation path and the student's snapshots",
     "figures": "draw the figures",
     "figure-axis": "draw an axis of the ablations and say what it shows",
+    "scaling": "train one size of the teacher for one budget, and measure it",
+    "figure-scaling": "draw how good a teacher is by its size and budget",
     "tables": "write the tables",
     "report": "write the report page",
     "ledger": "gather the records of all stages into one file that git keeps",

@@ -11,9 +11,11 @@ from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.classifier import ClassifierParameters, ImportedClassifier, is_imported_classifier
 from backtrail.parameters.data import Data
 from backtrail.parameters.metrics import Metrics, Mismatch
+from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.report import Report
 from backtrail.parameters.ring import RingSuite, is_ring
 from backtrail.parameters.sampling import TeacherSamples
+from backtrail.parameters.scaling import Scaling
 from backtrail.parameters.score_distillation import PathParameters, ScoreDistillation
 from backtrail.parameters.students import Sampling, guided
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher, is_imported
@@ -42,6 +44,7 @@ class Suite(BaseSuite, Generic[T, C]):
     students: ByName[Sampling]
     metrics: Metrics
     mismatch: Mismatch = Mismatch()
+    scaling: Scaling | None = None
     report: Report
 
     @property
@@ -114,6 +117,17 @@ class Suite(BaseSuite, Generic[T, C]):
     def _sizes(self) -> Self:
         if isinstance(self.teacher, TrainedTeacher) and self.teacher.net.resolution != self.data.resolution:
             raise ValueError(f"teacher.net.resolution = {self.teacher.net.resolution} must be data.resolution = {self.data.resolution}")
+        return self
+
+    @model_validator(mode="after")
+    def _scaling(self) -> Self:
+        """Sizes of the built-in U-Net, which has to be one that is trained here."""
+        if self.scaling is None:
+            return self
+        if not (isinstance(self.teacher, TrainedTeacher) and isinstance(self.teacher.net, UNetParameters)):
+            raise ValueError("scaling varies the size of a teacher that is trained here, a built-in U-Net: this suite's is another")
+        for channels in self.scaling.channels.values():
+            UNetParameters(**{**self.teacher.net.model_dump(), "channels": channels})  # levels and attention have to fit each
         return self
 
     @model_validator(mode="after")
