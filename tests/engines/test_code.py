@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import warm
 from unit.refusals import as_yaml
 
 from .conftest import IGNORED, ROOT
@@ -51,7 +51,7 @@ class Checkout:
         return self.root / SUITE
 
     def call(self, *command: str, code: int | None = 0, folder: Path | None = None) -> str:
-        done = subprocess.run(command, cwd=folder or self.suite, env=self.env, capture_output=True, text=True, timeout=400)
+        done = warm.run(command, folder or self.suite, self.env, timeout=400)
         printed = done.stdout + done.stderr
         assert code is None or (done.returncode == 0) == (code == 0), f"{command}: {printed}"
         return printed

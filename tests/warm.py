@@ -1,0 +1,76 @@
+"""Commands of DVC and Snakemake, each in a process of its own, which is forked from one that has done their imports: half of their time.
+
+`python warm.py` is that process: it reads a command a line, and answers with its exit code.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+MODULES = {"dvc": "dvc.cli", "snakemake": "snakemake.cli"}
+# What both import when they are at work; none of it reads the folder, the environment or the arguments.
+AT_WORK = """dvc.analytics dvc.cli.parser dvc.repo.index dvc.repo.artifacts dvc.repo.graph dvc.repo.metrics dvc.repo.params dvc.repo.plots dvc.repo.reproduce dvc.repo.stage dvc.repo.status
+dvc.data_cloud dvc.lock dvc.rwlock dvc.stage.cache dvc_render.vega dulwich.walk scmrepo.git configobj networkx
+ruamel.yaml requests jinja2 pygments docutils smart_open yte pandas unittest.mock snakemake.report.html_reporter""".split()
+
+
+def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run(command, ...)` with captured output; a command `python -m dvc ...` or `python -m snakemake ...` starts warm.
+
+    Raises subprocess.TimeoutExpired after `timeout` seconds of a command that does not start warm; one that does is left to pytest's limit.
+    """
+    if list(command[:2]) != [sys.executable, "-m"] or command[2] not in MODULES:
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    with tempfile.TemporaryDirectory() as made:
+        streams = [Path(made) / name for name in ("stdout", "stderr")]
+        asked = {"arguments": command[2:], "folder": str(folder), "environment": dict(environment), "streams": list(map(str, streams))}
+        process = server()
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        code = int(process.stdout.readline())
+        return subprocess.CompletedProcess(command, code, *(path.read_text(encoding="utf-8", errors="replace") for path in streams))
+
+
+@cache
+def server() -> subprocess.Popen[str]:
+    """It ends with this process, which closes its standard input."""
+    environment = {name: of for name, of in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.Popen([sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def serve() -> None:
+    sys.path.pop(0)  # this file's folder
+    mains = {name: import_module(module).main for name, module in MODULES.items()}
+    for name in AT_WORK:
+        import_module(name)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            name, *arguments = become(**json.loads(line))
+            sys.exit(mains[name](arguments))
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[str]) -> list[str]:
+    """Be as a process that was started with these; returns the arguments."""
+    for number, path in enumerate([os.devnull, *streams]):
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.argv = arguments
+    return arguments
+
+
+if __name__ == "__main__":
+    serve()
