@@ -5,6 +5,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -15,15 +16,18 @@ from pathlib import Path
 
 MODULES = {"dvc": "dvc.cli", "snakemake": "snakemake.cli"}
 # What both import when they are at work; none of it reads the folder, the environment or the arguments.
-AT_WORK = """dvc.analytics dvc.cli.parser dvc.repo.index dvc.repo.artifacts dvc.repo.graph dvc.repo.metrics dvc.repo.params dvc.repo.plots dvc.repo.reproduce dvc.repo.stage dvc.repo.status
-dvc.data_cloud dvc.lock dvc.rwlock dvc.stage.cache dvc_render.vega dulwich.walk scmrepo.git configobj networkx
-ruamel.yaml requests jinja2 pygments docutils smart_open yte pandas unittest.mock snakemake.report.html_reporter""".split()
+AT_WORK = [
+    "dvc.analytics", "dvc.cli.parser", "dvc.data_cloud", "dvc.lock", "dvc.repo.artifacts", "dvc.repo.graph", "dvc.repo.index",
+    "dvc.repo.metrics", "dvc.repo.params", "dvc.repo.plots", "dvc.repo.reproduce", "dvc.repo.stage", "dvc.repo.status", "dvc.rwlock",
+    "dvc.stage.cache", "dvc_render.vega", "dulwich.walk", "scmrepo.git", "snakemake.report.html_reporter", "configobj", "docutils",
+    "jinja2", "networkx", "pandas", "pygments", "requests", "ruamel.yaml", "smart_open", "unittest.mock", "yte",
+]  # fmt: skip
 
 
 def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-    """`subprocess.run(command, ...)` with captured output; a command `python -m dvc ...` or `python -m snakemake ...` starts warm.
+    """`subprocess.run` with captured output; `python -m dvc ...` and `python -m snakemake ...` start warm.
 
-    Raises subprocess.TimeoutExpired after `timeout` seconds of a command that does not start warm; one that does is left to pytest's limit.
+    Raises subprocess.TimeoutExpired after `timeout` seconds.
     """
     if list(command[:2]) != [sys.executable, "-m"] or command[2] not in MODULES:
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
@@ -34,7 +38,14 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], ti
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps(asked) + "\n")
         process.stdin.flush()
-        code = int(process.stdout.readline())
+        try:
+            if not select.select([process.stdout], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(command, timeout)
+            code = int(process.stdout.readline())
+        except BaseException:  # its answer would be taken for the next one's
+            process.kill()
+            server.cache_clear()
+            raise
         return subprocess.CompletedProcess(command, code, *(path.read_text(encoding="utf-8", errors="replace") for path in streams))
 
 

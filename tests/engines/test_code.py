@@ -158,10 +158,10 @@ def test_a_stage_with_an_old_code_file_refuses_and_every_other_way_ends_well(che
     assert "code.yaml has " in refused and "run `dvc repro code` first" in refused and "Traceback" not in refused
     assert checkout.ran("ring-figure") == {"code", "ring-figure"}
     checkout.edit("src/backtrail/report/ring_claims.py", lambda text: text.replace("ANSWER = 42", "ANSWER = 43"))
-    done = checkout.dvc("exp", "run", "-S", "evaluation.n_floor=3")
+    done = checkout.dvc("exp", "run", "-S", "score_distillation.diff-instruct.student.lr=5e-3")
     assert "Ran experiment(s)" in done
-    record = yaml.safe_load((checkout.suite / "results/records/ring-teacher.json").read_text(encoding="utf-8"))
-    assert record["parameters"]["evaluation"]["n_floor"] == 3
+    record = yaml.safe_load((checkout.suite / "results/records/ring-run@diff-instruct-0.json").read_text(encoding="utf-8"))
+    assert record["parameters"]["score_distillation.diff-instruct"]["student"]["lr"] == 5e-3
 
 
 @pytest.mark.slow

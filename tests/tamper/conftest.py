@@ -40,6 +40,14 @@ def small(values: dict[str, Any]) -> dict[str, Any]:
     return p
 
 
+def of_one_stage(p: dict[str, Any]) -> dict[str, Any]:
+    """Without SFD's second stage and what starts from its student: what is audited of them is audited of the two methods that stay."""
+    del p["second_stage"], p["start"]["sfd-one"]
+    for section, method in (("score_distillation", "sfd-disback"), ("students", "sfd-one"), ("students", "sfd-disback")):
+        del p[section][method]
+    return p
+
+
 def run(folder: Path, *command: str, **environment: str) -> None:
     subprocess.run(command, cwd=folder, check=True, env={**os.environ, **environment}, capture_output=True)
 
@@ -61,7 +69,7 @@ def build(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder)
     write_images(folder / "images")
     shutil.copytree(ROOT / "data/local", folder / "data/local")
-    p = small(self_contained())
+    p = of_one_stage(small(self_contained()))
     (folder / "params.yaml").write_text(as_yaml(p), encoding="utf-8")
     (folder / "dvc.yaml").write_text(CODE_LINE.sub("  - code: src/backtrail", pipeline_text(folder, p)))
     run(folder, "git", "init", "--quiet", ".")
