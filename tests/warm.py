@@ -33,10 +33,11 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], ti
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
     with tempfile.TemporaryDirectory() as made:
         streams = [Path(made) / name for name in ("stdout", "stderr")]
-        asked = {"arguments": command[2:], "folder": str(folder), "environment": dict(environment), "streams": list(map(str, streams))}
+        os.umask(umask := os.umask(0))
+        asked = {"arguments": command[2:], "folder": str(folder), "environment": dict(environment), "umask": umask}
         process = server()
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.write(json.dumps(asked | {"streams": list(map(str, streams))}) + "\n")
         process.stdin.flush()
         try:
             if not select.select([process.stdout], [], [], timeout)[0]:
@@ -69,12 +70,13 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
-def become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[str]) -> list[str]:
+def become(arguments: list[str], folder: str, environment: dict[str, str], umask: int, streams: list[str]) -> list[str]:
     """Be as a process that was started with these; returns the arguments."""
     for number, path in enumerate([os.devnull, *streams]):
         file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
+    os.umask(umask)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
