@@ -20,7 +20,6 @@ from unit.refusals import as_yaml
 from .conftest import IGNORED, ROOT
 
 SUITE = "suites/ring"
-pytestmark = pytest.mark.xdist_group("code")  # its suite is run once
 
 
 def small_ring() -> dict:

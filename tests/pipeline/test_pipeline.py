@@ -20,8 +20,6 @@ from backtrail.tables import load_csv
 from backtrail.tensors import load_tensors, tensors_digest
 from pipeline.conftest import TinySuite, files
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 
 def test_each_stage_writes_what_it_declares_and_nothing_else(suite: TinySuite) -> None:
     for run in suite.runs.values():

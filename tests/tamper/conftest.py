@@ -3,20 +3,17 @@
 It is built once; each test works on a copy (`ledger`), which it may spoil.
 """
 
-import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backtrail.laid_down import CODE_LINE, pipeline_text
-from backtrail.ledger import fingerprints
 from pipeline.conftest import ROOT, tiny, write_images
 from unit.refusals import as_yaml, self_contained
 
@@ -79,14 +76,6 @@ def build(folder: Path) -> Path:
     run(folder, sys.executable, script, PYTHONPATH=str(folder / "src"), OMP_NUM_THREADS="1")
     commit(folder, "results")
     return folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def code_is_read_once() -> Iterator[None]:
-    """What of a source text is code is a function of the text: dozens of audits here read the same two hundred files."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fingerprints, "code_text", functools.cache(fingerprints.code_text))
-        yield
 
 
 @pytest.fixture
