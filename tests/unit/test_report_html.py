@@ -23,7 +23,6 @@ from backtrail.ledger.chains import chains
 from backtrail.ledger.numbers import LAYOUTS
 from backtrail.ledger.record import digests
 from backtrail.parameters.suite import read_suite
-from backtrail.report import style
 from backtrail.report.against_paper import HOURS_FILE
 from backtrail.report.figures import FIGURES, render_figure
 from backtrail.report.html import linked_numbers, render_report
@@ -129,10 +128,8 @@ def write_records(folder: Path) -> None:
 
 
 def build(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "FORMATS", ("svg",))  # what the page has of a figure
-        for name in FIGURES:
-            render_figure(name, folder)
+    for name in FIGURES:
+        render_figure(name, folder)
     for name in ("results", "claims"):
         render_table(name, folder)
     write_records(folder)
