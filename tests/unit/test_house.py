@@ -191,12 +191,6 @@ def test_a_suite_is_one_file_until_it_is_run() -> None:
         assert not files & {"dvc.yaml", ".dvc", ".dvcignore"}, folder
 
 
-def test_fingerprinting_and_figures_load_no_torch() -> None:
-    for command in ("code", "fetch", "figures"):
-        code = f"import sys, backtrail.stages.{command}; print('torch' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n", command
-
-
 def test_an_audit_of_hashes_loads_neither_torch_nor_pandas() -> None:
     code = "import sys, backtrail.cli.audit; print({'torch', 'pandas', 'matplotlib'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
