@@ -17,7 +17,8 @@ from backtrail.audit.seals import papers_digest, seals
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE, PARAMS_FILE
 from backtrail.ledger.hashes import Hashes
-from backtrail.ledger.ledger import Ledger, open_ledger
+from backtrail.ledger.confined import open_confined
+from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, layout_of, numbers
 from backtrail.ledger.repository import changed_since_commit, silence
 
@@ -99,7 +100,7 @@ def audit(
     Each recomputation gives findings, the files it confirmed, and notes. claims: the keys that the package's table of claims has.
     writer: of the texts that prose quotes whole.
     """
-    ledger = open_ledger(folder)
+    ledger = open_confined(folder)
     hashes = Hashes(ledger.folder)
     findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger, writer), *unmarked(ledger), *missing(ledger, claims)]
     wrong, said = seals(ledger)

@@ -11,7 +11,7 @@ from backtrail.ledger.hashes import folder_md5
 from backtrail.ledger.ledger import Entry, Ledger, Stage, at_key
 from backtrail.ledger.repository import file_at
 from backtrail.nested import differences
-from backtrail.pipeline import declared_stages
+from backtrail.pipeline import Declared, declared_stages
 
 NAMED = 8  # stages that one message names
 
@@ -78,21 +78,43 @@ def parameters(of: Evidence, stage: Stage) -> Iterator[Finding]:
 
 
 def declarations(ledger: Ledger) -> Iterator[Finding]:
-    """The stages that dvc.yaml declares against those that dvc.lock has."""
+    """The stages that dvc.yaml declares against those that dvc.lock has, and each against its declaration."""
     try:
-        declared = {stage.name for stage in declared_stages(ledger.folder, ledger.params)}
+        declared = {stage.name: stage for stage in declared_stages(ledger.folder, ledger.params)}
     except (UserError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         yield Finding(UNBACKED, "dvc.yaml", f"dvc.yaml -> {LOCK_FILE}", f"dvc.yaml does not say which stages there are: {error}")
         return
     for name in ledger.stages.keys() - declared:
         message = f"{LOCK_FILE} has a stage {name}, and dvc.yaml declares none of that name"
         yield Finding(UNBACKED, f"stage:{name}", f"dvc.yaml -> {name}", message, "dvc repro")
+    for name, stage in ledger.stages.items():
+        if name in declared and not stage.makes_code and (unlike := _unlike(stage, declared[name])):
+            message = f"{name} ran otherwise than dvc.yaml declares it: {'; '.join(unlike[:3])}"
+            yield Finding(STALE, f"stage:{name}", f"dvc.yaml -> {name}", message, f"dvc repro {name}")
     if cut := _cut(ledger):
         yield Finding(BROKEN, LOCK_FILE, f"git -> {LOCK_FILE}", cut, f"git checkout -- {LOCK_FILE}")
     elif missing := sorted(declared - ledger.stages.keys()):
         names = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
         message = f"dvc.yaml declares {len(missing)} stages that {LOCK_FILE} lacks: {names}"
         yield Finding(UNBACKED, LOCK_FILE, f"dvc.yaml -> {LOCK_FILE}", message, "dvc repro")
+
+
+def _unlike(stage: Stage, declared: Declared) -> list[str]:
+    """How a stage of the lock differs from its declaration: in its command line, or in what it reads, makes and depends on.
+
+    A link that was taken out of the lock and the record alike would leave a number resting on less than it was made from.
+    """
+    if not stage.command:
+        return [f"{LOCK_FILE} has the command line {stage.cmd!r}, which is none of this package's"]
+    found = [f"{LOCK_FILE} has {stage.cmd!r}, dvc.yaml {declared.cmd!r}"] if stage.cmd != declared.cmd else []
+    for what, ours, theirs in (
+        ("input", stage.deps.keys(), declared.deps),
+        ("parameter", stage.params.keys(), declared.params),
+        ("output", stage.outs.keys(), declared.outs),
+    ):
+        found += [f"{LOCK_FILE} lacks its {what} {name}" for name in theirs if name not in ours]
+        found += [f"{LOCK_FILE} has one {what} more, {name}" for name in ours if name not in theirs]
+    return found
 
 
 def _cut(ledger: Ledger) -> str:

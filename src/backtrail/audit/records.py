@@ -34,6 +34,9 @@ def record(of: Evidence, stage: Stage) -> Iterator[Finding]:
         yield Finding(UNBACKED, subject, link, f"{stage.record} does not fit the schema: {'; '.join(wrong[:3])}")
     elif found["stage"] != stage.name:
         yield Finding(BROKEN, subject, link, f"{stage.record} is the record of {found['stage']}, not of {stage.name}")
+    elif found["command"] != stage.command:
+        message = f"{stage.record} is of the command {found['command']!r}; {LOCK_FILE} has {stage.cmd!r}"
+        yield Finding(BROKEN, subject, link, message)
     else:
         for check in (_outputs, _inputs, _parameters, _code, _clock, _commit):
             yield from check(of, stage, found)

@@ -26,7 +26,8 @@ from typing import Any
 from backtrail.audit.published import CLAIMS, RESULTS, Origin, files_of, last_with_results, numbers_in, origin
 from backtrail.audit.runs import Run, open_run, text_of
 from backtrail.errors import UserError
-from backtrail.ledger.ledger import Stage, open_ledger
+from backtrail.ledger.confined import open_confined
+from backtrail.ledger.ledger import Stage
 from backtrail.ledger.numbers import Number, find
 
 FLOAT, SPREADS = 1e-5, 2.0
@@ -97,7 +98,7 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
     """The results in `folder` against those of `against`: a commit, a suite's folder, a table of results (CSV), or by default the newest
     commit that holds results. Raises UserError where there is nothing to compare."""
     folder = Path(folder)
-    ledger = open_ledger(folder)
+    ledger = open_confined(folder)
     here = Run(str(folder), ledger.stages, lambda path: text_of(folder / path))
     if Path(against).is_file():
         published, source = {RESULTS: Path(against).read_text(encoding="utf-8")}, Origin(against)

@@ -17,7 +17,7 @@ from backtrail.audit.levels import LEVELS, what_it_proves
 from backtrail.audit.plausible import EXIT_CODE
 from backtrail.cli.quote import TEXTS
 from backtrail.errors import UserError
-from backtrail.ledger.ledger import open_ledger
+from backtrail.ledger.confined import open_confined
 from backtrail.report.statements import STATEMENTS
 
 CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code) + f", {EXIT_CODE} implausible"
@@ -49,7 +49,7 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], sample: int | None
 
 def check_patterns(patterns: tuple[str, ...], folder: str | Path = ".") -> None:
     """Raises UserError if one of them fits no stage of the suite: an audit of nothing would look like one that found nothing."""
-    names = list(open_ledger(folder).stages) if patterns else []
+    names = list(open_confined(folder).stages) if patterns else []
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise UserError(f"--stage {pattern} fits no stage of this suite; stages are called {', '.join(names[-3:])}, ...")
