@@ -21,6 +21,7 @@ from backtrail.ledger.fingerprints import PACKAGE_FOLDER, text_fingerprint
 from backtrail.ledger.history import History, history
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import read_rows
+from backtrail.nested import leaves
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.reader import MAX_BYTES
 from backtrail.parameters.suite import Suite, read_suite
@@ -187,7 +188,8 @@ def _of(values: Any) -> dict[str, set[str]]:
         return {"seed": set(), "method": set()}
     seeds = values.get("seeds")
     held = {str(seed) for seed in seeds if isinstance(seed, int)} if isinstance(seeds, list) else set()
-    return {"seed": held, "method": _methods(values)}
+    places = ((*place, of) for place, of in leaves(values) if place[-1:] == ("seed",))
+    return {"seed": held | {f"{'.'.join(place)} = {of}" for *place, of in places}, "method": _methods(values)}
 
 
 def _methods(values: dict[str, Any]) -> set[str]:

@@ -1,5 +1,6 @@
 """The links between stages: what each read, against what those above it made, what params.yaml says, and what dvc.yaml declares."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -117,6 +118,33 @@ def _unlike(stage: Stage, declared: Declared) -> list[str]:
     return found
 
 
+def declared_otherwise(ledger: Ledger) -> Iterator[str]:
+    """A line where dvc.yaml itself is not the pipeline that this package lays down for such parameters: a link may have been taken out.
+
+    No verdict hangs on it: a suite may have stages of its own, or be one of an earlier version.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as empty:
+            ours = {stage.name: stage for stage in declared_stages(empty, ledger.params)}
+        theirs = {stage.name: stage for stage in declared_stages(ledger.folder, ledger.params)}
+    except (UserError, KeyError, TypeError, AttributeError, ValueError, OSError):
+        return
+    unlike = [
+        name
+        for name, stage in theirs.items()
+        if (mine := ours.get(name)) and any(set(a) != set(b) for a, b in zip(_links(stage), _links(mine), strict=True))
+        if not name.startswith("code")
+    ]
+    unlike += [name for name in theirs if name not in ours]
+    if unlike:
+        names = ", ".join(unlike[:NAMED]) + (f" and {len(unlike) - NAMED} more" if len(unlike) > NAMED else "")
+        yield f"dvc.yaml declares {len(unlike)} stages otherwise than this version of the package does for these parameters: {names}"
+
+
+def _links(stage: Declared) -> tuple[tuple[str, ...], ...]:
+    return (stage.command,), stage.deps, stage.params, stage.outs
+
+
 def _cut(ledger: Ledger) -> str:
     """Whether dvc.lock ends before its end: in the midst of a line or an entry, or where the committed one goes on."""
     here = (ledger.folder / LOCK_FILE).read_bytes()
@@ -137,7 +165,9 @@ def strays(of: Evidence) -> Iterator[Finding]:
     """Files where only stages write, and that no stage made."""
     # What is shown is looked through even where no stage makes anything of it: a page may stay behind when its stage is taken away.
     tops = {path.split("/")[0] for path in of.ledger.makers if "/" in path} | {"reports", "results"}
-    for name in sorted(name for top in tops for name in of.hashes.files(top)):
-        hidden = any(part.startswith(".") for part in name.split("/"))
+    # .dvcignore has no say: what it names would be hidden from the audit, and be shown all the same.
+    files = (path for top in tops for path in (of.ledger.folder / top).rglob("*") if path.is_file())
+    for name in sorted(path.relative_to(of.ledger.folder).as_posix() for path in files):
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
         if of.ledger.maker(name) is None and not hidden and not _is_by_hand(of.ledger, name):
             yield Finding(UNBACKED, name, f"? -> {name}", f"{name}: no stage made it")

@@ -23,9 +23,10 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
-from backtrail.audit.published import CLAIMS, RESULTS, Origin, files_of, last_with_results, numbers_in, origin
+from backtrail.audit.published import CLAIMS, RESULTS, Origin, as_locked, files_of, last_with_results, numbers_in, origin
 from backtrail.audit.runs import Run, open_run, text_of
 from backtrail.errors import UserError
+from backtrail.layout import LOCK_FILE
 from backtrail.ledger.confined import open_confined
 from backtrail.ledger.ledger import Stage
 from backtrail.ledger.numbers import Number, find
@@ -106,6 +107,8 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
     else:
         run = open_run(against or last_with_results(folder), folder)
         published, source = {file: run.read(file) or "" for file in [*files_of(run), CLAIMS]}, origin(run)
+        if forged := [file for file, text in published.items() if text and not as_locked(run, file, text)]:
+            raise UserError(f"{source.name}: {', '.join(forged[:3])} is not what its own {LOCK_FILE} names: nothing was published there")
         unlike = [name for name, stage in run.stages.items() if name in here.stages and _recipe(stage) != _recipe(here.stages[name])]
     theirs = {file: numbers_in(ledger, file, text) for file, text in published.items() if file != CLAIMS and text}
     ours = {number.name: float(number.text) for file in theirs for number in find(ledger, file) if _metric(number)}

@@ -16,9 +16,9 @@ from backtrail.audit.findings import Finding, worst
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE, METRICS, PATHS, STUDENTS
 from backtrail.ledger.chains import Branch, Chains
+from backtrail.ledger.confined import open_confined
 from backtrail.ledger.fingerprints import digest_of
 from backtrail.ledger.hashes import Hashes
-from backtrail.ledger.confined import open_confined
 from backtrail.ledger.ledger import Ledger, Stage, at_key
 from backtrail.ledger.numbers import Number, find
 from backtrail.ledger.record import recipe_key

@@ -41,7 +41,7 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], sample: int | None
     check_patterns(stages)
     done = audit(".", recomputations(levels, stages or ("*",), sample=sample, seed=seed), list(STATEMENTS), TEXTS)
     if form == "json":
-        click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2))
     else:
         _print(done, levels, form == "all")
     sys.exit(done.exit_code)
@@ -81,9 +81,14 @@ def recomputations(
     return [partial(of, patterns=patterns) for of in again]
 
 
+def plain(line: str) -> str:
+    """A line as a terminal may show it: what a hostile ledger says must not move the cursor, clear the screen or begin a line."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
 def _print(done: Audit, levels: tuple[str, ...], everything: bool) -> None:
     for line in findings_in_words(done, everything):
-        click.echo(line)
+        click.echo(plain(line))
     found = counts(done.judged)
     click.echo(f"{len(done.judged):,} numbers, {len(done.ledger.stages)} stages, {done.bytes_read:,} bytes read")
     for verdict, meaning in MEANINGS.items():
@@ -94,9 +99,9 @@ def _print(done: Audit, levels: tuple[str, ...], everything: bool) -> None:
     if done.suspicions:
         click.echo(f"hard to believe, and no proof ({len(done.suspicions)}):")
     for one in done.suspicions:
-        click.echo(f"  implausible: {one.message}")
+        click.echo(plain(f"  implausible: {one.message}"))
     for note in done.notes:
-        click.echo(f"note: {note}")
+        click.echo(plain(f"note: {note}"))
     click.echo("what this shows:")
     n_again = sum(" run again in " in note for note in done.notes)
     for line in what_it_proves(levels, n_again, sum(not stage.keeps_books for stage in done.ledger.stages.values())):
