@@ -63,7 +63,7 @@ def found(opened: Ledger, monkeypatch: pytest.MonkeyPatch):
         f"## Held\n\n## Undecided\n\n- {CLAIM}\n\n## Held against the paper\n\n{CLAIM}",
         "DisBack ran for 12.5 min with 3 seeds on CIFAR-10 (arXiv 2408.15991, Table 12, Eq. 10), `lr=0.001`, at NFE 34.",
         "The data set has 60,000 images, and the teacher's loss was 0.31.",
-        "DisBack with sigma = 2.5 and `betas=[0, 0.999]`, at NFE 1, 2, 4 and 8, for 10,000 updates, by Eq. 2.3 and version 1.2.",
+        "DisBack with sigma = 2.5 and `beta=0.999`, at NFE 1, 2, 4 and 8, for 10,000 updates, by Eq. 2.3 and version 1.2.",
         "<!-- a note without a name: 59.8 -->\n\nDisBack is fast.",
     ],
 )
