@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,29 @@ def test_a_part_of_a_ledger_that_is_no_file_is_refused_at_once(suite: Path, name
     with pytest.raises(UserError, match="expected a plain file"):
         open_confined(suite)
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("name", ["dvc.lock", "dvc.yaml"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 50_000, "? " * 50_000, "{a: " * 25_000, "a: &a [*a]"])
+def test_a_ledger_without_end_of_levels_is_refused(suite: Path, name: str, text: str) -> None:
+    """Read whole by a parser in C, 100,000 brackets end the process without a word."""
+    (suite / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="has aliases, or more than 64 levels"):
+        open_confined(suite)
+
+
+@pytest.mark.parametrize("text", ["stages: {a: {cmd: [x], outs: []}}", "stages: {a: {cmd: x, outs: [{path: 3}]}}", "stages: [a]", "3"])
+def test_a_lock_that_is_none_is_one_sentence(suite: Path, text: str) -> None:
+    (suite / "dvc.lock").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"dvc\.lock"):
+        open_confined(suite)
+
+
+@pytest.mark.parametrize("key", ["packages", "host", "device", "inputs", "outputs", "code"])
+@pytest.mark.parametrize("value", [[1], "x", None, {"x": {"y": {}}}], ids=["list", "text", "nothing", "nested"])
+def test_a_record_of_another_form_is_a_finding_and_no_traceback(suite: Path, key: str, value: Any) -> None:
+    edit_record(suite, "metrics", lambda record: record.update({key: value}))
+    assert (audit(suite).exit_code >= EXIT_CODES[UNBACKED]) == (value is not None or key != "device")
 
 
 def test_what_dvcignore_hides_is_seen(suite: Path) -> None:

@@ -17,6 +17,7 @@ from backtrail.audit.findings import UNBACKED, Finding
 from backtrail.audit.published import CLAIMS, RESULTS
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE, PAGE, PARAMS_FILE, metrics
+from backtrail.ledger.confined import is_shallow
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER, text_fingerprint
 from backtrail.ledger.history import History, history
 from backtrail.ledger.ledger import Ledger
@@ -175,7 +176,7 @@ def _gone(past: History, held: dict[str, set[str]], now: set[str]) -> dict[str, 
 
 def _held(content: bytes | None) -> dict[str, set[str]]:
     """The seeds and methods of a version of params.yaml; nothing of one that cannot be read."""
-    if content is not None and len(content) > MAX_BYTES:
+    if content is not None and (len(content) > MAX_BYTES or not is_shallow(content)):
         return {}
     try:
         return _of(load_yaml((content or b"").decode()))

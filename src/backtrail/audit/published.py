@@ -20,6 +20,7 @@ from backtrail.ledger.history import history
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find
 from backtrail.ledger.repository import file_at
+from backtrail.ledger.schema import faults
 
 FILE = "published.json"
 RESULTS, CLAIMS = f"{TABLES}/results.csv", f"{TABLES}/claims.csv"
@@ -130,7 +131,7 @@ def _digests(run: Run) -> dict[str, str]:
 
 def machine(run: Run) -> dict[str, list[str]]:
     """The processors (GPUs where they computed) and versions of torch that a run's records name; empty lists where none is at hand."""
-    records = [record for stage in run.stages.values() if (record := run.record(stage))]
+    records = [record for stage in run.stages.values() if (record := run.record(stage)) and not faults(record)]
     computed = [record for record in records if record.get("determinism")] or records
     return {
         "processors": _distinct(

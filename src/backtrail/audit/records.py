@@ -154,7 +154,7 @@ def other_environment(ledger: Ledger) -> Iterator[str]:
     """A sentence where stages ran in another environment than the one that the code's repository asks for now: no verdict hangs on it."""
     lock = (ledger.folder / ledger.code).resolve().parents[1] / REQUIREMENTS
     now = file_digest(lock) if lock.is_file() else None
-    recorded = {name: record for name, record in ledger.records.items() if record}
+    recorded = {name: record for name, record in ledger.records.items() if record and not faults(record)}
     found = {name: record for name, record in recorded.items() if record.get("environment_sha256") != now}
     if found:
         torch = sorted({str((record.get("packages") or {}).get("torch")) for record in found.values()})
