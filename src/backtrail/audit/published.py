@@ -20,7 +20,6 @@ from backtrail.ledger.history import history
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find
 from backtrail.ledger.repository import file_at
-from backtrail.ledger.schema import faults
 
 FILE = "published.json"
 RESULTS, CLAIMS = f"{TABLES}/results.csv", f"{TABLES}/claims.csv"
@@ -131,14 +130,17 @@ def _digests(run: Run) -> dict[str, str]:
 
 def machine(run: Run) -> dict[str, list[str]]:
     """The processors (GPUs where they computed) and versions of torch that a run's records name; empty lists where none is at hand."""
-    records = [record for stage in run.stages.values() if (record := run.record(stage)) and not faults(record)]
+    records = [record for stage in run.stages.values() if (record := run.record(stage))]
     computed = [record for record in records if record.get("determinism")] or records
     return {
-        "processors": _distinct(
-            (record.get("device") or {}).get("name") or (record.get("host") or {}).get("processor") for record in computed
-        ),
-        "torch": _distinct((record.get("packages") or {}).get("torch") for record in computed),
+        "processors": _distinct(_part(record, "device", "name") or _part(record, "host", "processor") for record in computed),
+        "torch": _distinct(_part(record, "packages", "torch") for record in computed),
     }
+
+
+def _part(record: dict[str, Any], key: str, name: str) -> Any:
+    """A value of a part of a record; None where it has another form."""
+    return part.get(name) if isinstance(part := record.get(key), dict) else None
 
 
 def _distinct(values: Iterable[Any]) -> list[str]:
