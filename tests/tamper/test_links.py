@@ -106,7 +106,9 @@ def test_a_part_of_a_ledger_that_is_no_file_is_refused_at_once(suite: Path, name
 
 
 @pytest.mark.parametrize("name", ["dvc.lock", "dvc.yaml"])
-@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 50_000, "? " * 50_000, "{a: " * 25_000, "a: &a [*a]"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "- " * 50_000, "? " * 50_000, "{a: " * 25_000, "a: &a [*a]"], ids=["[", "-", "?", "{", "alias"]
+)
 def test_a_ledger_without_end_of_levels_is_refused(suite: Path, name: str, text: str) -> None:
     """Read whole by a parser in C, 100,000 brackets end the process without a word."""
     (suite / name).write_text(text, encoding="utf-8")
