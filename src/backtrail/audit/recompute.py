@@ -22,7 +22,8 @@ from backtrail.audit.findings import BROKEN, CLOSE, Finding
 from backtrail.audit.rounding import TOLERANCE, is_near, metrics_bounds, same_machine
 from backtrail.errors import UserError
 from backtrail.layout import AXES, FIGURES, METRICS, PAGE, PARAMS_FILE, SAMPLES, TABLES
-from backtrail.ledger.ledger import Ledger, Stage, open_ledger
+from backtrail.ledger.confined import open_confined
+from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.metrics.evaluate import Measure, evaluate_archive
 from backtrail.metrics.measures import load_measure
 from backtrail.nested import differences
@@ -83,7 +84,7 @@ def measured(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) -> tupl
 
 def print_measured(folder: str, stage: str) -> None:
     """The values alone, as JSON on standard output: for a process that rounds otherwise (`rounding.metrics_bounds`)."""
-    ledger = open_ledger(folder)
+    ledger = open_confined(folder)
     print(json.dumps(measured(ledger, ledger.stages[stage], {})[0]))
 
 
