@@ -236,8 +236,10 @@ def test_the_head_links_the_papers_and_the_run_and_every_verdict_is_explained(pa
 
 def test_the_pipeline_is_drawn_from_what_the_page_rests_on(page):
     told = page.source[page.source.index('<desc id="dag-told">') : page.source.index("</desc>")]
-    assert "metrics (" in told and "tables, from metrics, mismatch." in told and "report" not in told
-    assert [heading["id"] for heading in page.all("h2") if "id" in heading].index("section-pipeline") > 0
+    said = dict(re.findall(r"([a-z-]+)(?: \(\d+\))?(?:, from ([^.]*))?\.", told))
+    assert {"dataset", "metrics", "path", "tables", "figures"} <= set(said) and "report" not in said and not said["dataset"]
+    assert said["metrics"] == "samples" and {"metrics", "mismatch"} <= set(said["tables"].split(", "))
+    assert any(heading.get("id") == "section-pipeline" for heading in page.all("h2"))
 
 
 def test_the_headline_counts_the_claims(page):
