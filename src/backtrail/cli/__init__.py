@@ -60,6 +60,7 @@ COMMANDS = {
     "new": "write the params.yaml of a suite for your own images, and a teacher of your own",
     "images": "images of a teacher or a student to look at, by seed",
     "results": "what was measured, in a screen",
+    "curves": "training curves for TensorBoard, also while it trains",
     "why": "where a number comes from: its chain down to the data",
     "audit": "check every number against the bytes it comes from",
     "quote": "renew the numbers and texts that Markdown files quote from the results",
