@@ -86,7 +86,7 @@ def declarations(ledger: Ledger) -> Iterator[Finding]:
     except (UserError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         yield Finding(UNBACKED, "dvc.yaml", f"dvc.yaml -> {LOCK_FILE}", f"dvc.yaml does not say which stages there are: {error}")
         return
-    for name in ledger.stages.keys() - declared:
+    for name in ledger.stages.keys() - declared.keys():
         message = f"{LOCK_FILE} has a stage {name}, and dvc.yaml declares none of that name"
         yield Finding(UNBACKED, f"stage:{name}", f"dvc.yaml -> {name}", message, "dvc repro")
     for name, stage in ledger.stages.items():
@@ -95,7 +95,7 @@ def declarations(ledger: Ledger) -> Iterator[Finding]:
             yield Finding(STALE, f"stage:{name}", f"dvc.yaml -> {name}", message, f"dvc repro {name}")
     if cut := _cut(ledger):
         yield Finding(BROKEN, LOCK_FILE, f"git -> {LOCK_FILE}", cut, f"git checkout -- {LOCK_FILE}")
-    elif missing := sorted(declared - ledger.stages.keys()):
+    elif missing := sorted(declared.keys() - ledger.stages.keys()):
         names = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
         message = f"dvc.yaml declares {len(missing)} stages that {LOCK_FILE} lacks: {names}"
         yield Finding(UNBACKED, LOCK_FILE, f"dvc.yaml -> {LOCK_FILE}", message, "dvc repro")
