@@ -1,7 +1,6 @@
 """The suites of published latent teachers, rehearsed: their own parameters made small, every file in its published layout, every stage."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,9 @@ from latent_world import small, unpin, write_suite_files
 
 from backtrail.artifacts import load_json
 from backtrail.audit import recompute
+from backtrail.cli.renderers import renderers
 from backtrail.data.latent_sources import LATENT_TEACHERS
+from backtrail.ledger.ledger import open_ledger
 from backtrail.methods.disback.path import load_path
 from backtrail.nets.build import load_denoiser
 from backtrail.tables import load_csv
@@ -95,6 +96,12 @@ def test_an_audit_comes_to_the_same_tables_and_figures(rehearsal: TinySuite, mon
     monkeypatch.chdir(rehearsal.folder)
     with Repo(".") as repo:
         repo.commit(force=True)
-    ledger = load_json("results/ledger.json")
-    assert {run.name for run in rehearsal.runs.values()} - {"code", "ledger"} == {*ledger["records"]}
-    assert partial(recompute.tables) is not None
+    ledger = open_ledger(rehearsal.folder)
+    drawn = renderers(rehearsal.folder)
+    found, right, notes = recompute.metrics(ledger, set(), ("*",))
+    assert (found, right) == ([], set()) and "latent-teacher-samples" in notes[0] and "not kept" in notes[0]
+    for level, below in ((recompute.tables, "reports/tables/"), (recompute.figures, "reports/figures/")):
+        found, right, _ = level(ledger, set(), ("*",), renderers=drawn)
+        assert [finding.message for finding in found] == []
+        assert right and right == {out for out in ledger.makers if out.startswith(below)}
+    assert {run.name for run in rehearsal.runs.values()} - {"code", "ledger"} == {*load_json("results/ledger.json")["records"]}

@@ -5,13 +5,17 @@ import json
 from functools import partial
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from latent_pipelines import LSUN, SD15, XL
 from latent_world import TINY_CLIP, write_captions, write_clip, write_photographs
 from PIL import Image
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from backtrail.cli import backtrail
 from backtrail.cli.latent_plan import PUBLISHED, count, memory
@@ -29,6 +33,7 @@ from backtrail.methods.disback.path import DegradationPath
 from backtrail.metrics.clip_score import ClipModel, score
 from backtrail.metrics.latent_measures import of_count
 from backtrail.nets.build import build
+from backtrail.nets.lora import _is_target
 from backtrail.parameters.latent import ClipScore, FrechetProtocol, LatentEvaluation, Prompts
 from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.parameters.net import UNetParameters
@@ -228,7 +233,7 @@ def test_a_clip_score_is_the_librarys_under_a_convention(tmp_path: Path, monkeyp
 
 
 def test_the_cost_is_that_of_the_counted_forwards() -> None:
-    """Against counts by hand: SFD-v 28.5 forwards a trajectory, DisBack 25 in five iterations, of which one trains the student."""
+    """Against counts by hand: SFD-v 28.5 forwards a trajectory, DisBack 21 an update of its student (DMD2: 25)."""
     sd = {item.names[0]: item for item in count(SUITES["sd15"])}
     p, about = SUITES["sd15"].trajectory_distillation["sfd-v"], PUBLISHED["teacher-sd15"]
     points = 256 * len({*range(0, p.rounds + 1, p.evaluate_every), p.rounds})
@@ -238,12 +243,39 @@ def test_the_cost_is_that_of_the_counted_forwards() -> None:
     assert sd["latent-samples@sfd-v-0"].forwards == pytest.approx(drawn) and sd["latent-samples@sfd-v-0"].features == 4 * 60_000
     xl = {item.names[0]: item for item in count(SUITES["sdxl"])}
     q, of = SUITES["sdxl"].score_distillation["disback"], PUBLISHED["teacher-sdxl"]
-    updates = q.updates * 25 - 9 * q.node_updates + q.updates * (1 + 5)  # nodes without guidance; blocks are computed again
+    # The five updates of the fake score share the student's samples; nodes are not guided; blocks are computed again.
+    updates = q.updates * (25 - 4) - 9 * q.node_updates + q.updates * (1 + 5)
     curve = 64 * len({*range(0, q.updates + 1, q.evaluate_every)})
     assert xl["latent-one-step@disback-0"].forwards == pytest.approx((updates + curve) * of.gflop + curve * of.decode, rel=1e-6)
     weights = {row["method"]: float(row["weights, GiB"]) for suite in SUITES.values() for row in memory(suite)}
     assert weights["disback"] == pytest.approx(2567.464e6 * 40 / 2**30, abs=0.1)
     assert weights["disback-lora"] == pytest.approx((2567.464e6 * 4 + 196.75e6 * (32 + 40)) / 2**30, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "unet"),
+    [
+        ("teacher-sd15", "UNet2DConditionModel", SD15),
+        pytest.param("teacher-sdxl", "UNet2DConditionModel", XL, marks=pytest.mark.slow),
+        ("teacher-ldm-lsun-bedroom", "UNet2DModel", LSUN),
+    ],
+)
+def test_the_cost_of_a_published_network_is_counted_in_the_librarys_own(source: str, kind: str, unet: dict) -> None:
+    """Weights and operations of the full size, on the meta device, where nothing is computed; adapters too."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net = getattr(diffusers, kind)(**unet).eval()
+        told = {"encoder_hidden_states": torch.zeros(1, 77, unet["cross_attention_dim"])} if "cross_attention_dim" in unet else {}
+        if source == "teacher-sdxl":
+            told["added_cond_kwargs"] = {"text_embeds": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}
+        net(torch.zeros(1, net.config.in_channels, net.config.sample_size, net.config.sample_size), torch.ones(1), **told)
+    about = PUBLISHED[source]
+    assert sum(value.numel() for value in net.parameters()) / 1e6 == pytest.approx(about.weights, abs=5e-4)
+    assert counter.get_total_flops() / 1e9 == pytest.approx(about.gflop, rel=1e-4)
+    if source == "teacher-sdxl":
+        p = SUITES["sdxl"].score_distillation["disback-lora"].adapters
+        layers = [layer for name, layer in net.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d)) and _is_target(name, p)]
+        sizes = [layer.weight[0].numel() + layer.weight.shape[0] for layer in layers]
+        assert len(layers) == 788 and p.rank * sum(sizes) == 196_751_360
 
 
 @pytest.mark.parametrize("name", NAMES)
