@@ -28,6 +28,7 @@ from backtrail.data.real_images import PATCH, RealImageFile, prepared, prepared_
 from backtrail.data.registry import File, Source
 from backtrail.denoiser import Guided
 from backtrail.errors import UserError
+from backtrail.laid_down import declared_stages, lay_down
 from backtrail.methods.disback.offloaded import offloaded
 from backtrail.methods.disback.path import DegradationPath
 from backtrail.metrics.clip_score import ClipModel, score
@@ -38,7 +39,6 @@ from backtrail.parameters.latent import ClipScore, FrechetProtocol, LatentEvalua
 from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.suite import read_suite
-from backtrail.pipeline import declared_stages
 from backtrail.randomness import Draw
 from backtrail.teachers.latent_texts import encode_texts, load_texts, save_texts, telling
 from unit.refusals import as_yaml, sentence_for
@@ -116,7 +116,7 @@ def test_a_suite_is_laid_down_with_the_pipeline_of_its_kind(name: str) -> None:
 
 def test_nothing_is_downloaded_before_the_licence_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text(as_yaml(VALUES["sd15"]), encoding="utf-8")
-    (tmp_path / "data/local").mkdir(parents=True)
+    lay_down(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fetch, "download", lambda *arguments: pytest.fail("a download"))
     backtrail(["code"], standalone_mode=False)
