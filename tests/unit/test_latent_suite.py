@@ -76,7 +76,7 @@ def test_the_suites_say_what_the_papers_do() -> None:
         ("sd15", "data.resolution", 500, ["data.resolution = 500", "multiple of 8"]),
         ("sd15", "students", {"sfd": {}}, ["students must name each method that a section trains, once: sfd-v; found sfd"]),
         ("sd15", "trajectory_distillation.sfd-v.cached", True, ["needs inputs: trajectory and cached: false"]),
-        ("sd15", "prompts", None, ["guidance of dpmpp-2m-long, dpmpp-2m, sfd-v needs a teacher of texts"]),
+        ("sd15", "prompts", None, ["guidance of dpmpp-2m-50, dpmpp-2m, sfd-v needs a teacher of texts"]),
         ("sdxl", "data.n_latents", 0, ["data.n_latents must be at least 1 where a path is recorded"]),
         ("sdxl", "prompts.time_ids", [1024, 1024], ["prompts.time_ids"]),
         ("sdxl", "evaluation.clip", [VALUES["sdxl"]["evaluation"]["clip"][0]] * 2, ["two protocols would have the name clip"]),

@@ -64,8 +64,9 @@ def for_readers(results: pd.DataFrame, suite: LatentSuite, floor: dict[str, Any]
         rows.append([f"{row['kind'].capitalize()}, {row['method']}", f"{row['guidance']:g}", str(row["nfe"]), *values])
     of_floor = ", ".join(f"{name} {value:.4g}" for name, value in floor["values"]["reconstructions"].items())
     notes = [
-        f"Means over {len(suite.seeds)} seeds, ± standard deviation over the seeds. A column's name says its protocol: number of images, "
-        "crop, resizing; of a CLIP score its model, training, what stands before the caption, and factor. Columns cannot be compared.",
+        f"Means over the seeds ({len(suite.seeds)}), ± standard deviation where there are several. A column's name says its protocol: "
+        "number of images, crop, resizing; of a CLIP score its model, training, what stands before the caption, and factor. Columns cannot "
+        "be compared.",
         f"Floor, reconstructions of {suite.data.n_floor:,} real images by the first stage: {of_floor}.",
         "NFE counts both branches of guidance.",
     ]

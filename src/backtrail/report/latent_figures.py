@@ -75,6 +75,7 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
             axes.errorbar(of["nfe"], of["mean"], of["std"].fillna(0), label=literal(f"{kind}, {method}, w = {guidance:g}"), **style)
         axes.set(title=literal(name), xlabel="Network evaluations, both branches counted")
         axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted(rows["nfe"].unique()))
         axes.xaxis.set_major_formatter(ScalarFormatter())
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center")
     return figure
@@ -87,6 +88,7 @@ def render_latent_figures(folder: str | Path = ".") -> None:
     figures, rows = folder / "reports/figures", sample_rows(folder, suite)
     curves = curve_rows(latent_results(folder), suite.evaluation.names)
     save_csv(figures / "latent-samples.csv", rows.drop(columns="pixels"))
-    save_figure(lambda: draw_samples(rows) if suite.prompts is not None else draw_images({"": rows}), figures / "latent-samples")
+    drawn = rows.assign(row="   " + rows["row"])  # room for names of wide letters
+    save_figure(lambda: draw_samples(drawn) if suite.prompts is not None else draw_images({"": drawn}), figures / "latent-samples")
     save_csv(figures / "latent-nfe.csv", curves)
     save_figure(lambda: draw_curves(curves), figures / "latent-nfe")
