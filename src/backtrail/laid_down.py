@@ -22,7 +22,7 @@ CODE_LINE = re.compile(r"^  - code: .*$", re.MULTILINE)
 CODE_FOLDER = re.compile(r"^      - \$\{code\}(?: #.*)?\n", re.MULTILINE)
 PROJECT_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 BY_HAND = "data/local/README.md"  # in a folder that is there from the start, since stages depend on it
-OF_THEIR_OWN = ("ring", "text")  # sections whose suites have a pipeline of their own, in workflow/pipelines
+OF_THEIR_OWN = ("ring", "text", "latent")  # sections whose suites have a pipeline of their own, in workflow/pipelines
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
 
 

@@ -60,7 +60,10 @@ def chosen(ledger: Ledger, bad: set[str], patterns: Sequence[str], makes: str) -
 def metrics(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
     """Every metric of the chosen metric stages from the stored samples, held against the stored values to the last digit."""
     found, right = [], set()
-    todo, notes = chosen(ledger, bad, patterns, f"{METRICS}/")
+    fitting, notes = chosen(ledger, bad, patterns, f"{METRICS}/")
+    todo = [stage for stage in fitting if _reads_samples(stage)]
+    if others := [stage.name for stage in fitting if not _reads_samples(stage)]:
+        notes = [*notes, f"not computed again, because the images that were measured are not kept: {', '.join(others)}"]
     measures: dict[str, Measure] = {}
     started = time.perf_counter()
     for stage in todo:
@@ -90,6 +93,11 @@ def print_measured(folder: str, stage: str) -> None:
 
 def _metric_file(stage: Stage) -> str:
     return next(path for path in stage.products if path.startswith(f"{METRICS}/"))
+
+
+def _reads_samples(stage: Stage) -> bool:
+    """Whether it measures an archive of images, and not those that it has just made (latent models)."""
+    return any(path.startswith(f"{SAMPLES}/") for path in stage.deps)
 
 
 def _samples(stage: Stage) -> str:

@@ -55,6 +55,17 @@ STAGES = {
     "text-samples": "sample a latent model, decode and measure its images",
     "text-table": "write the table of text to images",
     "text-figures": "draw the figures of text to images",
+    "latent-fetch": "bring a published latent teacher here, and what it is told and measured with, verified (suites/sd15, ...)",
+    "latent-captions": "encode each distinct caption once, by the teacher's own text encoders",
+    "latent-teacher": "read the published latent teacher",
+    "latent-reference": "statistics of real images by each protocol, and the floor that the first stage sets",
+    "latent-latents": "encode real images to latents, where a path is recorded",
+    "latent-path": "record the degradation path of a student of a published latent teacher",
+    "latent-one-step": "train a one-step student of a published latent teacher along a path",
+    "latent-few-step": "train a few-step student on a published latent teacher's trajectories",
+    "latent-samples": "sample a published latent teacher or its student, decode and measure the images",
+    "latent-table": "write the table of a published latent teacher",
+    "latent-figures": "draw the figures of a published latent teacher",
 }
 COMMANDS = {
     "new": "write the params.yaml of a suite for your own images, and a teacher of your own",

@@ -40,6 +40,9 @@ LAYOUTS = {
     f"{TABLES}/text.csv": Layout(
         ("kind", "method", "nfe", "guidance", "trained"), "", (("floor_", REFERENCE), ("real_", REFERENCE), ("", METRICS))
     ),
+    f"{FIGURES}/latent-samples.csv": Layout(("row", "column", "caption", "source", "key", "image_seed"), "sha256"),
+    f"{FIGURES}/latent-nfe.csv": Layout(("metric", "kind", "method", "guidance", "nfe"), "mean", (("", METRICS),)),
+    f"{TABLES}/latent.csv": Layout(("kind", "method", "nfe", "guidance", "trained"), "", (("", METRICS),)),
     f"{FIGURES}/trajectory.csv": Layout(("image", "kind", "method", "nfe", "state"), "distance", (("", STATES),)),
     f"{FIGURES}/degradation.csv": Layout(
         ("method", "key", "node", "step", "update", "column", "image_seed", "sampler", "source"), "loss_student"

@@ -10,6 +10,7 @@ from backtrail.parameters.base import ByName, Distinct, Name, read, validate
 from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.classifier import ClassifierParameters, ImportedClassifier, is_imported_classifier
 from backtrail.parameters.data import Data
+from backtrail.parameters.latent_suite import LatentSuite, is_latent
 from backtrail.parameters.metrics import Metrics, Mismatch
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.report import Report
@@ -193,13 +194,15 @@ class Suite(BaseSuite, Generic[T, C]):
         return self
 
 
-def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite | TextSuite:
+def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite | TextSuite | LatentSuite:
     """The checked parameters. Raises UserError that names each key that is not allowed, its value and what is allowed."""
     values = read(path)
     if is_ring(values):
         return validate(RingSuite, values, "", path)
     if is_text(values):
         return validate(TextSuite, values, "", path)
+    if is_latent(values):
+        return validate(LatentSuite, values, "", path)
     teacher = ImportedTeacher if is_imported(values) else TrainedTeacher
     classifier = ImportedClassifier if is_imported_classifier(values) else ClassifierParameters
     return validate(Suite[teacher, classifier], values, "", path)  # type: ignore[valid-type]
