@@ -178,3 +178,13 @@ def test_a_seal_that_was_taken_away_is_told(suite: Path) -> None:
     commit(suite, "not sealed")
     (finding,) = audit(suite).findings
     assert finding.verdict == UNBACKED and "was signed in commit" in finding.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 200_000, '{"values":' + '{"a":' * 3000 + "1" + "}" * 3001, '{"values": 1}', "[]", "3"],
+    ids=["brackets", "levels", "a number", "a list", "no object"],
+)
+def test_a_metric_file_of_another_form_has_no_numbers(suite: Path, text: str) -> None:
+    (suite / LAST).write_text(text, encoding="utf-8")
+    assert audit(suite).judged == []
