@@ -115,7 +115,7 @@ class ClipScore(Section):
     trained_on: Line = Field(description="open_clip's name of the training, such as laion2b_s34b_b88k; a part of the value's name.")
     weights: FileName = Field(description="Name of the file of weights, safetensors.")
     prefix: Literal["", "A photo depicts"] = Field("", description="What stands before each caption.")
-    factor: Literal[1, 100] = Field(description="What the mean cosine is multiplied by.")
+    factor: float = Field(ge=1, le=100, description="What the mean cosine is multiplied by: 1 and 100 are usual.")
     images: Literal["whole", "crop-256", "crop-512"] = Field("whole", description="As for a Frechet distance.")
     clamped: bool = Field(False, description="A negative mean becomes 0, as in torchmetrics.")
     n_images: Count = Field(description="Images of each model.")
@@ -123,7 +123,7 @@ class ClipScore(Section):
     @property
     def name(self) -> str:
         """clip_score_vit_g_14_laion2b_s34b_b88k_caption_x100."""
-        words = f"{self.model}_{self.trained_on}_{self.prefix or 'caption'}_x{self.factor}".lower()
+        words = f"{self.model}_{self.trained_on}_{self.prefix or 'caption'}_x{self.factor:g}".lower()
         cropped = [] if self.images == "whole" else [self.images.replace("-", "_")]
         plain = "".join(letter if letter.isalnum() else "_" for letter in words)
         return "_".join(["clip_score", plain, *cropped, *(["clamped"] if self.clamped else [])])
