@@ -19,6 +19,7 @@ from backtrail.cli import COMMANDS, STAGES
 from backtrail.cli.outside import outside_of_us
 from backtrail.errors import UserError
 from backtrail.parameters.base import RESERVED
+from backtrail.parameters.suite import OF_SCALING
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,7 +85,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(small_disk: Path) -> Non
 
 
 def test_no_name_of_the_user_is_a_stage() -> None:
-    assert {stage for stage in STAGES if not stage.startswith(("ring-", "text-", "latent-"))} <= RESERVED | {"start"}
+    assert {stage for stage in STAGES if not stage.startswith(("ring-", "text-", "latent-"))} <= RESERVED | OF_SCALING | {"start"}
 
 
 @pytest.mark.parametrize("content", ["folder", "latin-1", "digits", "brackets"])

@@ -2,17 +2,21 @@
 loaded only when it is called: a stage's code is what its own module imports, and `backtrail --help` answers at once.
 """
 
+import copy
 import importlib
 import io
 import logging
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
 from backtrail import __version__
 from backtrail.cli.outside import open_standard_streams, outside_of_us
 from backtrail.errors import UserError
+from backtrail.layout import PARAMS_FILE, PIPELINE_FILE
 
 STAGES = {
     "code": "write one digest of the code of each stage to code.yaml",
@@ -97,12 +101,29 @@ class Commands(click.Group):
         room = "stages" if cmd_name in STAGES else "cli" if cmd_name in COMMANDS else None
         if room is None:
             return None
-        return importlib.import_module(f"backtrail.{room}.{cmd_name.replace('-', '_')}").command
+        found = importlib.import_module(f"backtrail.{room}.{cmd_name.replace('-', '_')}").command
+        return _in_a_suite(found) if room == "stages" else found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in (("Commands", COMMANDS), ("Stages, which DVC and Snakemake run", STAGES)):
             with formatter.section(title):
                 formatter.write_dl(list(commands.items()))
+
+
+def _in_a_suite(stage: click.Command) -> click.Command:
+    """The command; outside of a suite's folder it says where to stand, and a suite of one params.yaml gets its pipeline."""
+    made, run = copy.copy(stage), stage.callback
+
+    def callback(*given: Any, **options: Any) -> Any:
+        if not Path(PARAMS_FILE).exists():
+            importlib.import_module("backtrail.parameters.base").read()  # raises the sentence that says so
+        if not Path(PIPELINE_FILE).exists():
+            importlib.import_module("backtrail.parameters.suite").read_suite()
+            importlib.import_module("backtrail.laid_down").lay_down(Path.cwd())
+        return run(*given, **options) if run else None
+
+    made.callback = callback
+    return made
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -26,6 +26,7 @@ from backtrail.parameters.trajectory_distillation import SecondStage, Trajectory
 T = TypeVar("T", TrainedTeacher, ImportedTeacher)
 C = TypeVar("C", ClassifierParameters, ImportedClassifier)
 TEACHER = "teacher"  # the start that is no student
+OF_SCALING = {"scaling", "figure-scaling"}  # reserved as `base.RESERVED` is, which is a part of every training's code
 
 
 class Suite(BaseSuite, Generic[T, C]):
@@ -75,6 +76,8 @@ class Suite(BaseSuite, Generic[T, C]):
     def _names(self) -> Self:
         """Every student is trained by one section and stands in the list of students."""
         trained = [*self.score_distillation, *self.few_step]
+        if taken := OF_SCALING & {*trained}:
+            raise ValueError(f"{', '.join(sorted(taken))} is the name of a stage: a method needs another")
         if both := sorted({name for name in trained if trained.count(name) > 1}):
             raise ValueError(f"a method has one name in one section; {both} stand in two")
         if missing := [name for name in trained if name not in self.students]:
