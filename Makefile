@@ -45,11 +45,14 @@ ablations: setup ## run suites/ablations: one figure per axis (what each choice 
 	@cd suites/ablations && python -m backtrail pipeline
 	@snakemake -d suites/ablations --profile local $$(cd suites/ablations && dvc stage list --name-only | grep -E '^figure-(sampler-)?axis@')
 
+# In two processes, in the order of the folders: what takes longest, and waits for Slurm, starts first.
+PYTEST := python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: setup lint ## check style and pass the tests
-	python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup lint ## the tests, with those that take longer than a minute each
-	python -m pytest -n 2 --dist loadgroup
+	$(PYTEST)
 
 lint: setup ## check style
 	ruff check .

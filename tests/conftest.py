@@ -1,6 +1,6 @@
 """What holds for all tests."""
 
-import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -9,8 +9,13 @@ settings.register_profile("everywhere", deadline=None)  # how long an example ta
 settings.load_profile("everywhere")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Suites that are built once for a group of tests are built once only if the group stays in one process."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        lost = [item.nodeid for item in items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid.rpartition("]")[2]]
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """A file's tests stay in one process, and those of a group of files: what a fixture builds for all of them is built once."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    yield
+    if config.getoption("loadgroup", False):  # in a worker, under `--dist loadgroup`
+        lost = [item.nodeid for item in items if "@" not in item.nodeid.rpartition("]")[2]]
         assert not lost, f"pytest-xdist leaves no group in {lost[0]}: its groups work with pytest below 9.2"

@@ -22,7 +22,7 @@ CODE_LINE = re.compile(r"^  - code: .*$", re.MULTILINE)
 CODE_FOLDER = re.compile(r"^      - \$\{code\}(?: #.*)?\n", re.MULTILINE)
 PROJECT_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 BY_HAND = "data/local/README.md"  # in a folder that is there from the start, since stages depend on it
-OF_THEIR_OWN = ("ring", "text")  # sections whose suites have a pipeline of their own, in workflow/pipelines
+OF_THEIR_OWN = ("ring", "text", "latent")  # sections whose suites have a pipeline of their own, in workflow/pipelines
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
 
 
@@ -48,7 +48,7 @@ def pipeline_text(folder: str | Path, params: Mapping[str, Any]) -> str:
     whole = (ROOT / own).read_text(encoding="utf-8")
     parts = [_more("path", start) for start in params.get("start") or {} if start != "teacher"]
     report = params.get("report") or {}
-    asked = {"second_stage": params.get("second_stage"), "axes": report.get("axes"), "sampler_axes": report.get("sampler_axes")}
+    asked = {**{key: params.get(key) for key in ("second_stage", "scaling")}, **{key: report.get(key) for key in ("axes", "sampler_axes")}}
     parts += [_more(name) for name, section in asked.items() if section]
     code = os.path.relpath(ROOT / "src/backtrail", Path(folder).resolve())
     return LAID_DOWN + CODE_LINE.sub(f"  - code: {code}", CODE_FOLDER.sub(_file_by_file(), whole + "".join(parts)))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from cluster.slurm import Slurm, missing
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ class ClusterProject:
         return self.root.with_suffix(".log")
 
     def call(self, *command: str) -> str:
-        done = subprocess.run([sys.executable, "-m", *command], cwd=self.root, env=self.environment, capture_output=True, text=True)
+        done = warm.run([sys.executable, "-m", *command], self.root, self.environment, timeout=400)
         assert done.returncode == 0, f"{command} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import warm
+
 ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).parent / "toy"
 IGNORED = shutil.ignore_patterns("__pycache__")
@@ -42,8 +44,7 @@ class Project:
 
     def call(self, *command: str, code: int = 0, folder: str = ".", **toy: str) -> str:
         """Run a command, check its exit code and return what it printed."""
-        environment = self.environment(**toy)
-        done = subprocess.run(command, cwd=self.root / folder, env=environment, capture_output=True, text=True, timeout=200)
+        done = warm.run(command, self.root / folder, self.environment(**toy), timeout=200)
         assert (done.returncode != 0) == (code != 0), f"{command} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 

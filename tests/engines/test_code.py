@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+import warm
 from unit.refusals import as_yaml
 
 from .conftest import IGNORED, ROOT
 
 SUITE = "suites/ring"
-pytestmark = pytest.mark.xdist_group("code")  # its suite is run once
 
 
 def small_ring() -> dict:
@@ -51,7 +50,7 @@ class Checkout:
         return self.root / SUITE
 
     def call(self, *command: str, code: int | None = 0, folder: Path | None = None) -> str:
-        done = subprocess.run(command, cwd=folder or self.suite, env=self.env, capture_output=True, text=True, timeout=400)
+        done = warm.run(command, folder or self.suite, self.env, timeout=400)
         printed = done.stdout + done.stderr
         assert code is None or (done.returncode == 0) == (code == 0), f"{command}: {printed}"
         return printed
@@ -158,10 +157,10 @@ def test_a_stage_with_an_old_code_file_refuses_and_every_other_way_ends_well(che
     assert "code.yaml has " in refused and "run `dvc repro code` first" in refused and "Traceback" not in refused
     assert checkout.ran("ring-figure") == {"code", "ring-figure"}
     checkout.edit("src/backtrail/report/ring_claims.py", lambda text: text.replace("ANSWER = 42", "ANSWER = 43"))
-    done = checkout.dvc("exp", "run", "-S", "evaluation.n_floor=3")
+    done = checkout.dvc("exp", "run", "-S", "score_distillation.diff-instruct.student.lr=5e-3")
     assert "Ran experiment(s)" in done
-    record = yaml.safe_load((checkout.suite / "results/records/ring-teacher.json").read_text(encoding="utf-8"))
-    assert record["parameters"]["evaluation"]["n_floor"] == 3
+    record = yaml.safe_load((checkout.suite / "results/records/ring-run@diff-instruct-0.json").read_text(encoding="utf-8"))
+    assert record["parameters"]["score_distillation.diff-instruct"]["student"]["lr"] == 5e-3
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from backtrail.data.sources import SOURCES
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.teachers.published import PUBLISHED
@@ -116,10 +117,11 @@ def planned_by_both(checkout: Path, name: str) -> set[str]:
     """The stages that Snakemake would run in a suite that has not run, which have to be all that DVC lists."""
     folder, environment = checkout / "suites" / name, {**os.environ, "PYTHONPATH": str(checkout / "src")}
     command = [sys.executable, "-m", "snakemake", "-d", str(folder), "--profile", "slurm", "-n"]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    done = warm.run(command, checkout, environment, timeout=400)
     assert done.returncode == 0, done.stderr
     planned = set(re.findall(r"^Job \d+: (\S+): ", done.stdout + done.stderr, flags=re.MULTILINE))
     command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
-    listed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    listed = warm.run(command, folder, environment, timeout=400)
+    assert listed.returncode == 0, listed.stderr
     assert set(listed.stdout.split()) == planned | {"code"}  # which the plan has brought up to date
     return planned

@@ -16,7 +16,7 @@ from backtrail.cli import new
 from backtrail.nets.build import load_denoiser
 from pipeline.conftest import TinySuite, run_every_stage
 
-pytestmark = [pytest.mark.xdist_group("new-suite"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 N_IMAGES, N_TEST = 60, 12
 

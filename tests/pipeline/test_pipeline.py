@@ -5,19 +5,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from backtrail.artifacts import file_digest, load_json
+from backtrail.audit.left_out import cells
+from backtrail.errors import UserError
 from backtrail.nets.build import load_denoiser
+from backtrail.parameters.suite import read_suite
+from backtrail.running import torch_stage
 from backtrail.tables import load_csv
 from backtrail.tensors import load_tensors, tensors_digest
 from pipeline.conftest import TinySuite, files
-
-pytestmark = pytest.mark.xdist_group("pipeline")
 
 
 def test_each_stage_writes_what_it_declares_and_nothing_else(suite: TinySuite) -> None:
@@ -44,7 +45,8 @@ def test_records_tell_what_ran_and_nothing_private(suite: TinySuite) -> None:
         assert str(suite.folder) not in text and str(Path.home()) + "/" not in text and os.uname().nodename not in text.split('"')
 
 
-STAGES_TO_REPEAT = ["teacher", "path@disback-0", "score-distillation@disback-0", "trajectory-distillation@sfd-v-0", "figures", "report"]
+# Not `figures`: another process renders those to the same bytes in tests/unit/test_report_figures.py.
+STAGES_TO_REPEAT = ["teacher", "path@disback-0", "score-distillation@disback-0", "trajectory-distillation@sfd-v-0", "report"]
 
 
 @pytest.mark.parametrize("name", STAGES_TO_REPEAT)
@@ -56,8 +58,18 @@ def test_a_stage_run_again_writes_the_same_bytes(suite: TinySuite, name: str) ->
     assert {path: file_digest(path) for path in before} == before
 
 
-@pytest.mark.parametrize("name", ["teacher", "score-distillation@disback-0", "trajectory-distillation@trajectory-0"])
-def test_a_stage_stopped_by_sigterm_goes_on_and_ends_with_the_same_bytes(suite: TinySuite, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("teacher", signal.SIGTERM),
+        ("score-distillation@disback-0", signal.SIGKILL),
+        ("trajectory-distillation@trajectory-0", signal.SIGTERM),
+    ],
+)
+def test_a_stage_that_a_signal_ends_leaves_nothing_that_looks_finished_and_ends_with_the_same_bytes(
+    suite: TinySuite, name: str, number: signal.Signals
+) -> None:
+    """Stopped, it saves its state; killed, it leaves nothing at all or the whole file."""
     run = suite.runs[name]
     out = next(out for out in run.outs if out.suffix == ".safetensors")
     before = file_digest(out)
@@ -67,31 +79,19 @@ def test_a_stage_stopped_by_sigterm_goes_on_and_ends_with_the_same_bytes(suite: 
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("step 1 of") or line.startswith("step 3 of"):
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
             break
     stderr = process.stderr.read()
-    if process.wait() != 0:  # a run so short may end before the signal is looked at
-        assert process.returncode == 75, stderr
+    code = process.wait()
+    assert code in (0, 75 if number == signal.SIGTERM else -number), stderr  # a run so short may end before the signal is looked at
+    assert file_digest(out) == before if out.exists() else code != 0
+    assert code != 75 or not out.exists()
+    if code == 75:
         assert "stopped by SIGTERM after step" in stderr
-        assert not out.exists()
         assert list((suite.folder / ".scratch").glob("*/step-*.safetensors"))
     suite.run(*run.arguments)
     assert file_digest(out) == before
     assert not list((suite.folder / ".scratch").glob("*"))
-
-
-def test_a_stage_killed_leaves_nothing_that_looks_finished(suite: TinySuite) -> None:
-    run = suite.runs["teacher"]
-    out = suite.folder / "results/teacher/teacher.safetensors"
-    before = file_digest(out)
-    out.unlink()
-    process = subprocess.Popen([sys.executable, "-m", "backtrail", "teacher"], cwd=suite.folder, stderr=subprocess.DEVNULL)
-    time.sleep(3)
-    process.kill()
-    process.wait()
-    assert not out.exists() or file_digest(out) == before
-    suite.run(*run.arguments)
-    assert file_digest(out) == before
 
 
 def test_the_path_begins_with_the_teacher_and_the_curve_ends_on_it(suite: TinySuite) -> None:
@@ -123,6 +123,14 @@ def test_tables_hold_the_measured_values(suite: TinySuite) -> None:
     assert float(row.filter(regex="fd_efficientnet_lite0.*mean").iloc[0, 0]) == pytest.approx(value, rel=1e-8)
 
 
+def test_the_table_has_the_rows_that_params_declare(suite: TinySuite) -> None:
+    """With those of a second stage, and of a student that starts from another's."""
+    table = pd.read_csv(suite.folder / "reports/tables/results.csv")
+    found = set(zip(table["kind"], table["method"], table["nfe"], table["guidance"], strict=True))
+    assert set(cells(read_suite(suite.folder / "params.yaml"))) == found
+    assert {"sfd-one", "sfd-disback"} <= set(table["method"])
+
+
 def test_wrong_parameters_stop_a_stage_before_it_works(suite: TinySuite, tmp_path: Path) -> None:
     text = (suite.folder / "params.yaml").read_text(encoding="utf-8").replace("sigma_init: 2.5", "sigma_init: -1.0")
     (tmp_path / "params.yaml").write_text(text)
@@ -150,11 +158,10 @@ def test_a_truncated_data_file_is_named(suite: TinySuite) -> None:
     whole = path.read_bytes()
     try:
         path.write_bytes(whole[:-100])
-        done = subprocess.run([sys.executable, "-m", "backtrail", "teacher"], cwd=suite.folder, capture_output=True, text=True)
+        with pytest.raises(UserError, match=r"data/dataset\.safetensors is not a whole safetensors file"):
+            suite.run("teacher")
     finally:
         path.write_bytes(whole)
-    assert done.returncode == 2
-    assert "data/dataset.safetensors is not a whole safetensors file" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_samples_are_one_archive_of_bytes(suite: TinySuite) -> None:
@@ -164,33 +171,32 @@ def test_samples_are_one_archive_of_bytes(suite: TinySuite) -> None:
     assert metadata["trained_nfe"] == [2, 3, 4, 5]
 
 
-def start_in_two(suite: TinySuite, *arguments: str) -> subprocess.Popen:
-    environment = os.environ | {"BACKTRAIL_PROCESSES": "2", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "backtrail", *arguments]
-    return subprocess.Popen(command, cwd=suite.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_a_stage_in_two_processes_ends_where_one_does(suite: TinySuite) -> None:
     run = suite.runs["path@disback-0"]
     last = sorted(run.outs[0].glob("node-*.safetensors"))[-1]
     kept = {path: path.read_bytes() for path in files(suite.folder) if any(path == out or out in path.parents for out in run.outs)}
     alone = load_denoiser(last).state_dict()
-    process = start_in_two(suite, *run.arguments)
-    stderr = process.communicate()[1]
-    assert process.returncode == 0, stderr
+    environment = os.environ | {"BACKTRAIL_PROCESSES": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "backtrail", *run.arguments]
+    done = subprocess.run(command, cwd=suite.folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     together = load_denoiser(last).state_dict()
     assert load_json(suite.folder / "results/records/path@disback-0.json")["notes"]["processes"] == 2
     for path, content in kept.items():
         path.write_bytes(content)
-    # Adam makes float error of vanishing gradients visible: the weights agree to its step, not to float error (tests/unit/test_group.py).
+    # Adam makes float error of vanishing gradients visible: the weights agree to its step, not to float error (test_data_parallel.py).
     distance = sum((alone[name] - together[name]).square().sum() for name in alone) / sum(value.square().sum() for value in alone.values())
     assert distance.sqrt() < 1e-2
 
 
-def test_a_stage_that_cannot_be_divided_says_so(suite: TinySuite) -> None:
-    process = start_in_two(suite, "samples", "--stage", "samples@sfd-0")
-    assert process.wait() == 0  # one that is not trained does not start processes
-    environment = os.environ | {"BACKTRAIL_PROCESSES": "two"}
-    command = [sys.executable, "-m", "backtrail", "path", "--stage", "path@disback-0"]
-    done = subprocess.run(command, cwd=suite.folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and "BACKTRAIL_PROCESSES = 'two' should be a number of processes" in done.stderr
+def test_a_stage_that_is_not_trained_starts_no_processes(suite: TinySuite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKTRAIL_PROCESSES", "2")
+    monkeypatch.setattr(torch_stage, "launch", None)
+    suite.run("samples", "--stage", "samples@sfd-0")
+    assert load_json(suite.folder / "results/records/samples@sfd-0.json")["processes"] == 1
+
+
+def test_a_number_of_processes_that_is_none_is_refused(suite: TinySuite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKTRAIL_PROCESSES", "two")
+    with pytest.raises(UserError, match="BACKTRAIL_PROCESSES = 'two' should be a number of processes"):
+        suite.run("path", "--stage", "path@disback-0")

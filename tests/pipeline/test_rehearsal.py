@@ -40,7 +40,7 @@ from backtrail.teachers.published import PUBLISHED
 from backtrail.tensors import load_tensors
 from pipeline.conftest import ROOT, TinySuite, run_every_stage
 
-pytestmark = [pytest.mark.xdist_group("rehearsal"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SHAPE = {"in_channels": 3, "out_channels": 3, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
 SONG, ADM = SongUNetConfiguration, DhariwalConfiguration

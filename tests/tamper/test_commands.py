@@ -126,9 +126,9 @@ def test_a_row_in_latex_and_a_picture_carry_ids_that_why_finds(finished: Path) -
     assert found == [f"results/metrics/disback/seed{seed}.json" for seed in (0, 1)]
     for name in ("nfe", "samples"):
         data = finished / f"reports/figures/{name}.csv"
-        for kind in ("png", "svg", "pdf"):
-            (carried,) = re.findall(rb"backtrail why ([0-9a-f]{12})", data.with_suffix(f".{kind}").read_bytes())
-            assert why(carried.decode(), finished)["chain"][0]["path"] == f"reports/figures/{name}.csv"
+        files = [data.with_suffix(f".{kind}").read_bytes() for kind in ("png", "svg", "pdf")]
+        ((carried,),) = {tuple(re.findall(rb"backtrail why ([0-9a-f]{12})", content)) for content in files}
+        assert why(carried.decode(), finished)["chain"][0]["path"] == f"reports/figures/{name}.csv"
     record = load_json(finished / "results/records/teacher.json")
     key = recipe_key("teacher", record["parameters"], record["inputs"], {"teacher": digest_of(record["code"])})
     assert why(key[:10], finished)["chain"][0]["path"] == "results/records/teacher.json"

@@ -15,6 +15,7 @@ from backtrail.ledger.numbers import find
 from backtrail.parameters.base import read
 from pipeline.conftest import ROOT
 from tamper.conftest import commit
+from tamper.forging import edit_lock, rewrite_lock_only
 
 pytestmark = pytest.mark.xdist_group("tamper")
 TABLE = "reports/tables/results.csv"
@@ -62,6 +63,8 @@ def found(opened: Ledger, monkeypatch: pytest.MonkeyPatch):
         f"## Held\n\n## Undecided\n\n- {CLAIM}\n\n## Held against the paper\n\n{CLAIM}",
         "DisBack ran for 12.5 min with 3 seeds on CIFAR-10 (arXiv 2408.15991, Table 12, Eq. 10), `lr=0.001`, at NFE 34.",
         "The data set has 60,000 images, and the teacher's loss was 0.31.",
+        "DisBack with sigma = 2.5 and `beta=0.999`, at NFE 1, 2, 4 and 8, for 10,000 updates, by Eq. 2.3 and version 1.2.",
+        "<!-- a note without a name: 59.8 -->\n\nDisBack is fast.",
     ],
 )
 def test_what_is_quoted_and_what_is_a_setting_is_left_alone(found, text: str) -> None:
@@ -87,6 +90,28 @@ def test_what_is_quoted_and_what_is_a_setting_is_left_alone(found, text: str) ->
         f"DisBack reaches 5.98 <span hidden>{DISBACK}</span>",
         f"{DISBACK} is what DisBack had once; it has 59.8 now",
         "In recall DisBack has 93 %.",
+        "DisBack reaches 5<!-- x -->.9",
+        "DisBack reaches 5\\.9",
+        "DisBack reaches 5<wbr>.9",
+        "DisBack reaches [5][a].9\n\n[a]: https://example.org",
+        "DisBack: $5{.}9$",
+        "$\\text{DisBack}$ reaches $\\mathbf{5}.9$",
+        "DisBack: 5\ufe0f.\ufe0f9",
+        "DisBack: 5\u066b9",
+        "DisBack: 5\u00b79",
+        "DisBack: \u0665\u0669",
+        "DisBack: \U0001d7d3.\U0001d7d7",
+        "DisBack reaches l2.5",
+        "DisBack reaches 1O.5",
+        "DisBack has a recall of .93",
+        "Dis\u0412ack reaches 59.8",
+        "Dis<!-- -->Back reaches 59.8",
+        "DisBack: FD = 5.9",
+        "DisBack (FID=5.9)",
+        "DisBack (NFE 1, 5.9)",
+        "DisBack reaches NFE 5.9",
+        "DisBack has 59.8 images",
+        "<table><tr><td>DisBack</td><td>59.8</td></tr></table>",
     ],
 )
 def test_a_number_beside_a_method_s_name_without_a_mark_is_unbacked(found, text: str) -> None:
@@ -161,7 +186,7 @@ def test_another_file_that_git_tracks_is_read_and_the_right_numbers_beside_stay_
     text = filled(open_ledger(ledger), f"DisBack reaches 59.8.\n\nSFD-v at NFE 3: {SFD_V}\n")
     (ledger / "notes/RESULTS.md").write_text(text, encoding="utf-8")
     (ledger / "suites/other").mkdir(parents=True)
-    (ledger / "suites/other/params.yaml").write_text("{}\n", encoding="utf-8")
+    (ledger / "suites/other/params.yaml").write_text("suite: other\n", encoding="utf-8")
     (ledger / "suites/other/README.md").write_text("DisBack reaches 59.8 in another suite.\n", encoding="utf-8")
     assert audit(ledger).exit_code == 0, "git does not track them yet"
     commit(ledger, "results")
@@ -169,6 +194,19 @@ def test_another_file_that_git_tracks_is_read_and_the_right_numbers_beside_stay_
     (finding,) = done.findings
     assert done.exit_code == 20 and finding.subject == "notes/RESULTS.md:unmarked"
     assert [one.verdict for one in done.judged if one.number.file == "notes/RESULTS.md"] == ["verified"]
+    assert "texts below suites/other are of other suites, for an audit there to read" in done.notes
+
+
+@pytest.mark.parametrize("name", ["notes/RESULTS.markdown", "RESULTS.MKD", "notes/RESULTS.md"])
+def test_a_text_is_read_by_whatever_name_markdown_has_and_whatever_lies_beside_it(ledger: Path, name: str) -> None:
+    """Parameters beside it that are no suite's do not make it another suite's text, and a lock that calls it a stage's own is none."""
+    (ledger / "notes").mkdir()
+    (ledger / "notes/params.yaml").write_text("{}\n", encoding="utf-8")
+    (ledger / name).write_text("DisBack reaches 59.8.\n", encoding="utf-8")
+    edit_lock(ledger, lambda stages: stages["tables"]["outs"].append({"path": name, "hash": "md5", "md5": "0" * 32, "size": 0}))
+    rewrite_lock_only(ledger)
+    commit(ledger, "results")
+    assert f"{name}:unmarked" in {finding.subject for finding in audit(ledger).findings}
 
 
 def test_this_repository_s_own_prose_is_quoted() -> None:

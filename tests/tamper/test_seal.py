@@ -10,7 +10,7 @@ import pytest
 from backtrail.artifacts import file_digest, load_json
 from backtrail.audit.audit import Audit, audit
 from backtrail.errors import UserError
-from backtrail.export.crate import export
+from backtrail.export.crate import Programs, export
 from backtrail.ledger.record import folder_digest
 from backtrail.ledger.seal import DOSSIER, SEAL, SIGNATURE, sealed_files
 from tamper.forging import replace, rewrite_ledger
@@ -20,6 +20,12 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen, which signs, is not here"),
 ]
 WHO = "alice@example.org"
+
+
+@pytest.fixture(autouse=True)
+def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The students as programs, which take ten seconds, are no part of what is signed here; test_commands.py exports them."""
+    monkeypatch.setattr(Programs, "write", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

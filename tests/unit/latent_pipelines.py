@@ -38,6 +38,21 @@ VAE: dict[str, Any] = {
     "latent_channels": 4,
     "sample_size": 16,
 }
+# The published U-Nets at their full size, for the meta device.
+SD15 = {
+    "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}  # fmt: skip
+LSUN = {
+    "sample_size": 64, "in_channels": 3, "out_channels": 3, "block_out_channels": [224, 448, 672, 896], "attention_head_dim": 32,
+    "down_block_types": ["DownBlock2D"] + ["AttnDownBlock2D"] * 3, "up_block_types": ["AttnUpBlock2D"] * 3 + ["UpBlock2D"],
+}  # fmt: skip
+XL = {
+    "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True, "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 STABLE = {**BETAS, "steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}  # Stable Diffusion's file
 

@@ -52,7 +52,8 @@ def test_outside_of_a_suite_it_says_where_to_stand(tmp_path: Path) -> None:
 
 
 def test_an_input_that_is_absent_names_the_cure(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
     done = run("teacher", folder=tmp_path)
     assert done.returncode == 2
     assert "data/dataset.safetensors is missing: run the stage that makes it (`dvc repro`), or `dvc pull`" in done.stderr
@@ -83,7 +84,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(small_disk: Path) -> Non
 
 
 def test_no_name_of_the_user_is_a_stage() -> None:
-    assert {stage for stage in STAGES if not stage.startswith(("ring-", "text-"))} <= RESERVED | {"start"}
+    assert {stage for stage in STAGES if not stage.startswith(("ring-", "text-", "latent-"))} <= RESERVED | {"start"}
 
 
 @pytest.mark.parametrize("content", ["folder", "latin-1", "digits", "brackets"])

@@ -32,7 +32,7 @@ from backtrail.training.state import weights
 from unit.oracles import tiny_denoiser
 from unit.test_score_distillation import path_of
 
-STEPS, BATCH = 20, 8
+STEPS, BATCH = 8, 8
 # Adam divides a gradient by its own size: where the true gradient is zero (a bias before a normalisation) it makes float error as large as
 # any other update. With this eps it does not, and what is compared is the gradients.
 ADAM = {"lr": 1e-3, "betas": [0.0, 0.999], "eps": 1e-2}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel, UNet2DModel
-from latent_pipelines import SDXL, UNET, moved
+from latent_pipelines import LSUN, SD15, SDXL, UNET, moved
 from own_inputs import TINY_UNET
 
 from backtrail.conditions import Condition
@@ -30,14 +30,6 @@ KINDS = {
     "sd": ("UNet2DConditionModel", UNET),
     "sdxl": ("UNet2DConditionModel", SDXL),
 }
-SD15 = {
-    "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280],
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}  # fmt: skip
-LSUN = {
-    "sample_size": 64, "in_channels": 3, "out_channels": 3, "block_out_channels": [224, 448, 672, 896], "attention_head_dim": 32,
-    "down_block_types": ["DownBlock2D"] + ["AttnDownBlock2D"] * 3, "up_block_types": ["AttnUpBlock2D"] * 3 + ["UpBlock2D"],
-}  # fmt: skip
 
 
 def teacher(name):
@@ -186,6 +178,7 @@ def test_a_student_computes_as_its_teacher_was_placed():
     assert student.autocast == torch.bfloat16 and at(student, "sd", 4.0).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_an_exported_student_has_a_unet_for_each_number_of_evaluations(tmp_path):
     student = trained(with_step_condition(teacher("unconditional"))).eval()
     p = parameters(num_steps=[4, 5], step_condition="zero", schedule={"t_min": 0.05, "t_max": 10.0})

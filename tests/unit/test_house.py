@@ -38,6 +38,7 @@ FLOORS = [
     {"denoiser", "conditions", "levels", "randomness"}
     | {"parameters", "pipeline", "layout", "nested", "artifacts", "tables", "tensors", "errors"},
 ]
+OF_THEIR_OWN_KIND = ("ring", "fashion-text", "sd15", "sdxl", "lsun-bedroom")  # suites with a pipeline of their own
 APART = {"report", "audit", "export"}  # rooms of one floor that do not import each other
 
 
@@ -120,9 +121,7 @@ def test_no_text_of_the_parameters_stands_in_a_command(folder: Path) -> None:
         assert re.fullmatch(r"python [./]*src/backtrail [a-z-]+", stage.cmd), stage.cmd
 
 
-@pytest.mark.parametrize(
-    "folder", [folder for folder in SUITES if folder.name not in ("ring", "fashion-text")], ids=lambda folder: folder.name
-)
+@pytest.mark.parametrize("folder", [folder for folder in SUITES if folder.name not in OF_THEIR_OWN_KIND], ids=lambda folder: folder.name)
 def test_what_was_got_by_hand_is_a_dependency_of_the_stage_that_takes_it(folder: Path) -> None:
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     values["data"]["local"], values["teacher"]["local"], values["metrics"]["inception"]["local"] = "../a", "b.pkl", "c"
@@ -135,7 +134,7 @@ def test_no_stage_of_the_built_in_suite_is_an_empty_matrix() -> None:
     assert declared == set(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
 
 
-@pytest.mark.parametrize("name", ["ablations", "cifar10", "fashion-text", "ring"])
+@pytest.mark.parametrize("name", ["ablations", "cifar10", "fashion-text", "ring", "sdxl"])
 def test_what_is_read_of_a_pipeline_is_what_dvc_reads(name: str, tmp_path: Path) -> None:
     """Each stage's paths, parameters and command, against DVC's own resolution."""
     from dvc.repo import Repo
@@ -189,12 +188,6 @@ def test_a_suite_is_one_file_until_it_is_run() -> None:
     for folder in unrun:
         files = {Path(f).relative_to(f"suites/{folder.name}").parts[0] for f in tracked if f.startswith(f"suites/{folder.name}/")}
         assert not files & {"dvc.yaml", ".dvc", ".dvcignore"}, folder
-
-
-def test_fingerprinting_and_figures_load_no_torch() -> None:
-    for command in ("code", "fetch", "figures"):
-        code = f"import sys, backtrail.stages.{command}; print('torch' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n", command
 
 
 def test_an_audit_of_hashes_loads_neither_torch_nor_pandas() -> None:

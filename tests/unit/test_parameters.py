@@ -22,6 +22,7 @@ from backtrail.errors import UserError
 from backtrail.laid_down import declared_stages
 from backtrail.parameters.base import RESERVED
 from backtrail.parameters.classifier import ClassifierParameters, ImportedClassifier
+from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.parameters.reader import read_values
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.score_distillation import PathParameters
@@ -242,7 +243,7 @@ def unbounded(schema: Any, place: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "model", [Suite[TrainedTeacher, ClassifierParameters], Suite[ImportedTeacher, ImportedClassifier], RingSuite, TextSuite]
+    "model", [Suite[TrainedTeacher, ClassifierParameters], Suite[ImportedTeacher, ImportedClassifier], RingSuite, TextSuite, LatentSuite]
 )
 def test_every_number_list_and_mapping_has_its_bounds(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()

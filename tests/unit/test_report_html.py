@@ -156,7 +156,9 @@ def page(page_file):
 
 def test_nothing_is_fetched(page, page_file):
     links = [attributes[name] for _, attributes in page.tags for name in ("href", "src") if attributes.get(name)]
-    assert links and all(link.startswith(("#", "data:")) for link in links)
+    elsewhere = [link for link in links if not link.startswith(("#", "data:"))]  # to follow, and nothing that is loaded
+    assert links and all(link == "run.html" or link.startswith("https://arxiv.org/abs/") for link in elsewhere)
+    assert not [attributes["src"] for _, attributes in page.tags if not attributes.get("src", "data:").startswith("data:")]
     style = re.search(r"<style>(.*?)</style>", page_file.read_text(encoding="utf-8"), re.S)
     assert style and "url(" not in style[1] and "@import" not in style[1]
     assert all("src" not in attributes for attributes in page.all("script"))
@@ -220,6 +222,24 @@ def test_the_estimated_hours_are_those_that_plan_counts(suite_name):
     quoted = yaml.safe_load(HOURS_FILE.read_text(encoding="utf-8"))[suite_name]
     counted = hours_of_methods(read_suite(Path(__file__).parents[2] / "suites" / suite_name / "params.yaml"))
     assert {method: hours for method, hours in counted.items() if method in quoted} == pytest.approx(quoted, rel=0.2)
+
+
+def test_the_head_links_the_papers_and_the_run_and_every_verdict_is_explained(page):
+    text = page.source
+    for number in ("2408.15991", "2409.19681", "2305.18455"):
+        assert f'href="https://arxiv.org/abs/{number}"' in text[: text.index("<main")]
+    assert 'href="run.html"' in text[: text.index("<main")]
+    told = dict(re.findall(r'<dt[^>]*><span class="badge \w+">([^<]+)</span></dt><dd>([^<]+)</dd>', text))
+    shown = {cell.text for key in ("claims", "paper") for cell in Cells(page).of(key) if cell.heading == "Verdict"}
+    assert shown <= set(told) and all(len(sentence) > 10 for sentence in told.values())
+
+
+def test_the_pipeline_is_drawn_from_what_the_page_rests_on(page):
+    told = page.source[page.source.index('<desc id="dag-told">') : page.source.index("</desc>")]
+    said = dict(re.findall(r"([a-z-]+)(?: \(\d+\))?(?:, from ([^.]*))?\.", told))
+    assert {"dataset", "metrics", "path", "tables", "figures"} <= set(said) and "report" not in said and not said["dataset"]
+    assert said["metrics"] == "samples" and {"metrics", "mismatch"} <= set(said["tables"].split(", "))
+    assert any(heading.get("id") == "section-pipeline" for heading in page.all("h2"))
 
 
 def test_the_headline_counts_the_claims(page):
@@ -294,6 +314,19 @@ def test_the_page_works_in_a_browser_and_fetches_nothing(browser, page_file):
     asked = [event["params"]["request"]["url"] for event in browser.events if event["method"] == "Network.requestWillBeSent"]
     assert not wrong and [url for url in asked if not url.startswith("data:")] == [page_file.resolve().as_uri()]
     assert browser.js("document.querySelector('a[download=\"nfe.svg\"]').href.startsWith('data:image/svg+xml')")
+
+
+def test_a_keyboard_meets_the_skip_link_first_and_passes_a_table(browser, page_file):
+    browser.open(page_file)
+    browser.press("Tab")
+    assert browser.js("document.activeElement.textContent") == "Skip to the claims"
+    assert browser.js("document.activeElement.getBoundingClientRect().left") >= 0  # it is seen when it has the focus
+    browser.press("Enter")
+    assert browser.js("document.activeElement.id") == "content"
+    browser.js("document.querySelector('a[href=\"#after-results\"]').focus()")
+    browser.press("Enter")
+    browser.press("Tab")
+    assert browser.js("document.activeElement.textContent") == "Download as CSV"
 
 
 def test_a_chain_opens_and_closes_by_keyboard(browser, page_file):

@@ -22,6 +22,7 @@ from backtrail.errors import UserError
 from backtrail.ledger.repository import file_at
 from backtrail.report.tables import render_table
 from tamper.conftest import commit, run
+from tamper.forging import rewrite_lock_only
 
 ROOT = Path(__file__).parents[2]
 RESULTS, CLAIMS = "reports/tables/results.csv", "reports/tables/claims.csv"
@@ -201,6 +202,7 @@ def test_the_newest_commit_that_holds_results(suite: Path) -> None:
 def test_a_note_about_other_tables_names_no_processor(suite: Path) -> None:
     table = suite / RESULTS
     table.write_text(table.read_text(encoding="utf-8").replace("1", "2", 1), encoding="utf-8")
+    rewrite_lock_only(suite)
     commit(suite, "a table without its note")
     assert reproduced(suite).published.processors == ()
 

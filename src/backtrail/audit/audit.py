@@ -7,21 +7,26 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backtrail.audit.checks import hash_findings
-from backtrail.audit.findings import EXIT_CODES, EXTERNAL, RECOMPUTED, UNBACKED, VERIFIED, Finding, worst
+from backtrail.audit.findings import BROKEN, EXIT_CODES, EXTERNAL, RECOMPUTED, UNBACKED, VERIFIED, Finding, worst
 from backtrail.audit.left_out import dropped, missing
+from backtrail.audit.links import declared_otherwise
 from backtrail.audit.plausible import EXIT_CODE, Suspicion, suspicions
 from backtrail.audit.prose import measured_otherwise, unmarked
+from backtrail.audit.published import FILE as PUBLISHED_FILE
+from backtrail.audit.published import wrong_note
 from backtrail.audit.quotes import Writer, quoted, wrong_quotes
 from backtrail.audit.records import other_environment
 from backtrail.audit.seals import papers_digest, seals
 from backtrail.errors import UserError
-from backtrail.layout import LOCK_FILE, PARAMS_FILE
+from backtrail.layout import LOCK_FILE, PARAMS_FILE, RECORDS
+from backtrail.ledger.confined import open_confined
 from backtrail.ledger.hashes import Hashes
-from backtrail.ledger.ledger import Ledger, open_ledger
+from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, layout_of, numbers
 from backtrail.ledger.repository import changed_since_commit, silence
 
 DOCUMENTS = ("reports/",)
+REPUBLISH = "backtrail reproduced --publish"
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,13 @@ def audit(
     Each recomputation gives findings, the files it confirmed, and notes. claims: the keys that the package's table of claims has.
     writer: of the texts that prose quotes whole.
     """
-    ledger = open_ledger(folder)
+    ledger = open_confined(folder)
     hashes = Hashes(ledger.folder)
     findings = [*hash_findings(ledger, hashes), *wrong_quotes(ledger, writer), *unmarked(ledger), *missing(ledger, claims)]
     wrong, said = seals(ledger)
     findings += wrong
+    if said_otherwise := wrong_note(ledger.folder):
+        findings.append(Finding(BROKEN, f"{PUBLISHED_FILE}:machine", f"{RECORDS} -> {PUBLISHED_FILE}", said_otherwise, REPUBLISH))
     notes, confirmed = [*_notes(ledger), *papers_digest(ledger), *said], set()
     bad = {finding.subject for finding in findings if finding.verdict != VERIFIED}
     for recompute in recomputations or []:
@@ -145,6 +152,7 @@ def _notes(ledger: Ledger) -> Iterator[str]:
         yield f"not committed: {', '.join(changed[:6])}{f' and {len(changed) - 6} more' if len(changed) > 6 else ''}"
     yield from dropped(ledger)
     yield from measured_otherwise(ledger)
+    yield from declared_otherwise(ledger)
     yield from other_environment(ledger)
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from backtrail.errors import UserError
 from backtrail.layout import PARAMS_FILE
-from backtrail.ledger.ledger import Ledger, open_ledger
+from backtrail.ledger.confined import open_confined
+from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import numbers
 
 
@@ -14,7 +15,7 @@ def impact(target: str, folder: str | Path = ".") -> dict[str, Any]:
 
     Raises UserError if nothing in the ledger has that name.
     """
-    ledger = open_ledger(folder)
+    ledger = open_confined(folder)
     file, _, key = target.partition(":")
     wrong = touched(ledger, Path(file).as_posix(), key)
     if not wrong:

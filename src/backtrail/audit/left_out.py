@@ -18,10 +18,12 @@ from backtrail.audit.published import CLAIMS, RESULTS
 from backtrail.errors import UserError
 from backtrail.laid_down import declared_stages
 from backtrail.layout import LOCK_FILE, PAGE, PARAMS_FILE, metrics
+from backtrail.ledger.confined import is_shallow
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER, text_fingerprint
 from backtrail.ledger.history import History, history
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import read_rows
+from backtrail.nested import leaves
 from backtrail.parameters.metrics import Metrics
 from backtrail.parameters.reader import MAX_BYTES
 from backtrail.parameters.suite import Suite, read_suite
@@ -174,7 +176,7 @@ def _gone(past: History, held: dict[str, set[str]], now: set[str]) -> dict[str, 
 
 def _held(content: bytes | None) -> dict[str, set[str]]:
     """The seeds and methods of a version of params.yaml; nothing of one that cannot be read."""
-    if content is not None and len(content) > MAX_BYTES:
+    if content is not None and (len(content) > MAX_BYTES or not is_shallow(content)):
         return {}
     try:
         return _of(load_yaml((content or b"").decode()))
@@ -187,7 +189,8 @@ def _of(values: Any) -> dict[str, set[str]]:
         return {"seed": set(), "method": set()}
     seeds = values.get("seeds")
     held = {str(seed) for seed in seeds if isinstance(seed, int)} if isinstance(seeds, list) else set()
-    return {"seed": held, "method": _methods(values)}
+    places = ((*place, of) for place, of in leaves(values) if place[-1:] == ("seed",))
+    return {"seed": held | {f"{'.'.join(place)} = {of}" for *place, of in places}, "method": _methods(values)}
 
 
 def _methods(values: dict[str, Any]) -> set[str]:

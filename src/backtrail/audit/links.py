@@ -1,5 +1,6 @@
 """The links between stages: what each read, against what those above it made, what params.yaml says, and what dvc.yaml declares."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -12,6 +13,7 @@ from backtrail.ledger.hashes import folder_md5
 from backtrail.ledger.ledger import Entry, Ledger, Stage, at_key
 from backtrail.ledger.repository import file_at
 from backtrail.nested import differences
+from backtrail.pipeline import Declared
 
 NAMED = 8  # stages that one message names
 
@@ -78,21 +80,70 @@ def parameters(of: Evidence, stage: Stage) -> Iterator[Finding]:
 
 
 def declarations(ledger: Ledger) -> Iterator[Finding]:
-    """The stages that dvc.yaml declares against those that dvc.lock has."""
+    """The stages that dvc.yaml declares against those that dvc.lock has, and each against its declaration."""
     try:
-        declared = {stage.name for stage in declared_stages(ledger.folder, ledger.params)}
+        declared = {stage.name: stage for stage in declared_stages(ledger.folder, ledger.params)}
     except (UserError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         yield Finding(UNBACKED, "dvc.yaml", f"dvc.yaml -> {LOCK_FILE}", f"dvc.yaml does not say which stages there are: {error}")
         return
-    for name in ledger.stages.keys() - declared:
+    for name in ledger.stages.keys() - declared.keys():
         message = f"{LOCK_FILE} has a stage {name}, and dvc.yaml declares none of that name"
         yield Finding(UNBACKED, f"stage:{name}", f"dvc.yaml -> {name}", message, "dvc repro")
+    for name, stage in ledger.stages.items():
+        if name in declared and not stage.makes_code and (unlike := _unlike(stage, declared[name])):
+            message = f"{name} ran otherwise than dvc.yaml declares it: {'; '.join(unlike[:3])}"
+            yield Finding(STALE, f"stage:{name}", f"dvc.yaml -> {name}", message, f"dvc repro {name}")
     if cut := _cut(ledger):
         yield Finding(BROKEN, LOCK_FILE, f"git -> {LOCK_FILE}", cut, f"git checkout -- {LOCK_FILE}")
-    elif missing := sorted(declared - ledger.stages.keys()):
+    elif missing := sorted(declared.keys() - ledger.stages.keys()):
         names = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
         message = f"dvc.yaml declares {len(missing)} stages that {LOCK_FILE} lacks: {names}"
         yield Finding(UNBACKED, LOCK_FILE, f"dvc.yaml -> {LOCK_FILE}", message, "dvc repro")
+
+
+def _unlike(stage: Stage, declared: Declared) -> list[str]:
+    """How a stage of the lock differs from its declaration: in its command line, or in what it reads, makes and depends on.
+
+    A link that was taken out of the lock and the record alike would leave a number resting on less than it was made from.
+    """
+    if not stage.command:
+        return [f"{LOCK_FILE} has the command line {stage.cmd!r}, which is none of this package's"]
+    found = [f"{LOCK_FILE} has {stage.cmd!r}, dvc.yaml {declared.cmd!r}"] if stage.cmd != declared.cmd else []
+    for what, ours, theirs in (
+        ("input", stage.deps.keys(), declared.deps),
+        ("parameter", stage.params.keys(), declared.params),
+        ("output", stage.outs.keys(), declared.outs),
+    ):
+        found += [f"{LOCK_FILE} lacks its {what} {name}" for name in theirs if name not in ours]
+        found += [f"{LOCK_FILE} has one {what} more, {name}" for name in ours if name not in theirs]
+    return found
+
+
+def declared_otherwise(ledger: Ledger) -> Iterator[str]:
+    """A line where dvc.yaml itself is not the pipeline that this package lays down for such parameters: a link may have been taken out.
+
+    No verdict hangs on it: a suite may have stages of its own, or be one of an earlier version.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as empty:
+            ours = {stage.name: stage for stage in declared_stages(empty, ledger.params)}
+        theirs = {stage.name: stage for stage in declared_stages(ledger.folder, ledger.params)}
+    except (UserError, KeyError, TypeError, AttributeError, ValueError, OSError):
+        return
+    unlike = [
+        name
+        for name, stage in theirs.items()
+        if (mine := ours.get(name)) and any(set(a) != set(b) for a, b in zip(_links(stage), _links(mine), strict=True))
+        if not name.startswith("code")
+    ]
+    unlike += [name for name in theirs if name not in ours]
+    if unlike:
+        names = ", ".join(unlike[:NAMED]) + (f" and {len(unlike) - NAMED} more" if len(unlike) > NAMED else "")
+        yield f"dvc.yaml declares {len(unlike)} stages otherwise than this version of the package does for these parameters: {names}"
+
+
+def _links(stage: Declared) -> tuple[tuple[str, ...], ...]:
+    return (stage.command,), stage.deps, stage.params, stage.outs
 
 
 def _cut(ledger: Ledger) -> str:
@@ -115,7 +166,9 @@ def strays(of: Evidence) -> Iterator[Finding]:
     """Files where only stages write, and that no stage made."""
     # What is shown is looked through even where no stage makes anything of it: a page may stay behind when its stage is taken away.
     tops = {path.split("/")[0] for path in of.ledger.makers if "/" in path} | {"reports", "results"}
-    for name in sorted(name for top in tops for name in of.hashes.files(top)):
-        hidden = any(part.startswith(".") for part in name.split("/"))
+    # .dvcignore has no say: what it names would be hidden from the audit, and be shown all the same.
+    files = (path for top in tops for path in (of.ledger.folder / top).rglob("*") if path.is_file())
+    for name in sorted(path.relative_to(of.ledger.folder).as_posix() for path in files):
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
         if of.ledger.maker(name) is None and not hidden and not _is_by_hand(of.ledger, name):
             yield Finding(UNBACKED, name, f"? -> {name}", f"{name}: no stage made it")

@@ -13,37 +13,58 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from backtrail.audit.findings import BROKEN, UNBACKED, Finding
 from backtrail.audit.published import CLAIMS
+from backtrail.errors import UserError
 from backtrail.layout import CURVES, METRICS, PARAMS_FILE, STUDENTS
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import owner_of, read_rows
 from backtrail.ledger.repository import tracked
+from backtrail.parameters.base import read
 
 SHOWN = 6
+MARKDOWN = (".md", ".markdown", ".mdown", ".mkd", ".mkdn", ".mdx", ".rmd", ".qmd")
+MADE = ("reports/", "results/")  # what a stage makes there is rendered again; elsewhere no stage writes texts
 UNDECIDED = "undecided at this size"
 MARK = re.compile(r"<!-- number (\S+) -->(.{0,200}?)<!-- /number -->", re.DOTALL)
 MEASURED = re.compile(r"<!-- measured: ([^\n>]{1,200}) -->((?:(?!<!-- measured:).)*?)<!-- /measured -->", re.DOTALL)
 WHOLE = re.compile(r"<!-- quote ([\w./-]{1,200}) -->((?:(?!<!-- quote ).)*?)<!-- /quote -->", re.DOTALL)
 QUOTED = re.compile(r"\0(\d+)\0")  # what stands for a mark while blocks are read
-STYLE = re.compile(
-    r"</?(?:a|b|i|em|strong|sub|sup|span|s|u|del|ins|code|kbd|small|big|font)\b[^<>]*>|[*~`]+|\[([^\][]{0,500})\]\([^)\s]{0,2000}\)"
+COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
+BETWEEN = re.compile(r"</?(?:t[dhr]|p|div|li|br|hr|h\d|table|d[dtl]|[uo]l|pre|summary|details)\b[^<>]{0,500}>", re.IGNORECASE)
+TAG = re.compile(r"</?[a-zA-Z][^<>]{0,500}>")
+# Emphasis, LaTeX's commands and braces, backslashes before signs, and the addresses of links.
+STYLE = re.compile(r"[*~`{}]+|\\[a-zA-Z]+(?=\{)|\\(?=[^\w\s])|\[([^\][]{0,500})\](?:\([^)\s]{0,2000}\)|\[[^\][]{0,100}\])")
+INVISIBLE = ("Cf", "Mn", "Me")
+# Cyrillic and Greek letters that look like Latin ones, and signs that look like a decimal point.
+ALIKE = str.maketrans(
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0405\u0406\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0455\u0456"
+    "\u0391\u0392\u0395\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a7\u03bf\u00b7\u066b\u2219\u22c5\u2022\u2024\u3002",
+    "ABEKMHOPCTXSIaeopcyxsiABEHIKMNOPTXo.......",
 )
 ADDRESS = re.compile(r"https?://\S+")
 # A blank line, an item of a list, a row of a table, a heading or a fence begins a block.
 BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)|\n(?=\s*\|)|(?<=\|)\n|\n(?=#)|```[^\n]{0,100}\n")
-NUMBER = re.compile(r"(?<![\w.,])(?<!\w[-.])\d(?:[\d,.']*\d)?(?:e[-+]?\d+)?(?![\w])", re.IGNORECASE)
-UNITS = (
-    "s|ms|min|h|hours?|minutes?|seconds?|days?|weeks?|[kMGT]i?B|bytes?|GPUs?|CPUs?|cores?|images?|samples?|steps?|updates?|seeds?|nodes?|"
-    "times?|stages?|files?|lines?|threads?|process(?:es)?|parameters?|claims?|evaluations?|channels?|layers?|forwards?|passes|pixels?|F|x"
+# With letters that pass for digits (`l2.5`, `1O.3`), and without a digit before the point.
+NUMBER = re.compile(
+    r"(?<![\w.,])(?<!\w[-.])(?:\d(?:[\d,.']*\d)?(?:e[-+]?\d+)?|(?=[OIl.,]*\d)[\dOIl]+[.,][\dOIl]+)(?!\w)|(?<![\w.,/*)])\.\d+(?!\w)",
+    re.IGNORECASE,
 )
-UNIT = re.compile(rf"\s*(?:{UNITS})\b")
+UNIT = re.compile(r"\s*(?:s|ms|min|h|hours?|minutes?|seconds?|days?|weeks?|[kMGT]i?B|times|F|x)\b")
+COUNTED = re.compile(
+    r"\s*(?:bytes?|GPUs?|CPUs?|cores?|images?|samples?|steps?|updates?|seeds?|nodes?|times?|stages?|files?|lines?|threads?|process(?:es)?|"
+    r"parameters?|claims?|evaluations?|channels?|layers?|forwards?|passes|pixels?)\b"
+)
 SETTING = re.compile(
-    r"(?:\bNFE|\bseeds?|=|\bEqs?\.|\bEquations?|\bFigs?\.|\bFigures?|\bTables?|\bSections?|\barXiv:?|\bPython|\btorch|\bversion"
-    r"|(?:\bNFE|\bseeds?|\bEqs?\.|\bTables?) [\d, ]+(?:to|and|,)?)\s*[\"']?$",
+    r"(?:=|\bEqs?\.|\bEquations?|\bFigs?\.|\bFigures?|\bTables?|\bSections?|\barXiv:?|\bPython|\btorch|\bversion)\s*[\"']?$",
+    re.IGNORECASE,
+)
+WHOLE_SETTING = re.compile(r"(?:\bNFE|\bseeds?|(?:\bNFE|\bseeds?|\bEqs?\.|\bTables?) [\d, ]+(?:to|and|,)?)\s*[\"']?$", re.IGNORECASE)
+MEASURE = re.compile(
+    r"\b(?:FD|FID|KID|IS|LPIPS|CLIP|R?MSE|W2|recall|precision|density|coverage|accuracy|distance|mismatch|loss|score)\b[^=.;]{0,40}=\s*[\"']?$",
     re.IGNORECASE,
 )
 NFE = re.compile(r"\bNFE\s*=?\s*(\d+)\b(?!\s*(?:to|-|\u2013)\s*\d)", re.IGNORECASE)
@@ -88,15 +109,33 @@ def names_of(ledger: Ledger) -> Names:
 def texts(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """(path, text) of the Markdown files of a suite that git tracks or that lie at its top, without those that a stage made."""
     folder = ledger.folder
-    names = tracked(folder)
-    if names is None:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.md") if ".venv" not in path.parts]
-    for name in sorted({*(name for name in names if name.lower().endswith(".md")), *(path.name for path in folder.glob("*.md"))}):
-        above = [str(place) for place in PurePosixPath(name).parents if str(place) != "."]
-        if ledger.maker(name) is None and not any((folder / place / PARAMS_FILE).is_file() for place in above):
+    for name in _markdown(folder):
+        if not (name.startswith(MADE) and ledger.maker(name)) and suite_of(folder, name) is None:
             path = folder / name
             if path.is_file():
                 yield name, path.read_text(encoding="utf-8", errors="replace")
+
+
+def _markdown(folder: Path) -> list[str]:
+    names = tracked(folder)
+    if names is None:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.m*") if ".venv" not in path.parts]
+    names = [*names, *(path.name for path in folder.iterdir())]
+    return sorted({name for name in names if PurePosixPath(name).suffix.lower() in MARKDOWN})
+
+
+def suite_of(folder: Path, name: str) -> str | None:
+    """The folder of the other suite within this one whose text it is, which that one's own audit reads; None of a text of this suite."""
+    above = [str(place) for place in PurePosixPath(name).parents if str(place) != "."]
+    return next((place for place in above if is_suite(folder / place)), None)
+
+
+def is_suite(folder: Path) -> bool:
+    """Whether a folder within a suite is another one, whose texts its own audit reads: a params.yaml without a suite's name makes none."""
+    try:
+        return "suite" in read(folder / PARAMS_FILE)
+    except UserError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -121,7 +160,10 @@ def blocks(text: str) -> Iterator[Block]:
 
     text = WHOLE.sub("\n\n", text.replace("\0", " ").replace("\r\n", "\n"))
     text = MEASURED.sub("\n\n", MARK.sub(taken, text))
-    text = "".join(c for c in unicodedata.normalize("NFKC", html.unescape(text)) if unicodedata.category(c) != "Cf")
+    # A comment or a tag may stand in the midst of a number; what a comment says is read too, by itself.
+    text = "\n\n".join([TAG.sub("", BETWEEN.sub(" ", COMMENT.sub("", text))), *COMMENT.findall(text)])
+    text = unicodedata.normalize("NFKC", html.unescape(text).translate(ALIKE))
+    text = "".join(c for c in text if unicodedata.category(c) not in INVISIBLE)
     for part in BLOCK.split(text):
         line = " ".join(ADDRESS.sub(" ", STYLE.sub(lambda found: found[1] or "", part)).split())
         pieces = QUOTED.split(line)
@@ -140,10 +182,19 @@ def unquoted(names: Names, block: Block) -> list[str]:
     text = pattern.sub(lambda name: "_" * len(name[0]), block.text)
     found = []
     for number in NUMBER.finditer(text):
-        small = number[0].isdecimal() and len(number[0]) == 1
-        if not small and not UNIT.match(text, number.end()) and not SETTING.search(text, max(0, number.start() - 60), number.start()):
+        if not _is_setting(text, number):
             found.append(block.text[max(0, number.start() - 40) : number.end()].strip())
     return found
+
+
+def _is_setting(text: str, number: re.Match[str]) -> bool:
+    """Whether a number is small, has a unit, or is what a setting is set to; what only counts is whole."""
+    start, end = number.span()
+    before = text[max(0, start - 60) : start]
+    counts = number[0].replace(",", "").isdecimal()
+    if (counts and len(number[0]) == 1) or UNIT.match(text, end) or (SETTING.search(before) and not MEASURE.search(before)):
+        return True
+    return counts and bool(COUNTED.match(text, end) or WHOLE_SETTING.search(before))
 
 
 def unmarked(ledger: Ledger) -> Iterator[Finding]:
@@ -206,6 +257,8 @@ def measured_otherwise(ledger: Ledger) -> Iterator[str]:
     """A line for each part of a text that is said to be measured by other means than the suite's stages, and for each text that came with
     files got by hand."""
     names = names_of(ledger)
+    if others := sorted({place for name in _markdown(ledger.folder) if (place := suite_of(ledger.folder, name))}):
+        yield f"texts below {', '.join(others)} are of other suites, for an audit there to read"
     for file, text in texts(ledger):
         if is_by_hand(ledger, file) and (found := [one for block in blocks(text) for one in unquoted(names, block)]):
             yield f"{file}: {len(found):,} numbers beside a method's name came with files got by hand: nothing here checks them"

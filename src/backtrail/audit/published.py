@@ -74,13 +74,13 @@ def numbers_in(ledger: Ledger, file: str, text: str) -> list[Number]:
 def numbers_at(run: Run, ledger: Ledger, file: str) -> list[Number]:
     """The numbers of a file in a run; none where the run's own lock names other bytes."""
     text = run.read(file)
-    return numbers_in(ledger, file, text) if text is not None and _as_locked(run, file, text) else []
+    return numbers_in(ledger, file, text) if text is not None and as_locked(run, file, text) else []
 
 
 def text_at(run: Run, paths: Iterable[str], write: Callable[[Path], str]) -> str:
     """What `write` makes of files of a suite as a run has them, laid into a folder; empty where one is not there or not the lock's."""
     texts = {path: run.read(path) for path in paths}
-    if not all(text is not None and (path == PARAMS_FILE or _as_locked(run, path, text)) for path, text in texts.items()):
+    if not all(text is not None and (path == PARAMS_FILE or as_locked(run, path, text)) for path, text in texts.items()):
         return ""
     with tempfile.TemporaryDirectory() as folder:
         for path, text in texts.items():
@@ -89,7 +89,8 @@ def text_at(run: Run, paths: Iterable[str], write: Callable[[Path], str]) -> str
         return write(Path(folder))
 
 
-def _as_locked(run: Run, file: str, text: str) -> bool:
+def as_locked(run: Run, file: str, text: str) -> bool:
+    """Whether a run's own lock names a file with these bytes."""
     digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
     return any(stage.outs[file].md5 == digest for stage in run.stages.values() if file in stage.outs)
 
@@ -112,6 +113,17 @@ def _said(run: Run) -> dict[str, Any]:
     return {**names, "sha256": found.get("sha256")}
 
 
+def wrong_note(folder: Path) -> str:
+    """What `published.json` says of results that lie here and their records contradict; nothing where both agree or are silent."""
+    run = open_run(str(folder), folder)
+    said, found = _said(run), machine(run)
+    if said.get("sha256") != _digests(run):
+        return ""
+    told = {key: (", ".join(said[key]), ", ".join(names)) for key, names in found.items() if names and said[key] != names}
+    unlike = [f"{key} {ours}; the records name {theirs}" for key, (ours, theirs) in told.items()]
+    return f"{FILE} names {'; and '.join(unlike)}" if unlike else ""
+
+
 def _digests(run: Run) -> dict[str, str]:
     return {path: hashlib.sha256(text.encode()).hexdigest() for path in (RESULTS, CLAIMS) if (text := run.read(path)) is not None}
 
@@ -121,11 +133,14 @@ def machine(run: Run) -> dict[str, list[str]]:
     records = [record for stage in run.stages.values() if (record := run.record(stage))]
     computed = [record for record in records if record.get("determinism")] or records
     return {
-        "processors": _distinct(
-            (record.get("device") or {}).get("name") or (record.get("host") or {}).get("processor") for record in computed
-        ),
-        "torch": _distinct((record.get("packages") or {}).get("torch") for record in computed),
+        "processors": _distinct(_part(record, "device", "name") or _part(record, "host", "processor") for record in computed),
+        "torch": _distinct(_part(record, "packages", "torch") for record in computed),
     }
+
+
+def _part(record: dict[str, Any], key: str, name: str) -> Any:
+    """A value of a part of a record; None where it has another form."""
+    return part.get(name) if isinstance(part := record.get(key), dict) else None
 
 
 def _distinct(values: Iterable[Any]) -> list[str]:

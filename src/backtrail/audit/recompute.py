@@ -22,7 +22,8 @@ from backtrail.audit.findings import BROKEN, CLOSE, Finding
 from backtrail.audit.rounding import TOLERANCE, is_near, metrics_bounds, same_machine
 from backtrail.errors import UserError
 from backtrail.layout import AXES, FIGURES, METRICS, PAGE, PARAMS_FILE, SAMPLES, TABLES
-from backtrail.ledger.ledger import Ledger, Stage, open_ledger
+from backtrail.ledger.confined import open_confined
+from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.metrics.evaluate import Measure, evaluate_archive
 from backtrail.metrics.measures import load_measure
 from backtrail.nested import differences
@@ -59,7 +60,10 @@ def chosen(ledger: Ledger, bad: set[str], patterns: Sequence[str], makes: str) -
 def metrics(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
     """Every metric of the chosen metric stages from the stored samples, held against the stored values to the last digit."""
     found, right = [], set()
-    todo, notes = chosen(ledger, bad, patterns, f"{METRICS}/")
+    fitting, notes = chosen(ledger, bad, patterns, f"{METRICS}/")
+    todo = [stage for stage in fitting if _reads_samples(stage)]
+    if others := [stage.name for stage in fitting if not _reads_samples(stage)]:
+        notes = [*notes, f"not computed again, because the images that were measured are not kept: {', '.join(others)}"]
     measures: dict[str, Measure] = {}
     started = time.perf_counter()
     for stage in todo:
@@ -83,12 +87,17 @@ def measured(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) -> tupl
 
 def print_measured(folder: str, stage: str) -> None:
     """The values alone, as JSON on standard output: for a process that rounds otherwise (`rounding.metrics_bounds`)."""
-    ledger = open_ledger(folder)
+    ledger = open_confined(folder)
     print(json.dumps(measured(ledger, ledger.stages[stage], {})[0]))
 
 
 def _metric_file(stage: Stage) -> str:
     return next(path for path in stage.products if path.startswith(f"{METRICS}/"))
+
+
+def _reads_samples(stage: Stage) -> bool:
+    """Whether it measures an archive of images, and not those that it has just made (latent models)."""
+    return any(path.startswith(f"{SAMPLES}/") for path in stage.deps)
 
 
 def _samples(stage: Stage) -> str:

@@ -34,6 +34,9 @@ def record(of: Evidence, stage: Stage) -> Iterator[Finding]:
         yield Finding(UNBACKED, subject, link, f"{stage.record} does not fit the schema: {'; '.join(wrong[:3])}")
     elif found["stage"] != stage.name:
         yield Finding(BROKEN, subject, link, f"{stage.record} is the record of {found['stage']}, not of {stage.name}")
+    elif found["command"] != stage.command:
+        message = f"{stage.record} is of the command {found['command']!r}; {LOCK_FILE} has {stage.cmd!r}"
+        yield Finding(BROKEN, subject, link, message)
     else:
         for check in (_outputs, _inputs, _parameters, _code, _clock, _commit):
             yield from check(of, stage, found)
@@ -151,7 +154,7 @@ def other_environment(ledger: Ledger) -> Iterator[str]:
     """A sentence where stages ran in another environment than the one that the code's repository asks for now: no verdict hangs on it."""
     lock = (ledger.folder / ledger.code).resolve().parents[1] / REQUIREMENTS
     now = file_digest(lock) if lock.is_file() else None
-    recorded = {name: record for name, record in ledger.records.items() if record}
+    recorded = {name: record for name, record in ledger.records.items() if record and not faults(record)}
     found = {name: record for name, record in recorded.items() if record.get("environment_sha256") != now}
     if found:
         torch = sorted({str((record.get("packages") or {}).get("torch")) for record in found.values()})

@@ -23,10 +23,12 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
-from backtrail.audit.published import CLAIMS, RESULTS, Origin, files_of, last_with_results, numbers_in, origin
+from backtrail.audit.published import CLAIMS, RESULTS, Origin, as_locked, files_of, last_with_results, numbers_in, origin
 from backtrail.audit.runs import Run, open_run, text_of
 from backtrail.errors import UserError
-from backtrail.ledger.ledger import Stage, open_ledger
+from backtrail.layout import LOCK_FILE
+from backtrail.ledger.confined import open_confined
+from backtrail.ledger.ledger import Stage
 from backtrail.ledger.numbers import Number, find
 
 FLOAT, SPREADS = 1e-5, 2.0
@@ -97,7 +99,7 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
     """The results in `folder` against those of `against`: a commit, a suite's folder, a table of results (CSV), or by default the newest
     commit that holds results. Raises UserError where there is nothing to compare."""
     folder = Path(folder)
-    ledger = open_ledger(folder)
+    ledger = open_confined(folder)
     here = Run(str(folder), ledger.stages, lambda path: text_of(folder / path))
     if Path(against).is_file():
         published, source = {RESULTS: Path(against).read_text(encoding="utf-8")}, Origin(against)
@@ -105,6 +107,8 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
     else:
         run = open_run(against or last_with_results(folder), folder)
         published, source = {file: run.read(file) or "" for file in [*files_of(run), CLAIMS]}, origin(run)
+        if forged := [file for file, text in published.items() if text and not as_locked(run, file, text)]:
+            raise UserError(f"{source.name}: {', '.join(forged[:3])} is not what its own {LOCK_FILE} names: nothing was published there")
         unlike = [name for name, stage in run.stages.items() if name in here.stages and _recipe(stage) != _recipe(here.stages[name])]
     theirs = {file: numbers_in(ledger, file, text) for file, text in published.items() if file != CLAIMS and text}
     ours = {number.name: float(number.text) for file in theirs for number in find(ledger, file) if _metric(number)}

@@ -10,6 +10,7 @@ from typing import Any
 
 from backtrail.errors import UserError
 from backtrail.layout import GATHERED, LOCK_FILE
+from backtrail.ledger.confined import is_shallow
 from backtrail.ledger.gathered import gathered
 from backtrail.ledger.history import commit_at
 from backtrail.ledger.ledger import Stage, parse_lock
@@ -51,6 +52,8 @@ def open_run(name: str, folder: Path) -> Run:
     lock = file_at(folder, name, LOCK_FILE)
     if lock is None:
         raise UserError(f"{name} is neither a folder nor a git revision with a {LOCK_FILE} in it (`git log -- {LOCK_FILE}`)")
+    if not is_shallow(lock):
+        raise UserError(f"{name}:{LOCK_FILE} has aliases, or more levels than a lock of DVC has")
     stages = parse_lock(lock.decode(), f"{name}:{LOCK_FILE}")
     digests = {path: entry.md5 for stage in stages.values() for path, entry in stage.outs.items()}
     # Records and metrics lie in the commit, or in DVC's cache under the digest that the commit's lock names.

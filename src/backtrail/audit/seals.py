@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from backtrail.artifacts import file_digest
-from backtrail.audit.findings import BROKEN, STALE, Finding
+from backtrail.audit.findings import BROKEN, STALE, UNBACKED, Finding
+from backtrail.layout import LOCK_FILE
+from backtrail.ledger.history import history
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.seal import SEAL, SIGNATURE, paper_numbers, sealed_files, verify
 
@@ -15,6 +17,9 @@ def seals(ledger: Ledger) -> tuple[list[Finding], list[str]]:
     """
     text, link, cure = ledger.folder / SEAL, f"{SIGNATURE} -> {SEAL}", "backtrail export FOLDER --sign KEY"
     if not text.is_file():
+        if dropped := taken_away(ledger):
+            message = f"{SEAL} was signed in commit {dropped[:12]}, and is not here: the ledger may have changed since"
+            return [Finding(UNBACKED, f"{SEAL}:signature", f"git -> {SEAL}", message, cure)], []
         return [], ["nobody has signed this ledger: `backtrail export FOLDER --sign KEY`"]
     signed = verify(ledger.folder)
     if signed is None:
@@ -24,11 +29,17 @@ def seals(ledger: Ledger) -> tuple[list[Finding], list[str]]:
         return [Finding(BROKEN, f"{SEAL}:signature", link, f"the signature of {SEAL}{by} is not good: one of both was changed", cure)], []
     sealed = sealed_files(text.read_text(encoding="utf-8", errors="replace"))
     unlike = [path for path, digest in sealed.items() if not _is(ledger, path, digest)]
-    if unlike or not sealed:
-        message = f"{SEAL} was signed for another ledger: {', '.join(unlike) or 'it names no file'}"
+    if unlike or LOCK_FILE not in sealed:
+        message = f"{SEAL} was signed for another ledger: {', '.join(unlike) or f'it does not name {LOCK_FILE}'}"
         return [Finding(STALE, f"{SEAL}:files", f"{SEAL} -> {(unlike or [SEAL])[0]}", message, cure)], []
     trust = "" if signed.signer else ", which nobody vouches for here (git's gpg.ssh.allowedSignersFile names whom you trust)"
     return [], [f"signed by {signed.signer or 'the holder of a key'} ({signed.key}){trust}: {', '.join(sealed)}"]
+
+
+def taken_away(ledger: Ledger) -> str:
+    """The newest commit that holds a signed seal, of a suite that has none; empty where there never was one."""
+    past = history(ledger.folder, SIGNATURE)
+    return next((name for name in past.commits if past.contents[name] is not None), "")
 
 
 def _is(ledger: Ledger, path: str, digest: str) -> bool:

@@ -17,9 +17,10 @@ from backtrail.errors import UserError
 from backtrail.laid_down import ROOT
 from backtrail.layout import LOCK_FILE, METRICS, PATHS, STUDENTS
 from backtrail.ledger.chains import Branch, Chains
+from backtrail.ledger.confined import open_confined
 from backtrail.ledger.fingerprints import digest_of
 from backtrail.ledger.hashes import Hashes
-from backtrail.ledger.ledger import Ledger, Stage, at_key, open_ledger
+from backtrail.ledger.ledger import Ledger, Stage, at_key
 from backtrail.ledger.numbers import Number, find
 from backtrail.ledger.record import recipe_key
 from backtrail.ledger.schema import faults
@@ -34,7 +35,7 @@ def why(target: str, folder: str | Path = ".") -> dict[str, Any]:
 
     Raises UserError if the target names nothing, or more than one number, or a file that no stage made.
     """
-    ledger = open_ledger(folder)
+    ledger = open_confined(folder)
     file, _, selector = target.partition(":")
     file = Path(file).as_posix()
     if ID.fullmatch(file) and not ledger.below(file):
@@ -181,7 +182,7 @@ def elsewhere(sha256: str, folder: Path) -> list[dict[str, Any]]:
 @functools.cache
 def _judged(suite: Path) -> tuple[Ledger, Hashes, list[Finding]]:
     """A suite's ledger, held against its files once for all files that were fetched from it."""
-    ledger = open_ledger(suite)
+    ledger = open_confined(suite)
     hashes = Hashes(ledger.folder)
     return ledger, hashes, list(hash_findings(ledger, hashes))
 
@@ -191,7 +192,7 @@ def made_in_suites() -> dict[str, tuple[Path, str]]:
     """Suite and path of every output in the ledgers that lie below suites/, by sha256."""
     found = {}
     for lock in sorted(ROOT.glob(f"suites/*/{LOCK_FILE}")):
-        ledger = open_ledger(lock.parent)
+        ledger = open_confined(lock.parent)
         for record in ledger.records.values():
             if record is not None and not faults(record):
                 found |= {sha256: (lock.parent, path) for path, sha256 in record["outputs"].items() if ledger.maker(path)}

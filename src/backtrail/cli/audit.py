@@ -17,7 +17,7 @@ from backtrail.audit.levels import LEVELS, what_it_proves
 from backtrail.audit.plausible import EXIT_CODE
 from backtrail.cli.quote import TEXTS
 from backtrail.errors import UserError
-from backtrail.ledger.ledger import open_ledger
+from backtrail.ledger.confined import open_confined
 from backtrail.report.statements import STATEMENTS
 
 CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if code) + f", {EXIT_CODE} implausible"
@@ -41,7 +41,7 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], sample: int | None
     check_patterns(stages)
     done = audit(".", recomputations(levels, stages or ("*",), sample=sample, seed=seed), list(STATEMENTS), TEXTS)
     if form == "json":
-        click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2))
     else:
         _print(done, levels, form == "all")
     sys.exit(done.exit_code)
@@ -49,7 +49,7 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], sample: int | None
 
 def check_patterns(patterns: tuple[str, ...], folder: str | Path = ".") -> None:
     """Raises UserError if one of them fits no stage of the suite: an audit of nothing would look like one that found nothing."""
-    names = list(open_ledger(folder).stages) if patterns else []
+    names = list(open_confined(folder).stages) if patterns else []
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise UserError(f"--stage {pattern} fits no stage of this suite; stages are called {', '.join(names[-3:])}, ...")
@@ -81,9 +81,14 @@ def recomputations(
     return [partial(of, patterns=patterns) for of in again]
 
 
+def plain(line: str) -> str:
+    """A line as a terminal may show it: what a hostile ledger says must not move the cursor, clear the screen or begin a line."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
 def _print(done: Audit, levels: tuple[str, ...], everything: bool) -> None:
     for line in findings_in_words(done, everything):
-        click.echo(line)
+        click.echo(plain(line))
     found = counts(done.judged)
     click.echo(f"{len(done.judged):,} numbers, {len(done.ledger.stages)} stages, {done.bytes_read:,} bytes read")
     for verdict, meaning in MEANINGS.items():
@@ -94,9 +99,9 @@ def _print(done: Audit, levels: tuple[str, ...], everything: bool) -> None:
     if done.suspicions:
         click.echo(f"hard to believe, and no proof ({len(done.suspicions)}):")
     for one in done.suspicions:
-        click.echo(f"  implausible: {one.message}")
+        click.echo(plain(f"  implausible: {one.message}"))
     for note in done.notes:
-        click.echo(f"note: {note}")
+        click.echo(plain(f"note: {note}"))
     click.echo("what this shows:")
     n_again = sum(" run again in " in note for note in done.notes)
     for line in what_it_proves(levels, n_again, sum(not stage.keeps_books for stage in done.ledger.stages.values())):

@@ -9,6 +9,7 @@ from backtrail.export.crate import export
 from backtrail.export.teacher import export_teacher
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import read
+from backtrail.parameters.latent_suite import is_latent
 from backtrail.parameters.text_suite import is_text
 
 
@@ -21,7 +22,7 @@ def command(folder: str, key: str, teacher: bool) -> None:
 
     Data and large intermediate files are described by digest and not carried along.
     """
-    if Path(PARAMS_FILE).is_file() and is_text(read(PARAMS_FILE)):
+    if Path(PARAMS_FILE).is_file() and (is_text(values := read(PARAMS_FILE)) or is_latent(values)):
         raise UserError(
             "export is for students of images and of points: one of latents is no program without its first stage and its text encoder; "
             "its weights lie in results/students"

@@ -14,6 +14,7 @@ from backtrail.data.understood import understood
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE
 from backtrail.ledger.ledger import parse_lock
+from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.parameters.metrics import needs_inception
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import Suite, read_suite
@@ -36,9 +37,14 @@ def command(tflops: float | None) -> None:
     precision). Reading and writing are left out.
     """
     suite = read_suite()
+    if isinstance(suite, LatentSuite):
+        from backtrail.cli.latent_plan import plan_latent  # here: it builds on this module
+
+        plan_latent(suite, tflops)
+        return
     if isinstance(suite, RingSuite | TextSuite):
         raise UserError(f"suite {suite.suite} takes minutes on a CPU: run it with `dvc repro`; `backtrail plan` is for suites of images")
-    click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{_table(files(suite))}\n{summary(files(suite))}\n")
+    click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{as_text(files(suite))}\n{summary(files(suite))}\n")
     if Path(suite.data.local).exists() and (images := understood(suite.data)):
         click.echo("Your images:\n" + "\n".join(images.lines()) + "\n")
     denoiser = network(suite)
@@ -55,7 +61,7 @@ def command(tflops: float | None) -> None:
     )
     shown = table.assign(**{"forwards": table["forwards"].map("{:.2e}".format), "GPU hours": table["GPU hours"].map("{:.2f}".format)})
     shown["measured hours"] = table["seconds"].map(lambda seconds: f"{seconds / 3600:.2f}" if seconds else "")
-    click.echo(_table(shown[["stage", "jobs", "done", "forwards", "GPU hours", "measured hours"]]))
+    click.echo(as_text(shown[["stage", "jobs", "done", "forwards", "GPU hours", "measured hours"]]))
     left = table[table["done"] < table["jobs"]]
     remaining = (left["GPU hours"] * (1 - left["done"] / left["jobs"])).sum()
     click.echo(f"About {table['GPU hours'].sum():.1f} GPU-hours in all (an estimate), {remaining:.1f} of them still to do.")
@@ -63,19 +69,19 @@ def command(tflops: float | None) -> None:
 
 def files(suite: Suite) -> pd.DataFrame:
     """A row per outside file: stage, file, bytes (None: unknown) and state."""
-    rows = _rows("fetch", source_of(suite.data), "data/raw", suite.data.local)
+    rows = file_rows("fetch", source_of(suite.data), "data/raw", suite.data.local)
     if isinstance(suite.teacher, ImportedTeacher):
         p = suite.teacher
         source = source_of_teacher(p.source, p.local if Path(p.local).is_dir() else None)
-        rows += _rows("fetch-teacher", source, "data/teacher", p.local)
+        rows += file_rows("fetch-teacher", source, "data/teacher", p.local)
     if needs_inception(suite.metrics.extractors):
         inception = suite.metrics.inception
         for name in ("inception-2015-12-05", *inception.published.values()):
-            rows += _rows("fetch-inception", SOURCES[name], "data/inception", inception.local)
+            rows += file_rows("fetch-inception", SOURCES[name], "data/inception", inception.local)
     return pd.DataFrame(rows)
 
 
-def _rows(stage: str, source: Source, folder: str, local: str) -> list[dict[str, object]]:
+def file_rows(stage: str, source: Source, folder: str, local: str) -> list[dict[str, object]]:
     rows, cached = [], in_cache(folder)
     for file in source.files:
         here = Path(folder) / file.name
@@ -154,7 +160,7 @@ def rate_of(table: pd.DataFrame, given: float | None) -> tuple[float, str]:
     return A100_HALF_TFLOPS, "(SFD's published hours: an A100 in half precision)"
 
 
-def _table(table: pd.DataFrame) -> str:
+def as_text(table: pd.DataFrame) -> str:
     shown = table.copy()
     if "bytes" in shown:
         shown["bytes"] = shown["bytes"].map(lambda value: "unknown" if pd.isna(value) else f"{int(value):,}")

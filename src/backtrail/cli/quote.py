@@ -10,7 +10,8 @@ from backtrail.audit.prose import texts
 from backtrail.audit.quotes import Writer, renewed
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE, PARAMS_FILE
-from backtrail.ledger.ledger import Ledger, open_ledger
+from backtrail.ledger.confined import open_confined
+from backtrail.ledger.ledger import Ledger
 from backtrail.parameters.base import read
 from backtrail.report.quoted import quoted_text, sources_of
 
@@ -51,7 +52,7 @@ def command(check: bool) -> None:
 def _ledger() -> Ledger:
     """The suite's; one without stages where results lie without the ledger of their run."""
     folder = Path()
-    return open_ledger(folder) if (folder / LOCK_FILE).exists() else Ledger(folder, {}, {}, read(folder / PARAMS_FILE))
+    return open_confined(folder) if (folder / LOCK_FILE).exists() else Ledger(folder, {}, {}, read(folder / PARAMS_FILE))
 
 
 def _read(path: Path) -> str:

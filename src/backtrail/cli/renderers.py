@@ -10,6 +10,8 @@ from backtrail.parameters.base import read
 from backtrail.report.ablations import render_axis
 from backtrail.report.figures import render_figure
 from backtrail.report.html import render_report
+from backtrail.report.latent import render_latent
+from backtrail.report.latent_figures import render_latent_figures
 from backtrail.report.ring_claims import render_ring
 from backtrail.report.tables import render_table
 from backtrail.report.text import render_text
@@ -17,11 +19,16 @@ from backtrail.report.text_figures import render_text_figures
 
 
 def renderers(folder: str | Path) -> Renderers:
-    """Those of the suite in `folder`: a ring has figures and tables of its own, as text to images has, and no page."""
+    """Those of the suite in `folder`: a ring has figures and tables of its own, as latent teachers have, and no page."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph that a PDF holds
     values = read(Path(folder) / PARAMS_FILE)
     figure, table = render_figure, render_table
-    for kind, figures, tables in (("ring", render_ring, render_ring), ("text", render_text_figures, render_text)):
+    of_their_own = {
+        "ring": (render_ring, render_ring),
+        "text": (render_text_figures, render_text),
+        "latent": (render_latent_figures, render_latent),
+    }
+    for kind, (figures, tables) in of_their_own.items():
         if kind in values:
             figure, table = (lambda name, place, of=of: of(place) for of in (figures, tables))
     return Renderers({FIGURES: figure, TABLES: table, AXES: render_axis}, lambda place: render_report(place, chains(place)))

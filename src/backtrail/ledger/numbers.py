@@ -40,6 +40,9 @@ LAYOUTS = {
     f"{TABLES}/text.csv": Layout(
         ("kind", "method", "nfe", "guidance", "trained"), "", (("floor_", REFERENCE), ("real_", REFERENCE), ("", METRICS))
     ),
+    f"{FIGURES}/latent-samples.csv": Layout(("row", "column", "caption", "source", "key", "image_seed"), "sha256"),
+    f"{FIGURES}/latent-nfe.csv": Layout(("metric", "kind", "method", "guidance", "nfe"), "mean", (("", METRICS),)),
+    f"{TABLES}/latent.csv": Layout(("kind", "method", "nfe", "guidance", "trained"), "", (("", METRICS),)),
     f"{FIGURES}/trajectory.csv": Layout(("image", "kind", "method", "nfe", "state"), "distance", (("", STATES),)),
     f"{FIGURES}/degradation.csv": Layout(
         ("method", "key", "node", "step", "update", "column", "image_seed", "sampler", "source"), "loss_student"
@@ -158,13 +161,15 @@ def of_json(ledger: Ledger, file: str) -> Iterator[Number]:
     """The values of a metric file or of a reference's file; none where there is no such file, or no JSON in it."""
     try:
         content = json.loads((ledger.folder / file).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(content, dict):
         return
     found = content.get("values", {}) if "values" in content else {k: v for k, v in content.items() if isinstance(v, dict)}
     stage = ledger.maker(file)
     sources = tuple(path for path in ledger.inputs(stage) if path in ledger.makers) if stage else ()
     for place, value in leaves(found):
-        if not is_number(value):
+        if not place or not is_number(value):
             continue
         yield Number(file, (("value", "/".join(place[:-1])),), place[-1], repr(value), sources)
 

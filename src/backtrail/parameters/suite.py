@@ -10,10 +10,13 @@ from backtrail.parameters.base import ByName, Distinct, Name, read, validate
 from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.classifier import ClassifierParameters, ImportedClassifier, is_imported_classifier
 from backtrail.parameters.data import Data
+from backtrail.parameters.latent_suite import LatentSuite, is_latent
 from backtrail.parameters.metrics import Metrics, Mismatch
+from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.report import Report
 from backtrail.parameters.ring import RingSuite, is_ring
 from backtrail.parameters.sampling import TeacherSamples
+from backtrail.parameters.scaling import Scaling
 from backtrail.parameters.score_distillation import PathParameters, ScoreDistillation
 from backtrail.parameters.students import Sampling, guided
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher, is_imported
@@ -42,6 +45,7 @@ class Suite(BaseSuite, Generic[T, C]):
     students: ByName[Sampling]
     metrics: Metrics
     mismatch: Mismatch = Mismatch()
+    scaling: Scaling | None = None
     report: Report
 
     @property
@@ -117,6 +121,17 @@ class Suite(BaseSuite, Generic[T, C]):
         return self
 
     @model_validator(mode="after")
+    def _scaling(self) -> Self:
+        """Sizes of the built-in U-Net, which has to be one that is trained here."""
+        if self.scaling is None:
+            return self
+        if not (isinstance(self.teacher, TrainedTeacher) and isinstance(self.teacher.net, UNetParameters)):
+            raise ValueError("scaling varies the size of a teacher that is trained here, a built-in U-Net: this suite's is another")
+        for channels in self.scaling.channels.values():
+            UNetParameters(**{**self.teacher.net.model_dump(), "channels": channels})  # levels and attention have to fit each
+        return self
+
+    @model_validator(mode="after")
     def _classifier(self) -> Self:
         """A classifier is imported from where the teacher is."""
         if isinstance(self.classifier, ImportedClassifier) and getattr(self.teacher, "source", "") != self.classifier.source:
@@ -179,13 +194,15 @@ class Suite(BaseSuite, Generic[T, C]):
         return self
 
 
-def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite | TextSuite:
+def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite | TextSuite | LatentSuite:
     """The checked parameters. Raises UserError that names each key that is not allowed, its value and what is allowed."""
     values = read(path)
     if is_ring(values):
         return validate(RingSuite, values, "", path)
     if is_text(values):
         return validate(TextSuite, values, "", path)
+    if is_latent(values):
+        return validate(LatentSuite, values, "", path)
     teacher = ImportedTeacher if is_imported(values) else TrainedTeacher
     classifier = ImportedClassifier if is_imported_classifier(values) else ClassifierParameters
     return validate(Suite[teacher, classifier], values, "", path)  # type: ignore[valid-type]

@@ -174,13 +174,13 @@ def own_claims(suite: Suite) -> tuple[Claim, ...]:
     )
 
 
-def judge_all(suite: Suite, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
-    """The table of claims, one row each, the papers' and the suite's own, judged together by `verdicts.RULE`.
+def judge_all(suite: Suite, claims: Sequence[Claim] | None = None) -> pd.DataFrame:
+    """The table of claims, one row each, judged together by `verdicts.RULE`: the papers' and the suite's own where none are given.
 
     The weakest condition has the smallest mean margin.
     level: the confidence level of the interval `low` to `high` of the smallest mean margin; p: before the correction for several claims.
     """
-    claims = (*claims, *own_claims(suite))
+    claims = (*CLAIMS, *own_claims(suite)) if claims is None else claims
     margins = {claim.key: claim.margins(suite) for claim in claims}
     found = {key: by_condition(of) for key, of in margins.items() if len(of)}
     levels = holm_levels(pd.Series({key: p_value(of) for key, of in found.items()}, dtype=float))

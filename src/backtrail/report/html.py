@@ -8,33 +8,50 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
 from backtrail.artifacts import atomic_write
-from backtrail.layout import PARAMS_FILE
+from backtrail.layout import PAGE, PARAMS_FILE
 from backtrail.ledger.chains import Chains
 from backtrail.report import page_tables, side_by_side
-from backtrail.report.against_paper import not_run
+from backtrail.report.against_paper import ABSENT, DIFFERS, INCOMPARABLE, REPRODUCED, TOLERANCE, WITHIN, not_run
 from backtrail.report.chain_view import Book, facts_in_words
 from backtrail.report.collect import Suite, open_suite, require
+from backtrail.report.dag import Picture, kinds, picture
 from backtrail.report.figures import FIGURES
+from backtrail.report.html_parts import environment
 from backtrail.report.names import label
 from backtrail.report.paper import paper_numbers
 from backtrail.report.tables import claims_for_readers, load_results, results_for_readers
-from backtrail.report.verdicts import HELD, NOT_HELD, NOT_RUN, UNDECIDED
+from backtrail.report.verdicts import ALPHA, HELD, MIN_SEEDS, NOT_HELD, NOT_RUN, UNDECIDED
 from backtrail.tables import load_csv
 
-TEMPLATES = Path(__file__).with_name("templates")
-PAGE = "reports/index.html"
+PAPERS = (
+    ("DisBack", "2408.15991"),
+    ("SFD and SFD-v", "2409.19681"),
+    ("Diff-Instruct", "2305.18455"),
+)  # name, number at arXiv
 MEDIA = {"svg": "image/svg+xml", "png": "image/png", "pdf": "application/pdf", "csv": "text/csv"}
 # A number of ours, and not that of a figure, table, equation, algorithm or paper of somebody else's.
 NUMBER = re.compile(
     r"((?<![\w.])(?<!\bFig\. )(?<!\bTable )(?<!\bEq\. )(?<!\bAlgorithm )(?<!\bAlg\. )(?<!\barXiv )"
     r"[-+±]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w]))"
 )
-VERDICTS = (HELD, NOT_HELD, UNDECIDED, NOT_RUN)
+ARXIV = re.compile(r"\barXiv (\d{4}\.\d{5})(?:v\d+)?\b")
+VERDICTS = {
+    HELD: f"The subject is better in every condition that is named: the {1 - ALPHA:.0%} interval of its smallest margin lies above 0.",
+    NOT_HELD: "The subject is worse in one of its conditions at least: that interval lies below 0.",
+    UNDECIDED: f"The interval holds 0, or there are fewer than {MIN_SEEDS} seeds: this run can neither confirm nor refute it.",
+    NOT_RUN: "This suite has no results that the claim is about.",
+}
+COMPARED = {
+    REPRODUCED: f"Ours lies within the tolerance, {TOLERANCE:.0%} of the paper's FID.",
+    WITHIN: "Beyond the tolerance, but no further than two standard deviations of ours over seeds.",
+    DIFFERS: "Beyond both.",
+    INCOMPARABLE: "We have a number of this method and NFE on this data set, which is no FID of the paper's protocol.",
+    ABSENT: "We have no number to hold against it; the hours are an estimate for all seeds on an A100, sampling and measuring included.",
+}
 WIDE = 1050  # pixels; a wider picture gets the whole width of the page
 
 
@@ -98,6 +115,26 @@ def linked_numbers(text: str, anchor: str, name: str = "") -> Markup:
     return Markup("").join(link.format(anchor, name, part) if i % 2 else part for i, part in enumerate(parts))
 
 
+def linked_papers(text: str) -> Markup:
+    """The text with each number of arXiv in it a link to the paper."""
+    return Markup(ARXIV.sub(r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">\g<0></a>', str(Markup.escape(text))))
+
+
+def pipeline_of(chains: Chains | None) -> Picture:
+    """What figures and tables rest on, by kinds of stages; nothing where the page is made without chains."""
+    if chains is None:
+        return picture(*kinds([]))
+    ledger = chains.ledger
+    shown = [path for path in ledger.makers if path.startswith("reports/") and path != PAGE]
+    below = set().union(*(ledger.closure(path) for path in shown))
+    return picture(*kinds(stage for stage in ledger.in_order() if f"stage:{stage.name}" in below))
+
+
+def explained(verdict: str, sentence: str) -> dict[str, Any]:
+    """A verdict, its badge, and what it means."""
+    return {"verdict": verdict, "style": page_tables.BADGES[verdict], "sentence": sentence}
+
+
 def headline(suite: Suite, claims: pd.DataFrame) -> str:
     """One sentence that says what came out, counted from the table of claims."""
     counts = Counter(claims["verdict"])
@@ -132,16 +169,17 @@ def render_report(
         "chains": book.trees(),
         "files": page_tables.file_table(book),
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"linked_numbers": linked_numbers, "facts": facts_in_words}
-    text = environment.get_template("index.html").render(
+    templates = environment()
+    templates.filters |= {"linked_numbers": linked_numbers, "linked_papers": linked_papers, "facts": facts_in_words}
+    text = templates.get_template("index.html").render(
         **parts,
         file_anchor=book.file_anchor,
         title=suite.report.title,
         headline=headline(suite, claims),
-        verdicts=[(page_tables.BADGES[verdict], verdict, int((claims["verdict"] == verdict).sum())) for verdict in VERDICTS],
+        papers=[{"name": name, "arxiv": arxiv} for name, arxiv in PAPERS],
+        verdicts=[explained(verdict, of) | {"count": int((claims["verdict"] == verdict).sum())} for verdict, of in VERDICTS.items()],
+        comparisons=[explained(verdict, of) for verdict, of in COMPARED.items()],
+        pipeline_of=pipeline_of(chains),
         suite=suite,
         methods=[label(name) for name in suite.families],
         claims_notes=claims_for_readers(suite, claims).notes,

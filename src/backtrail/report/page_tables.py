@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -13,6 +11,7 @@ from backtrail.parameters.base import read
 from backtrail.report.against_paper import ABSENT, DIFFERS, INCOMPARABLE, REPRODUCED, WITHIN, comparisons
 from backtrail.report.chain_view import Book
 from backtrail.report.collect import Suite, curves, extractor_of, metric_files, protocols, quality
+from backtrail.report.html_parts import Cell, HtmlTable, cell
 from backtrail.report.names import label, metric_label
 from backtrail.report.paper import paper_numbers
 from backtrail.report.tables import CLAIM_HEADINGS, NONE, claims_for_readers, metric_order, plus_minus, results_for_readers
@@ -22,43 +21,6 @@ BADGES = {
     HELD: "held", NOT_HELD: "nothing", UNDECIDED: "undecided", NOT_RUN: "absent",
     REPRODUCED: "held", WITHIN: "held", DIFFERS: "nothing", INCOMPARABLE: "undecided", ABSENT: "absent",
 }  # fmt: skip
-NUMERIC = re.compile(
-    r"^[-+]?[\d,]*\.?\d+(e[-+]?\d+)?( ± .*| \(untrained\)| \[[A-Z0-9-]+\])?$|^±.*$|^–$|^unknown$"  # noqa: RUF001 (a dash)
-)
-DIGEST = re.compile(r"^[0-9a-f]{64}$")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of an HTML table: its text, the place it links to, its class, its anchor, and what the chain's window says of a number.
-
-    name: how the number is asked for; exact: all its digits; seeds: the values that it is the mean of; metric: whose protocol holds.
-    """
-
-    text: str
-    link: str = ""
-    style: str = ""
-    anchor: str = ""
-    name: str = ""
-    exact: str = ""
-    seeds: str = ""
-    metric: str = ""
-
-
-@dataclass(frozen=True)
-class HtmlTable:
-    """A sortable table: an id, a caption, headings and rows of cells."""
-
-    key: str
-    caption: str
-    headings: list[str]
-    rows: list[list[Cell]]
-
-
-def cell(value: Any, link: str = "", anchor: str = "") -> Cell:
-    """A cell that is aligned as a number, or set as a digest, if it reads as one."""
-    text = str(value)
-    return Cell(text, link, "num" if NUMERIC.match(text) else "code hash" if DIGEST.match(text) else "", anchor)
 
 
 def number_cell(book: Book, text: str, number: Number | None, seeds: str = "", metric: str = "") -> Cell:
@@ -126,12 +88,14 @@ def claims_table(suite: Suite, table: pd.DataFrame, book: Book) -> HtmlTable:
     """The table of claims with its verdicts as badges."""
     text = claims_for_readers(suite, table)
     numbers = book.rows("reports/tables/claims.csv") or [{}] * len(table)
+    at = text.headings.index("Verdict")  # goes beside the claim: on a telephone these two are what is in sight
+    order = [0, at, *(n for n in range(1, len(text.headings)) if n != at)]
     rows = []
     for shown, found in zip(text.rows, numbers, strict=True):
         cells = [number_cell(book, value, found.get(column)) for value, column in zip(shown, CLAIM_HEADINGS.values(), strict=True)]
-        cells[3] = badge(shown[3], cells[3].link, cells[3].name)
-        rows.append(cells)
-    return HtmlTable("claims", text.title, text.headings, rows)
+        cells[at] = badge(shown[at], cells[at].link, cells[at].name)
+        rows.append([cells[n] for n in order])
+    return HtmlTable("claims", text.title, [text.headings[n] for n in order], rows)
 
 
 def seed_table(suite: Suite, book: Book) -> HtmlTable:

@@ -1,28 +1,7 @@
-"use strict";
-const numeric = /^[-+±]?[\d,]*\.?\d+(e[-+]?\d+)?/i;
-const value = (row, column) => row.cells[column].textContent.trim();
-const number = (text) => { const match = text.match(numeric); return match ? Number(match[0].replaceAll(/[,±]/g, "")) : NaN; };
 const element = (tag, text, attributes = {}) => Object.assign(document.createElement(tag), { textContent: text }, attributes);
 
 // The picture's bytes are in the page once: its download takes them from the picture.
 for (const link of document.querySelectorAll("a[data-picture]")) link.href = document.querySelector(`#${link.dataset.picture} img`).src;
-
-// Sort a table by the chosen column: as numbers where the cells begin with one, as text otherwise; empty cells last.
-const sort = (head) => {
-  const body = head.closest("table").tBodies[0], column = head.cellIndex;
-  const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-  for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
-  const rows = [...body.rows], as_numbers = rows.some((row) => numeric.test(value(row, column)));
-  rows.sort((a, b) => {
-    const [p, q] = [value(a, column), value(b, column)];
-    if (!as_numbers) return direction * p.localeCompare(q, "en");
-    const [m, n] = [number(p), number(q)];
-    return Number.isNaN(m) - Number.isNaN(n) || (Number.isNaN(m) ? 0 : direction * (m - n));
-  });
-  body.append(...rows);
-};
-for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => sort(button.closest("th")));
 
 // A number's window: all its digits, its seeds, its protocol, and its chain. Escape closes it and the focus goes back to the number.
 const window_of = document.getElementById("chain-window");
@@ -121,4 +100,5 @@ document.getElementById("compare-file").addEventListener("change", async (event)
   compare();
 });
 document.getElementById("section-compare").closest("section").hidden = false;
+for (const item of document.querySelectorAll("nav .scripted")) item.hidden = false;
 compare();
