@@ -227,4 +227,4 @@ def test_comments_name_what_other_sizes_have(here: Path) -> None:
     text = Path("suites/full/params.yaml").read_text(encoding="utf-8")
     assert f"    updates: {full.score_distillation['disback'].updates} # cpu small {small.score_distillation['disback'].updates}," in text
     values = yaml.safe_load(text)
-    assert set(Suite.model_fields) - {"second_stage"} == set(values)
+    assert set(Suite.model_fields) - {"second_stage", "scaling"} == set(values)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from oracles import tiny_denoiser
 
 from backtrail.data.dataset import to_uint8
+from backtrail.laid_down import lay_down
 from backtrail.methods.disback.path import DegradationPath, save_path
 from backtrail.nets.build import save_denoiser
 from backtrail.parameters.sampling import Schedule
@@ -26,6 +27,7 @@ def test_rows_are_the_nodes_then_the_snapshots(tmp_path, monkeypatch):
     values["teacher_samples"]["samplers"]["heun"]["num_steps"] = [3, 4]
     values["report"] |= {"sample_columns": 2, "sample_solvers": []}
     (tmp_path / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+    lay_down(tmp_path)
     nodes, snapshots = [tiny_denoiser(seed) for seed in (0, 1)], {0: tiny_denoiser(2), 100: tiny_denoiser(3)}
     rows = [{"step": step, "loss_student": loss, "loss_data": 1.0} for step, loss in ((0, 0.5), (24, 0.25))]
     save_path("results/paths/disback/seed0", DegradationPath(nodes, pd.DataFrame(rows)), {})
