@@ -19,7 +19,9 @@ from backtrail.layout import CODE_FILE, GATHERED, LOCK_FILE, PARAMS_FILE, record
 from backtrail.ledger.gathered import read_gathered
 from backtrail.parameters.base import read
 
-BY_HAND = ("data.local", "teacher.local", "metrics.inception.local")  # parameters that name what the user got by hand
+# Parameters that name what the user got by hand.
+BY_HAND = ("data.local", "teacher.local", "metrics.inception.local", "text.local", "latent.local")
+SMALL = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?e[-+][0-9]+")  # how DVC writes a small number, which YAML 1.1 reads as a text
 COMMAND = re.compile(r"python (\S+) ([a-z][a-z0-9-]*)")
 
 
@@ -186,8 +188,17 @@ def _stage(name: str, content: dict[str, Any]) -> Stage:
         if Path(file).name == CODE_FILE:
             code = " ".join(map(str, values.values()))
         else:
-            params |= values
+            params |= {key: _as_written(value) for key, value in values.items()}
     return Stage(name, content["cmd"], entries("deps"), params, entries("outs"), code)
+
+
+def _as_written(value: Any) -> Any:
+    """A parameter as DVC wrote it: by YAML 1.2, where 1e-06 is a number. A text of that form is none that params.yaml may have."""
+    if isinstance(value, dict):
+        return {key: _as_written(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [_as_written(of) for of in value]
+    return float(value) if isinstance(value, str) and SMALL.fullmatch(value) else value
 
 
 def _bytes(path: Path) -> bytes:
