@@ -5,10 +5,7 @@ import click
 from backtrail.cli.own_files import check_own_files
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER
 from backtrail.ledger.repository import nameless
-from backtrail.parameters.latent_suite import LatentSuite
-from backtrail.parameters.ring import RingSuite
-from backtrail.parameters.suite import read_suite
-from backtrail.parameters.text_suite import TextSuite
+from backtrail.parameters.suite import Suite, read_suite
 
 
 @click.command()
@@ -19,7 +16,7 @@ def command() -> None:
     (size, classes, splits, what is left out) is printed.
     """
     suite = read_suite()
-    understood = [] if isinstance(suite, RingSuite | TextSuite | LatentSuite) else check_own_files(suite)
+    understood = check_own_files(suite) if isinstance(suite, Suite) else []
     if said := nameless(PACKAGE_FOLDER):
         click.echo(f"note: {said}", err=True)
     for line in understood:

@@ -177,13 +177,10 @@ def tracked(folder: Path) -> list[str] | None:
     return [path for path, _ in _files(root, name)] if root is not None and mode == TREE else None
 
 
-_fingerprint = functools.cache(text_fingerprint)  # most files are the same in all commits that are asked for
-
-
 def code_at(folder: Path, commit: str, code: str) -> dict[str, str] | None:
     """The fingerprint of each file below `code` in a commit, by path below it; None if the commit or the code is not here."""
     found = files_at(folder, commit, code)
-    return None if found is None else {(name := path[len(code) + 1 :]): _fingerprint(name, of) for path, of in found.items()}
+    return None if found is None else {(name := path[len(code) + 1 :]): text_fingerprint(name, of) for path, of in found.items()}
 
 
 def changed_since_commit(folder: Path, paths: Iterable[str]) -> list[str] | None:

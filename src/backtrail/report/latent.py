@@ -1,19 +1,18 @@
 """The table of a published latent teacher: each metric by the whole name of its protocol, by model, evaluations and guidance."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from backtrail.artifacts import atomic_write, load_json
-from backtrail.layout import PARAMS_FILE, TEACHER_NAME, metrics, reference_values
+from backtrail.layout import PARAMS_FILE, reference_values
 from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.parameters.suite import read_suite
+from backtrail.report.decoded_sets import over_seeds, set_rows, shown
 from backtrail.report.tables import Table, markdown
 from backtrail.tables import save_csv
 
-KEYS = ["kind", "method", "nfe", "guidance", "trained"]
 APART = (
     "Students are trained under captions that they are not measured under; SFD's released code trains and measures under the same 30,000."
 )
@@ -34,33 +33,14 @@ def latent_results(folder: str | Path = ".") -> pd.DataFrame:
     """
     folder = Path(folder)
     suite = open_latent(folder)
-    rows = pd.DataFrame(_rows(folder, suite))
-    by = rows.groupby(KEYS, sort=False, dropna=False)
-    table = by.size().rename("n_seeds").reset_index()
-    for name in suite.evaluation.names:
-        table[f"{name}_mean"], table[f"{name}_std"] = by[name].mean().to_numpy(), by[name].std().to_numpy()
-    return table
-
-
-def _rows(folder: Path, suite: LatentSuite) -> Iterator[dict[str, Any]]:
-    """A row per set of images."""
-    samplers = suite.teacher_samples.samplers
-    for owner, seed in [(TEACHER_NAME, None), *((method, seed) for method in suite.methods for seed in suite.seeds)]:
-        content, teacher = load_json(folder / metrics(owner, seed)), seed is None
-        for sampler, by_nfe in content["values"].items():
-            guidance = samplers[sampler].guidance if teacher else float(sampler.partition("-w")[2] or 1)
-            for nfe, values in by_nfe.items():
-                made = int(nfe.removeprefix("nfe"))
-                trained = teacher or made // (1 if guidance == 1 else 2) in content["trained_nfe"]
-                named = {"kind": "teacher" if teacher else "student", "method": sampler if teacher else owner}
-                yield named | {"nfe": made, "guidance": guidance, "trained": trained} | values
+    return over_seeds(pd.DataFrame(set_rows(folder, suite)), suite.evaluation.names)
 
 
 def for_readers(results: pd.DataFrame, suite: LatentSuite, floor: dict[str, Any]) -> Table:
     """The same with what a reader must know before comparing two numbers; `floor` is the file of the first stage's reconstructions."""
     names, rows = suite.evaluation.names, []
     for row in results.to_dict("records"):
-        values = [_shown(row[f"{name}_mean"], row[f"{name}_std"]) for name in names]
+        values = [shown(row[f"{name}_mean"], row[f"{name}_std"], digits=4) for name in names]
         rows.append([f"{row['kind'].capitalize()}, {row['method']}", f"{row['guidance']:g}", str(row["nfe"]), *values])
     of_floor = ", ".join(f"{name} {value:.4g}" for name, value in floor["values"]["reconstructions"].items())
     notes = [
@@ -73,10 +53,6 @@ def for_readers(results: pd.DataFrame, suite: LatentSuite, floor: dict[str, Any]
     if suite.prompts is not None:
         notes.append(APART if suite.prompts.kept == "apart" else SAME)
     return Table(f"{suite.latent.source}: quality", ["model", "w", "NFE", *names], rows, notes)
-
-
-def _shown(mean: float, std: float) -> str:
-    return f"{mean:.4g}" if pd.isna(std) else f"{mean:.4g} ± {std:.1g}"
 
 
 def render_latent(folder: str | Path = ".") -> None:

@@ -1,23 +1,21 @@
 """The figures of a published latent teacher: images with their captions, and each metric against evaluations and guidance."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 from PIL import Image
 
-from backtrail.layout import TEACHER_NAME, samples
 from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.report.collect import images
+from backtrail.report.decoded_sets import draw_lines, pixel_digest, place_of
 from backtrail.report.latent import latent_results, open_latent
 from backtrail.report.mosaic import draw_images
 from backtrail.report.names import literal
 from backtrail.report.style import save_figure
-from backtrail.report.text_figures import MARKERS, draw_samples
+from backtrail.report.text_figures import draw_samples
 from backtrail.tables import save_csv
 
 COLUMNS = 8  # images of each model, the first of its archive
@@ -29,17 +27,14 @@ def sample_rows(folder: Path, suite: LatentSuite) -> pd.DataFrame:
     found: list[dict[str, Any]] = []
     for row in latent_results(folder).itertuples():
         teacher = row.kind == "teacher"
-        source = samples(TEACHER_NAME) if teacher else samples(row.method, suite.seeds[0])
-        way = row.method if teacher else "student" if row.guidance == 1 else f"student-w{row.guidance:g}"
-        key = f"{way}/nfe{row.nfe}"
+        source, key = place_of(row, suite.seeds[0])
         pixels, about = images(folder / source, key, min(COLUMNS, suite.evaluation.n_images), "stage `latent-samples`")
         told = f", w = {row.guidance:g}" if row.guidance != 1 else ""
         name = f"Teacher, {row.method}, NFE {row.nfe}{told}" if teacher else f"{row.method}, NFE {row.nfe}{told}"
         for column, image in enumerate(pixels):
             caption = about["captions"][column] if about["captions"] else ""
             place = {"row": name, "column": column, "caption": caption, "source": source, "key": key}
-            digest = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
-            found.append(place | {"image_seed": about["first_seed"] + column, "sha256": digest, "pixels": _small(image)})
+            found.append(place | {"image_seed": about["first_seed"] + column, "sha256": pixel_digest(image), "pixels": _small(image)})
     return pd.DataFrame(found)
 
 
@@ -64,19 +59,9 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(4.5 * len(names) + 2.5, 4), layout="constrained")
     grid = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(grid, names, strict=True):
-        lines = rows[rows["metric"] == name].sort_values("nfe").groupby(["kind", "method", "guidance"], sort=False)
-        for i, ((kind, method, guidance), of) in enumerate(lines):
-            style = {
-                "marker": MARKERS[i % len(MARKERS)],
-                "color": f"C{i % 10}",
-                "linestyle": ":" if kind == "teacher" else "-",
-                "capsize": 2,
-            }
-            axes.errorbar(of["nfe"], of["mean"], of["std"].fillna(0), label=literal(f"{kind}, {method}, w = {guidance:g}"), **style)
-        axes.set(title=literal(name), xlabel="Network evaluations, both branches counted")
-        axes.set_xscale("log", base=2)
+        draw_lines(axes, rows[rows["metric"] == name].sort_values("nfe"))
+        axes.set_title(literal(name))
         axes.set_xticks(sorted(rows["nfe"].unique()))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 

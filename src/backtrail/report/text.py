@@ -1,20 +1,18 @@
 """The table of text to images: quality and alignment of the teacher and of each student, by evaluations and guidance, over the seeds."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from backtrail.artifacts import atomic_write, load_json
-from backtrail.layout import PARAMS_FILE, TEACHER_NAME, metrics, reference_values
+from backtrail.layout import PARAMS_FILE, reference_values
 from backtrail.parameters.suite import read_suite
 from backtrail.parameters.text_suite import TextSuite
+from backtrail.report.decoded_sets import KEYS, over_seeds, set_rows, shown
 from backtrail.report.tables import Table, markdown
 from backtrail.tables import save_csv
 
 JUDGE, FIRST_STAGE = "garment-colour-classifier", "autoencoder"  # whose reference files hold what real images and reconstructions get
-KEYS = ["kind", "method", "nfe", "guidance", "trained"]
 SHOWN = {
     "fd_garment_colour_classifier": "FD",
     "pair_accuracy_seen": "garment and colour, seen pairs",
@@ -38,48 +36,18 @@ def text_results(folder: str | Path = ".") -> pd.DataFrame:
     folder, suite = Path(folder), read_suite(Path(folder) / PARAMS_FILE)
     if not isinstance(suite, TextSuite):
         raise ValueError(f"{folder} is no suite of text to images")
-    rows = pd.DataFrame(_rows(folder, suite))
-    measured = [name for name in rows if name not in KEYS]
-    by = rows.groupby(KEYS, sort=False, dropna=False)
+    rows = pd.DataFrame(set_rows(folder, suite))
     real = load_json(folder / reference_values(JUDGE))["values"]["real"]
     floor = load_json(folder / reference_values(FIRST_STAGE))["values"]["reconstructions"]
-    table = by.size().rename("n_seeds").reset_index()
-    for name in measured:
-        table[f"{name}_mean"], table[f"{name}_std"] = by[name].mean().to_numpy(), by[name].std().to_numpy()
-        table[f"floor_{name}"], table[f"real_{name}"] = floor[name], real[name]
-    return table
-
-
-def _rows(folder: Path, suite: TextSuite) -> Iterator[dict[str, Any]]:
-    """A row per set of images."""
-    samplers = suite.teacher_samples.samplers
-    for owner, seed in [(TEACHER_NAME, None), *((method, seed) for method in suite.methods for seed in suite.seeds)]:
-        content = load_json(folder / metrics(owner, seed))
-        teacher = seed is None
-        for sampler in samplers if teacher else content["values"]:
-            for made, values in _by_nfe(content["values"][sampler]):
-                guidance = samplers[sampler].guidance if teacher else float(sampler.partition("-w")[2] or 1)
-                told = {
-                    "kind": "teacher" if teacher else "student",
-                    "method": sampler if teacher else owner,
-                    "nfe": made,
-                    "guidance": guidance,
-                }
-                branches = 1 if guidance == 1 else 2
-                yield told | {"trained": teacher or made // branches in content["trained_nfe"]} | values
-
-
-def _by_nfe(sets: dict[str, dict[str, float]]) -> list[tuple[int, dict[str, float]]]:
-    """A sampler's values with the numbers of evaluations, ascending: as text 10 comes before 4."""
-    return sorted(((int(nfe.removeprefix("nfe")), values) for nfe, values in sets.items()), key=lambda item: item[0])
+    return over_seeds(rows, [name for name in rows if name not in KEYS], {"floor": floor, "real": real})
 
 
 def for_readers(results: pd.DataFrame, suite: TextSuite) -> Table:
     """The same in a few columns, with what a reader must know before comparing two rows."""
-    rows = [["Real images", "", "", *(_shown(results[f"real_{name}"].iloc[0]) for name in SHOWN)]]
-    rows.append(["Reconstructions (the floor)", "", "", *(_shown(results[f"floor_{name}"].iloc[0]) for name in SHOWN)])
+    rows = [["Real images", "", "", *(shown(results[f"real_{name}"].iloc[0]) for name in SHOWN)]]
+    rows.append(["Reconstructions (the floor)", "", "", *(shown(results[f"floor_{name}"].iloc[0]) for name in SHOWN)])
     for row in results.to_dict("records"):
-        values = [_shown(row[f"{name}_mean"], row[f"{name}_std"]) for name in SHOWN]
+        values = [shown(row[f"{name}_mean"], row[f"{name}_std"]) for name in SHOWN]
         rows.append([f"{row['kind'].capitalize()}, {row['method']}", f"{row['guidance']:g}", str(row["nfe"]), *values])
     e = suite.evaluation
     notes = [
@@ -89,10 +57,6 @@ def for_readers(results: pd.DataFrame, suite: TextSuite) -> Table:
         APART if e.prompts == "apart" else SAME,
     ]
     return Table("Text to images: quality and alignment", ["model", "w", "NFE", *SHOWN.values()], rows, notes)
-
-
-def _shown(mean: float, std: float = float("nan")) -> str:
-    return f"{mean:.3g}" if pd.isna(std) else f"{mean:.3g} ± {std:.1g}"
 
 
 def render_text(folder: str | Path = ".") -> None:

@@ -3,22 +3,19 @@
 The data of each figure is a table that is also written as CSV; what is drawn is that table and nothing else.
 """
 
-import hashlib
 import textwrap
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 
 from backtrail.data.captions import CAPTIONS
-from backtrail.layout import PARAMS_FILE, TEACHER_NAME, samples
+from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.suite import read_suite
 from backtrail.parameters.text_suite import TextSuite
 from backtrail.report.collect import images
+from backtrail.report.decoded_sets import draw_lines, pixel_digest, place_of
 from backtrail.report.mosaic import CELL, INCHES_A_LETTER, draw_images
 from backtrail.report.names import literal
 from backtrail.report.style import save_figure
@@ -33,7 +30,6 @@ PANELS = {
     "pair_accuracy_held_out": "The same, held-out pairs",
     "caption_score_own_towers_seen": "Caption score, own towers",
 }
-MARKERS = "ovsD^<>Ph*X"
 
 
 def sample_rows(folder: Path, suite: TextSuite) -> pd.DataFrame:
@@ -47,16 +43,13 @@ def sample_rows(folder: Path, suite: TextSuite) -> pd.DataFrame:
     students = table[table["kind"] == "student"].sort_values(["guidance", "nfe"], kind="stable")
     ordered = [teacher, *(students[students["method"] == method] for method in suite.methods)]
     for row in pd.concat(ordered).itertuples():
-        owner, seed = (TEACHER_NAME, None) if row.kind == "teacher" else (row.method, suite.seeds[0])
-        way = row.method if row.kind == "teacher" else "student" if row.guidance == 1 else f"student-w{row.guidance:g}"
-        source, key = samples(owner, seed), f"{way}/nfe{row.nfe}"
+        source, key = place_of(row, suite.seeds[0])
         pixels, about = images(folder / source, key, COLUMNS, "stage `text-samples`")
         told = f", w = {row.guidance:g}" if row.guidance != 1 else ""
         name = f"Teacher, {row.method}, NFE {row.nfe}" if row.kind == "teacher" else f"{row.method}, NFE {row.nfe}{told}"
         for column, image in enumerate(pixels):
             place = {"row": name, "column": column, "caption": CAPTIONS[about["captions"][column]], "source": source, "key": key}
-            digest = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
-            found.append(place | {"image_seed": about["first_seed"] + column, "sha256": digest, "pixels": image})
+            found.append(place | {"image_seed": about["first_seed"] + column, "sha256": pixel_digest(image), "pixels": image})
     return pd.DataFrame(found)
 
 
@@ -95,21 +88,12 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     grid = figure.subplots(2, 2).flatten()
     for axes, (metric, title) in zip(grid, PANELS.items(), strict=True):
-        _draw_metric(axes, rows[rows["metric"] == metric])
-        axes.set(title=title, xlabel="Network evaluations, both branches counted")
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        of_metric = rows[rows["metric"] == metric]
+        draw_lines(axes, of_metric)
+        axes.axhline(of_metric["floor"].iloc[0], color="#444444", linewidth=1, linestyle="--", label="reconstructions (the floor)")
+        axes.set_title(title)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center")
     return figure
-
-
-def _draw_metric(axes: Axes, rows: pd.DataFrame) -> None:
-    lines = rows.groupby(["kind", "method", "guidance"], sort=False)
-    for i, ((kind, method, guidance), of) in enumerate(lines):
-        style = {"marker": MARKERS[i % len(MARKERS)], "color": f"C{i % 10}", "linestyle": ":" if kind == "teacher" else "-", "capsize": 2}
-        name = literal(f"{kind}, {method}, w = {guidance:g}")
-        axes.errorbar(of["nfe"], of["mean"], of["std"].fillna(0), label=name, **style)
-    axes.axhline(rows["floor"].iloc[0], color="#444444", linewidth=1, linestyle="--", label="reconstructions (the floor)")
 
 
 def render_text_figures(folder: str | Path = ".") -> None:

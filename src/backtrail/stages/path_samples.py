@@ -26,9 +26,7 @@ def command(stage: TorchStage) -> None:
     """
     p, n_images = stage.section(TeacherSamples, "teacher_samples"), stage.value(Report, "report.sample_columns")
     path, files = load_path(layout.path(*stage.of_method)), sorted(Path(layout.snapshots(*stage.of_method)).glob("student-*.safetensors"))
-    s = p.samplers[p.reference]
-    options = {"guidance": s.guidance, "threshold": s.threshold, "within": path.teacher.noise_range}
-    as_diffusion = Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, **options)
+    as_diffusion = reference_sampler(p, path.teacher)
     (as_student,) = student_sampling(files[0]).samplers(None, [1.0])
     images, rows = {}, []
     with progress(len(path.nodes) + len(files), unit="model") as tick:
@@ -43,6 +41,13 @@ def command(stage: TorchStage) -> None:
             tick(len(rows))
     metadata = {"method": stage.method, "seed": stage.seed, "n_images": n_images, "first_seed": 0}
     save_tensors(layout.path_samples(stage.method), images, {**metadata, "sampler": f"{p.reference}/nfe{as_diffusion.nfe}", "rows": rows})
+
+
+def reference_sampler(p: TeacherSamples, teacher: NetDenoiser) -> Sampler:
+    """The reference sampler at its longest."""
+    s = p.samplers[p.reference]
+    options = {"guidance": s.guidance, "threshold": s.threshold, "within": teacher.noise_range}
+    return Sampler(s.solver, max(s.num_steps), s.schedule, s.afs, **options)
 
 
 def draw(model: NetDenoiser, sampler: Sampler, n_images: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from backtrail import layout
 from backtrail.artifacts import save_json
-from backtrail.data.dataset import load_dataset, to_uint8
+from backtrail.data.dataset import load_dataset
 from backtrail.metrics.evaluate import evaluate, protocol
 from backtrail.metrics.measures import load_measure
 from backtrail.parameters.metrics import Metrics
@@ -10,8 +10,7 @@ from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.scaling import Scaling
 from backtrail.parameters.teacher import Teacher, TrainedTeacher
 from backtrail.running.torch_stage import TorchStage, torch_stage
-from backtrail.sampling.sample import sample
-from backtrail.stages.teacher_samples import teacher_samplers
+from backtrail.stages.path_samples import draw, reference_sampler
 from backtrail.teachers.train import run_logged, teacher_state, teacher_update
 
 
@@ -24,8 +23,8 @@ def command(stage: TorchStage) -> None:
     log = run_logged(state, lambda step: teacher_update(state, p, dataset, step), p, stage.scratch)
     teacher = state.modules["teacher"].eval().requires_grad_(False)
     teacher.load_state_dict(state.averages["teacher"])
-    ((_, sampler),) = teacher_samplers(chosen.model_copy(update={"samplers": {"x": chosen.samplers[chosen.reference]}}), teacher)
-    images = to_uint8(sample(teacher, sampler, range(n), teacher.image_shape, teacher.conditions, device=stage.device))
+    sampler = reference_sampler(chosen, teacher)
+    images = draw(teacher, sampler, n)
     m = stage.section(Metrics, "metrics").model_copy(update={"metrics": ["fd"], "n_samples": n, "samplings": 1})
     measures = {name: load_measure(name, stage.device) for name in m.extractors}
     about = {"weights": sum(value.numel() for value in teacher.parameters()), "images": p.steps * p.batch, "nfe": sampler.nfe}
