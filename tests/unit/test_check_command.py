@@ -16,6 +16,8 @@ from snakemake.exceptions import WorkflowError
 
 import dvc_plan
 from backtrail.cli.own_files import check_own_files
+from backtrail.data.fetched_folder import fetch_outside
+from backtrail.data.sources import source_of_teacher
 from backtrail.errors import UserError
 from backtrail.parameters.suite import read_suite
 from unit.refusals import self_contained
@@ -153,6 +155,20 @@ def test_what_a_teacher_cannot_do_is_refused_by_the_names_of_those_that_ask(insi
             UserError, match=f"guidance of sfd needs a teacher that was trained on classes and on their absence, which {source} is not"
         ):
             checked(p)
+
+
+def test_a_classifier_of_another_suite_lies_beside_any_teacher_of_ones_own(inside: Path) -> None:
+    p = plain(parameters(teacher=OWN, classifier={"source": "own-backtrail"}))
+    write_teacher(inside / "net")
+    with pytest.raises(UserError, match=r"net has no classifier\.safetensors: put it there, or train one here"):
+        checked(p)
+    (inside / "net/classifier.safetensors").write_bytes(b"weights")
+    assert checked(p)[0].startswith("mine: 100 images")
+    fetched = fetch_outside("kept", [source_of_teacher("own-diffusers", "net")], "net")["files"]
+    assert "classifier.safetensors" in [file["name"] for file in fetched]
+    p["teacher"]["source"] = "teacher-edm-cifar10-32x32-uncond-vp"
+    with pytest.raises(UserError, match="lies beside a teacher of your own"):
+        checked(p)
 
 
 @pytest.mark.parametrize(("label_dim", "label_dropout"), [(0, 0), (2, 0), (2, 0.1)])

@@ -71,7 +71,7 @@ def test_suites_are_valid(path: Path) -> None:
         ("metrics.inception", None, ["metrics.inception"]),
         ("data.local", None, ["data.local = None"]),
         ("teacher.local", None, ["teacher.local = None"]),
-        ("classifier", {"source": "own-backtrail"}, ["lies beside such a teacher: import the teacher too, or train it"]),
+        ("classifier", {"source": "own-backtrail"}, ["lies beside a teacher of your own: import the teacher too, or train it"]),
         ("classifier", {"source": "own-edm"}, ["classifier.source = 'own-edm'"]),
         ("metrics.extractors", ["efficientnet-lite0"], ["metrics.extractors must hold classifier"]),
         ("teacher", {"source": "teacher-edm-cifar10"}, ["teacher.source = 'teacher-edm-cifar10'", "teacher-edm-cifar10-32x32-uncond-vp"]),

@@ -246,7 +246,7 @@ _ENTRIES = (
 SOURCES: dict[str, Source] = {source.name: source for source in _ENTRIES}
 
 OWN = "images.zip"  # the archive that the user's own images become
-CLASSIFIER = "classifier.safetensors"  # beside a teacher of another suite, where that suite's classifier is wanted too
+CLASSIFIER = "classifier.safetensors"  # of another suite, where it lies beside the user's own teacher
 # The user's own teachers: files, the first of which says how they are read, and what to name in `local`.
 OWN_TEACHERS = {
     "own-backtrail": (("teacher.safetensors",), "name the teacher.safetensors that a suite's stage `teacher` wrote"),
@@ -283,7 +283,7 @@ def source_of_teacher(name: str, local: str | None = None) -> Source:
     files, by_hand = OWN_TEACHERS[name]
     if name == "own-diffusers" and local is not None:
         files = find_diffusers(local).files
-    if name == "own-backtrail" and local is not None and (Path(local) / CLASSIFIER).is_file():
+    if local is not None and (Path(local) / CLASSIFIER).is_file():
         files = (*files, CLASSIFIER)
     return Source(
         name=name,

@@ -136,9 +136,9 @@ class Suite(BaseSuite, Generic[T, C]):
 
     @model_validator(mode="after")
     def _classifier(self) -> Self:
-        """A classifier is imported from where the teacher is."""
-        if isinstance(self.classifier, ImportedClassifier) and getattr(self.teacher, "source", "") != self.classifier.source:
-            raise ValueError("classifier.source = 'own-backtrail' lies beside such a teacher: import the teacher too, or train it")
+        """A classifier is imported from where the user's own teacher is."""
+        if isinstance(self.classifier, ImportedClassifier) and not getattr(self.teacher, "source", "").startswith("own-"):
+            raise ValueError("classifier.source = 'own-backtrail' lies beside a teacher of your own: import the teacher too, or train it")
         return self
 
     @model_validator(mode="after")
