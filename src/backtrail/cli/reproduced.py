@@ -1,6 +1,7 @@
 """`backtrail reproduced`: how near this run came to the published results."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,15 @@ from backtrail.audit.reproduced import EXIT_CODE, FLOAT, OUTSIDE, ROUNDED, SAME,
 from backtrail.layout import PAGE
 
 SHOWN = 12
+NEAR = {SAME: "the same to the last digit", ROUNDED: "within float tolerance", WITHIN: "within the spread", OUTSIDE: "outside of it"}
 
 
 @click.command(epilog=f"Exit code: 0 if all is within the spread and every verdict the same, {EXIT_CODE} if not.")
 @click.option("--against", default="", metavar="COMMIT|FILE|FOLDER", help="What was published; by default the newest commit with results.")
 @click.option("--json", "as_json", is_flag=True, help="The same for programs, with every number that is outside.")
+@click.option("--page", "page", type=click.Path(path_type=Path), help="Write a page with every number beside the published one.")
 @click.option("--publish", "publishing", is_flag=True, help=f"Write {FILE}, which says where the results here were made, to commit it.")
-def command(against: str, as_json: bool, publishing: bool) -> None:
+def command(against: str, as_json: bool, page: Path | None, publishing: bool) -> None:
     """Hold this run's numbers and verdicts against published ones, which another processor never repeats to the last digit."""
     if publishing:
         made = publish(Path())
@@ -28,11 +31,28 @@ def command(against: str, as_json: bool, publishing: bool) -> None:
         return
     found = reproduced(".", against)
     click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if as_json else "\n".join(in_words(found)))
+    if page is not None:
+        write_page(found, page)
+        click.echo(f"Number by number: {page}", err=as_json)
     sys.exit(found.exit_code)
 
 
-def in_words(found: Reproduction) -> Iterator[str]:
-    """One paragraph, and a line for each thing that is not as published."""
+def write_page(found: Reproduction, page: Path) -> None:
+    """Every number beside the published one, those that are farthest first."""
+    from backtrail.report.reproduced_page import render_reproduced  # here: with it come the templates
+
+    lead, *remarks = in_words(found, shown=None)
+    rows = [_row(one) for near in (OUTSIDE, WITHIN, ROUNDED, SAME) for one in found.of(near)]
+    render_reproduced(page, lead, [text.strip() for text in remarks if text.startswith(" ")], rows, Path())
+
+
+def _row(one: Held) -> list[str]:
+    std = "" if math.isnan(one.std) else f"{one.std:.3g}"
+    return [one.name, NEAR[one.near], f"{one.published:.9g}", f"{one.here:.9g}", _relative(one), std]
+
+
+def in_words(found: Reproduction, shown: int | None = SHOWN) -> Iterator[str]:
+    """One paragraph, and a line for each thing that is not as published, at most `shown` of a kind."""
     same, rounded, within, outside = (found.of(near) for near in (SAME, ROUNDED, WITHIN, OUTSIDE))
     missing = f", {len(found.missing):,} are missing here" if found.missing else ""
     yield (
@@ -43,19 +63,23 @@ def in_words(found: Reproduction) -> Iterator[str]:
     )
     if found.unlike:
         yield f"  no repetition: {len(found.unlike)} stages ran with other code or parameters (`backtrail diff {found.published.name} .`)"
-    yield from _cut([f"  outside: {_number(one)}" for one in outside])
-    yield from _cut([f"  missing: {name}" for name in found.missing])
+    yield from _cut([f"  outside: {_number(one)}" for one in outside], shown)
+    yield from _cut([f"  missing: {name}" for name in found.missing], shown)
     yield from (f"  verdict: {one.text}: {one.published} as published, {one.here or 'not judged'} here" for one in found.changed)
     if Path(PAGE).is_file():
         yield f"The report: {PAGE}"
 
 
 def _number(one: Held) -> str:
-    relative = f" ({one.here / one.published - 1:+.2%})" if one.published else ""
+    relative = f" ({text})" if (text := _relative(one)) else ""
     return f"{one.name}: {one.published:.6g} as published, {one.here:.6g} here{relative}"
 
 
-def _cut(lines: list[str]) -> Iterator[str]:
-    yield from lines[:SHOWN]
-    if len(lines) > SHOWN:
-        yield f"  and {len(lines) - SHOWN:,} more (--json has them)"
+def _relative(one: Held) -> str:
+    return f"{one.here / one.published - 1:+.2%}" if one.published else ""
+
+
+def _cut(lines: list[str], shown: int | None) -> Iterator[str]:
+    yield from lines[:shown]
+    if shown is not None and len(lines) > shown:
+        yield f"  and {len(lines) - shown:,} more (--json has them)"
