@@ -187,7 +187,7 @@ def test_the_page_has_every_number_beside_the_published_one(suite: Path, monkeyp
     body = page[page.index("<tbody>") : page.index("</tbody>")]
     rows = [inside(row, "td") for row in re.findall(r"<tr>.*?</tr>", body, re.DOTALL)]
     assert len(rows) == len(found.numbers) and {row[0] for row in rows} == {one.name for one in found.numbers}
-    assert [row[1] for row in rows[: len(found.of(OUTSIDE))]] == ["outside of it"] * len(found.of(OUTSIDE))
+    assert [row[1] for row in rows[: len(found.of(OUTSIDE))]] == ["outside"] * len(found.of(OUTSIDE))
     first = found.of(OUTSIDE)[0]
     assert rows[0][0] == first.name and rows[0][4] == "+10.00%" and float(rows[0][3]) == pytest.approx(first.here)
     assert inside(page, "p")[1] == said.stdout.splitlines()[0]

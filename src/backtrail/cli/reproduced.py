@@ -13,7 +13,6 @@ from backtrail.audit.reproduced import EXIT_CODE, FLOAT, OUTSIDE, ROUNDED, SAME,
 from backtrail.layout import PAGE
 
 SHOWN = 12
-NEAR = {SAME: "the same to the last digit", ROUNDED: "within float tolerance", WITHIN: "within the spread", OUTSIDE: "outside of it"}
 
 
 @click.command(epilog=f"Exit code: 0 if all is within the spread and every verdict the same, {EXIT_CODE} if not.")
@@ -48,7 +47,7 @@ def write_page(found: Reproduction, page: Path) -> None:
 
 def _row(one: Held) -> list[str]:
     std = "" if math.isnan(one.std) else f"{one.std:.3g}"
-    return [one.name, NEAR[one.near], f"{one.published:.9g}", f"{one.here:.9g}", _relative(one), std]
+    return [one.name, one.near, f"{one.published:.9g}", f"{one.here:.9g}", _relative(one) if one.here != one.published else "", std]
 
 
 def in_words(found: Reproduction, shown: int | None = SHOWN) -> Iterator[str]:

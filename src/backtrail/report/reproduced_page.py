@@ -11,7 +11,7 @@ from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import read
 from backtrail.report.html_parts import HtmlTable, cell, environment
 
-HEADINGS = ["Number", "How near", "Published", "Here", "Difference", "Standard deviation over seeds"]
+HEADINGS = ["Number", "How near", "Published", "Here", "Difference", "Spread"]
 
 
 def render_reproduced(path: Path, lead: str, remarks: Sequence[str], rows: Iterable[Sequence[str]], folder: Path) -> None:
