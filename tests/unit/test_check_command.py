@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from own_inputs import write_edm
@@ -15,11 +16,14 @@ from PIL import Image
 from snakemake.exceptions import WorkflowError
 
 import dvc_plan
-from backtrail.cli.own_files import check_own_files
+from backtrail.cli.own_files import check_own_files, check_text_teacher
 from backtrail.data.fetched_folder import fetch_outside
 from backtrail.data.sources import source_of_teacher
+from backtrail.data.text_teacher import PARTS, fetched
 from backtrail.errors import UserError
+from backtrail.layout import TEACHER
 from backtrail.parameters.suite import read_suite
+from backtrail.tensors import save_tensors
 from unit.refusals import self_contained
 
 ROOT = Path(__file__).parents[2]
@@ -202,3 +206,19 @@ def test_the_snakefile_refuses_a_folder_that_is_not_there(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkflowError, match=r"data.local = 'nowhere/here': nothing is there: make the folder"):
         dvc_plan.prepare_suite()
+
+
+def test_a_published_teacher_of_text_to_images_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load((ROOT / "suites/fashion-text/params.yaml").read_text(encoding="utf-8"))
+    values["teacher"] |= {"local": "mine", "sha256": {}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    suite = read_suite()
+    with pytest.raises(UserError, match=r"'mine' has no teacher\.safetensors, autoencoder\.safetensors, judge.*name the folder that"):
+        check_text_teacher(suite)
+    for part in PARTS:
+        save_tensors(fetched(part, "mine"), {"w": torch.zeros(1)}, {"text_dropout": 0.0})
+    with pytest.raises(UserError, match=r"guidance of .*heun-w3, .* needs a teacher that knows images without a text, which mine does not"):
+        check_text_teacher(suite)
+    save_tensors(fetched(TEACHER, "mine"), {"w": torch.zeros(1)}, {"text_dropout": 0.1})
+    check_text_teacher(suite)

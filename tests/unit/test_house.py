@@ -38,7 +38,7 @@ FLOORS = [
     {"denoiser", "conditions", "levels", "randomness"}
     | {"parameters", "pipeline", "layout", "nested", "artifacts", "tables", "tensors", "errors"},
 ]
-OF_THEIR_OWN_KIND = ("ring", "fashion-text", "sd15", "sdxl", "lsun-bedroom")  # suites with a pipeline of their own
+OF_THEIR_OWN_KIND = ("ring", "fashion-text", "fashion-text-teacher", "sd15", "sdxl", "lsun-bedroom")  # suites with a pipeline of their own
 APART = {"report", "audit", "export"}  # rooms of one floor that do not import each other
 
 

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from backtrail.data.sources import CLASSIFIER, OWN_TEACHERS
+from backtrail.data.text_teacher import PARTS, fetched
 from backtrail.data.understood import Understood, understood
 from backtrail.errors import UserError
-from backtrail.layout import PIPELINE_FILE
+from backtrail.layout import PIPELINE_FILE, TEACHER
 from backtrail.parameters.classifier import ImportedClassifier
 from backtrail.parameters.students import guided
 from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import DISCRETE_TIME, ImportedTeacher, Teacher
+from backtrail.parameters.text_suite import PublishedTextSuite
 
 NO_TEST_SPLIT = ("ffhq64", "afhqv2-64", "imagenet64")  # data sets whose test images are those that are held out
 
@@ -99,3 +101,16 @@ def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | No
     if told and isinstance(teacher, DiffusersDenoiser) and (found := no_place_for_steps(teacher.net)):
         raise UserError(f"{', '.join(told)}: {p.local} has {found} and no place for a step condition: set it to none, with one num_steps")
     return teacher.conditions.null is not None
+
+
+def check_text_teacher(suite: PublishedTextSuite) -> None:
+    """Raises UserError where a published teacher of text to images lacks a file, or does not know what it is asked for."""
+    from backtrail.tensors import load_tensors  # here: torch takes seconds, and other suites do without
+
+    place = Path(suite.teacher.local)
+    if absent := [file.name for part in PARTS if not (file := fetched(part, place)).is_file()]:
+        lacking = f"teacher.local = {suite.teacher.local!r} has no {', '.join(absent)}"
+        raise UserError(f"{lacking}: name the folder that `backtrail export --teacher` wrote")
+    if suite.guided and not load_tensors(fetched(TEACHER, place))[1].get("text_dropout"):
+        asked = f"guidance of {', '.join(suite.guided)} needs a teacher that knows images without a text"
+        raise UserError(f"{asked}, which {place} does not: set it to 1")

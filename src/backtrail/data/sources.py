@@ -4,6 +4,7 @@ A digest stands here only if it was published by the source or verified on the b
 first fetch records what it found, and `sha256` in the parameters pins it.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from backtrail.data.diffusers_folder import find_diffusers
@@ -285,6 +286,11 @@ def source_of_teacher(name: str, local: str | None = None) -> Source:
         files = find_diffusers(local).files
     if local is not None and (Path(local) / CLASSIFIER).is_file():
         files = (*files, CLASSIFIER)
+    return own_source(name, files, by_hand)
+
+
+def own_source(name: str, files: Iterable[str], by_hand: str) -> Source:
+    """The user's own files, of which nothing is known but their names."""
     return Source(
         name=name,
         purpose="your own teacher",
