@@ -181,9 +181,11 @@ def test_the_page_has_every_number_beside_the_published_one(suite: Path, monkeyp
     moved(suite, "disback", 1.1)
     finish(suite, THERE)
     flip(suite, "sfd-beats-dpmpp", "held", "not held")
-    found, said = reproduced(suite), invoke(suite, monkeypatch, "--page", "reports/near.html")
-    assert said.stdout.splitlines()[-1] == "Number by number: reports/near.html" and said.exit_code == 1
-    page = (suite / "reports/near.html").read_text(encoding="utf-8")
+    (suite / "reports/index.html").write_text("page")
+    found, said = reproduced(suite), invoke(suite, monkeypatch, "--page", "there/near.html")
+    assert said.stdout.splitlines()[-1] == "Number by number: there/near.html" and said.exit_code == 1
+    page = (suite / "there/near.html").read_text(encoding="utf-8")
+    assert '<a href="../reports/index.html">What came out</a>' in page and "The run" not in page
     body = page[page.index("<tbody>") : page.index("</tbody>")]
     rows = [inside(row, "td") for row in re.findall(r"<tr>.*?</tr>", body, re.DOTALL)]
     assert len(rows) == len(found.numbers) and {row[0] for row in rows} == {one.name for one in found.numbers}
