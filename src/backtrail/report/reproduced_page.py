@@ -1,6 +1,7 @@
 """The page that holds a run against published results, number by number.
 
-No stage writes it, and it does not lie in reports/: the report's page must be the same bytes wherever the same results are shown, and what is published is another commit's.
+No stage writes it, and so it does not lie in reports/: the report's page must be the same bytes wherever the same results are shown, and
+what is published is another commit's.
 """
 
 import os
