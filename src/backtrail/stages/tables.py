@@ -1,11 +1,13 @@
 """`backtrail tables`: the table of results and the table of claims."""
 
+from backtrail.report.headline import save_headline
 from backtrail.report.tables import TABLES, render_table
 from backtrail.running.stage import Stage, stage
 
 
 @stage
 def command(stage: Stage) -> None:
-    """Write each table as CSV, LaTeX and Markdown in reports/tables."""
+    """Write each table as CSV, LaTeX and Markdown in reports/tables, and a number of each model for DVC's metrics."""
     for name in TABLES:
         render_table(name)
+    save_headline()
