@@ -1,4 +1,4 @@
-"""One number of each model, for `dvc metrics show` and `dvc metrics diff`, which make a column of every number in every file of metrics."""
+"""One number of each model, a line of `dvc metrics show reports/tables/headline.json` and `dvc metrics diff --targets` of the same."""
 
 from pathlib import Path
 
