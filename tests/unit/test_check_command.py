@@ -78,7 +78,7 @@ def test_what_was_understood_is_printed_without_torch(inside: Path) -> None:
     code = "import sys; from backtrail.cli.check import command; command([], standalone_mode=False); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[:4] == [
-        "mine: 100 images, the first is 16x16 grey",
+        "mine: 100 images of 16x16 grey",
         "classes 2: cat 75, dog 25",
         "splits train 70, test (held out) 30",
         "left out 1 that are no image that is read (.txt 1)",

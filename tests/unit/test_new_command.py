@@ -65,7 +65,7 @@ def refused(*arguments: object) -> str:
 
 def test_grey_images_without_classes(here: Path) -> None:
     suite, lines = written("greys", "--images", write_images(here / "grey"))
-    assert lines[:3] == ["images: 500 images, the first is 32x32 grey", "classes none", "splits train 400, test (held out) 100"]
+    assert lines[:3] == ["images: 500 images of 32x32 grey", "classes none", "splits train 400, test (held out) 100"]
     assert (suite.suite, suite.data.name, suite.data.resolution, suite.data.local) == ("greys", "image-folder", 16, "images")
     assert (suite.teacher.net.image_channels, suite.teacher.net.n_classes, suite.teacher.label_dropout) == (1, 0, 0.0)
     assert (suite.metrics.n_samples, suite.metrics.n_curve, suite.metrics.n_reference) == (100, 100, 400)

@@ -19,7 +19,7 @@ NO_TEST_SPLIT = ("ffhq64", "afhqv2-64", "imagenet64")  # data sets whose test im
 def check_own_files(suite: Suite) -> list[str]:
     """Hold the parameters against the files that are there; returns what was understood of the user's images, a line for each thing.
 
-    Only what is the user's own is opened: the names and the first image of a folder or zip, and a teacher, which takes torch and seconds.
+    Only what is the user's own is opened: the names and headers of a folder or zip, and a teacher, which takes torch and seconds.
     Raises UserError for what a stage would refuse later.
     """
     check_places(suite)
@@ -59,7 +59,7 @@ def _check_test_images(suite: Suite, images: Understood | None) -> None:
 
 
 def _check_shape(suite: Suite, images: Understood) -> None:
-    """Raises UserError where the first image does not fit data.resolution, or the network that is to be trained on it."""
+    """Raises UserError where the images do not fit data.resolution, or the network that is to be trained on it."""
     channels, height, width = images.shape
     resolution = suite.data.resolution
     if height != width or height % resolution:
