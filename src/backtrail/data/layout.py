@@ -109,7 +109,7 @@ def _said(folder: bytes) -> tuple[list[str], list[str]]:
     """The splits that words of a folder's name say, and its other words, in lower case; capitals begin a word, digits are in none."""
     words = re.findall(r"[^\W\d_]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", folder.decode()).lower())
     found = [(word, SPLIT.fullmatch(word)) for word in words]
-    return [match.lastgroup for _, match in found if match], [word for word, match in found if not match]
+    return [match.lastgroup or "" for _, match in found if match], [word for word, match in found if not match]
 
 
 def _root(names: list[bytes]) -> bytes:
