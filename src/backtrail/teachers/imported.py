@@ -66,21 +66,28 @@ def source_of_place(place: Path) -> str:
         return "own-edm"
 
 
-def _check_own(file: Path) -> None:
-    """Raises UserError unless a safetensors file is a denoiser of backtrail's, whole: `load_tensors` speaks of files that a stage makes."""
+def own_header(file: Path) -> tuple[list[str], dict[str, Any] | None]:
+    """The names of a safetensors file's tensors, and what backtrail wrote of them, {metadata, sha256}, or None if it did not write it.
+
+    Raises UserError if it is no whole one.
+    """
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
-            names, metadata = list(opened.keys()), opened.metadata() or {}
-        header = json.loads(metadata["backtrail"]) if "backtrail" in metadata else None
-    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+            names, written = list(opened.keys()), json.loads((opened.metadata() or {}).get("backtrail", "null"))
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is no whole safetensors file ({error}): {AGAIN}") from None
-    if not isinstance(header, dict):
+    return names, written if isinstance(written, dict) and isinstance(written.get("metadata"), dict) else None
+
+
+def _check_own(file: Path) -> None:
+    """Raises UserError unless a safetensors file is a denoiser of backtrail's, whole: `load_tensors` speaks of files that a stage makes."""
+    names, header = own_header(file)
+    if header is None:
         of, instead = "a file that backtrail did not write", READ
         if any(".resnets." in name for name in names):
             of, instead = "one file of a diffusers pipeline", "the pipeline's folder, with unet/ and scheduler/ in it (own-diffusers)"
         raise UserError(f"{file} is {of}, weights without the network that they are of: name {instead}")
-    about: Any = header.get("metadata")
-    if not isinstance(about, dict) or "denoiser" not in about:
+    if "denoiser" not in header["metadata"]:
         raise UserError(f"{file} is a file of backtrail's that holds no denoiser: name the teacher.safetensors that `teacher` wrote")
     if tensors_digest(load_tensors(file, digested=False)[0]) != header.get("sha256"):
         raise UserError(f"{file} was damaged after it was written (its tensors are not those that its header's digest is of): {AGAIN}")
