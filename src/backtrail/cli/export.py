@@ -1,5 +1,6 @@
 """`backtrail export`: the suite for others: an RO-Crate with model cards."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import click
 from backtrail.errors import UserError
 from backtrail.export.crate import export
 from backtrail.export.teacher import export_teacher
+from backtrail.export.vocabulary import checks
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import read
 from backtrail.parameters.latent_suite import is_latent
@@ -32,5 +34,4 @@ def command(folder: str, key: str, teacher: bool) -> None:
         )
     files = export(folder, key=key)
     click.echo(f"{folder}: {len(files)} files; ro-crate-preview.html shows them in a browser. To check it against its profile:")
-    click.echo("  rocrate-validator cache warm    # once, where there is a network: the vocabulary of RO-Crate")
-    click.echo(f"  rocrate-validator -y validate --offline -p provenance-run-crate {folder}")
+    click.echo(f"  {checks(shlex.quote(folder))}")
