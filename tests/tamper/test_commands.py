@@ -318,12 +318,12 @@ def test_the_command_that_export_prints_passes_the_crate_off_the_network(
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")} | dict.fromkeys(("http_proxy", "https_proxy"), "http://[::1]:9")
     binaries = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     folder = copied(finished, tmp_path / "suite")
-    code, text = told(folder, "export", "a crate", capsys=capsys)
+    code, text = told(folder, "export", "crate", capsys=capsys)
     command = text.splitlines()[-1].strip()
     assert code == 0 and command.startswith("rocrate-validator ") and " --offline " in command
     done = subprocess.run(command, shell=True, cwd=folder, env=environment | {"PATH": binaries}, capture_output=True, text=True)
     assert done.returncode == 0 and "valid" in done.stdout, done.stdout + done.stderr
-    (folder / "a crate/README.md").unlink()
+    (folder / "crate/README.md").unlink()
     assert subprocess.run(command, shell=True, cwd=folder, env=environment | {"PATH": binaries}, capture_output=True).returncode == 1
 
 

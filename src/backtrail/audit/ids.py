@@ -26,7 +26,7 @@ def by_id(name: str, own: Ledger | None) -> tuple[Ledger, list[str]]:
 
     Raises UserError if no digest, or more than one, begins so.
     """
-    for ledgers in ([own] if own else [], [open_confined(suite) for suite in suites() if (suite / LOCK_FILE).is_file()]):
+    for ledgers in ((own,) if own else (), (open_confined(suite) for suite in suites() if (suite / LOCK_FILE).is_file())):
         found = [(digest, ledger, paths) for ledger in ledgers for digest, paths in digests(ledger).items() if digest.startswith(name)]
         if len({digest for digest, _, _ in found}) > 1:
             named = [path for _, _, paths in found for path in paths]

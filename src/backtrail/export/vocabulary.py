@@ -38,7 +38,7 @@ def checks(folder: str) -> str:
 
     It comes with rocrate-validator; where neither is, the command gets the vocabulary from the network.
     """
-    command = f"rocrate-validator -y validate --no-paging -p provenance-run-crate {folder}"
+    command = f"rocrate-validator -y validate -v --no-paging -p provenance-run-crate {folder}"
     try:
         from requests_cache import CachedSession
     except ImportError:
