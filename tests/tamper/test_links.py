@@ -221,3 +221,17 @@ def test_a_seal_that_was_taken_away_is_told(suite: Path) -> None:
 def test_a_metric_file_of_another_form_has_no_numbers(suite: Path, text: str) -> None:
     (suite / LAST).write_text(text, encoding="utf-8")
     assert audit(suite).judged == []
+
+
+def test_what_a_suite_below_takes_over_is_no_stray_and_what_is_shown_here_is(suite: Path) -> None:
+    """A teacher that is published here for another suite; a suite below is no way to show what no stage made."""
+    for place in ("data/teachers/of-another", "reports/tables", "data/teachers/of-nobody"):
+        (suite / place).mkdir(parents=True)
+        (suite / place / "x.csv").write_text("fd\n1.0\n")
+    for name, local in (("a", "data/teachers/of-another"), ("b", "reports/tables"), ("c", "results"), ("d", "data/..")):
+        (suite / "suites" / name).mkdir(parents=True)
+        values = {"suite": name, "teacher": {"local": f"../../{local}"}}
+        (suite / "suites" / name / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+    edit_lock(suite, lambda stages: stages["teacher"]["outs"].append({"path": "data/y", "hash": "md5", "md5": "0" * 32, "size": 1}))
+    found = {finding.subject for finding in audit(suite).findings if "no stage made it" in finding.message}
+    assert found == {"reports/tables/x.csv", "data/teachers/of-nobody/x.csv"}
