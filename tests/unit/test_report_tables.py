@@ -180,7 +180,6 @@ def test_the_headline_has_one_number_of_each_model(tmp_path):
     folder = write_suite(tmp_path)
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) | {"teacher_samples": {"reference": "heun"}}
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    render_table("results", folder)
     save_headline(folder)
     shown, table = (
         json.loads((folder / FILE_OF_HEADLINE).read_text(encoding="utf-8")),

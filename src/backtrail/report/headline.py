@@ -6,20 +6,28 @@ from backtrail.artifacts import save_json
 from backtrail.layout import PARAMS_FILE, TABLES, TEACHER_NAME
 from backtrail.parameters.base import read
 from backtrail.report.collect import open_suite
-from backtrail.report.tables import load_results
+from backtrail.report.tables import render_table, results
 
-FILE = f"{TABLES}/headline.json"
+NAME = "headline"
+FILE = f"{TABLES}/{NAME}.json"
+
+
+def render_table_or_headline(name: str, suite_folder: str | Path = ".") -> None:
+    """Write what lies under a name in reports/tables. Raises UserError if there is no such table or if a file that it needs is missing."""
+    if name == NAME:
+        save_headline(suite_folder)
+    else:
+        render_table(name, suite_folder)
 
 
 def save_headline(suite_folder: str | Path = ".") -> None:
-    """Write the mean over seeds of `report.metric`: of each student without guidance at the most evaluations that it is trained for, and
-    of the teacher by its reference solver. The whole of it is in `results.csv`."""
+    """Write the mean over seeds of `report.metric`: of each student without guidance at the most evaluations that it is trained for, and of
+    the teacher by its reference solver, to nine digits as in `results.csv`, which has everything."""
     folder = Path(suite_folder)
-    suite, table = open_suite(folder), load_results(folder / TABLES / "results.csv")
-    reference = read(folder / PARAMS_FILE)["teacher_samples"]["reference"]
+    suite = open_suite(folder)
+    table, reference = results(suite), read(folder / PARAMS_FILE)["teacher_samples"]["reference"]
     plain = table[(table["guidance"] == 1) & table["trained"]]
     students = plain[plain["kind"] != TEACHER_NAME].sort_values("nfe").groupby("method", sort=False).tail(1).set_index("method")
     rows = {TEACHER_NAME: plain[plain["method"] == reference].iloc[-1]}
     rows |= {method: students.loc[method] for method in suite.methods() if method in students.index}
-    column = f"{suite.report.metric}_mean"
-    save_json(folder / FILE, {name: float(row[column]) for name, row in rows.items()})
+    save_json(folder / FILE, {name: float(f"{row[f'{suite.report.metric}_mean']:.9g}") for name, row in rows.items()})
