@@ -40,9 +40,8 @@ def write_page(found: Reproduction, page: Path) -> None:
     """Every number beside the published one, those that are farthest first."""
     from backtrail.report.reproduced_page import render_reproduced  # here: with it come the templates
 
-    lead, *remarks = in_words(found, shown=None)
     rows = [_row(one) for near in (OUTSIDE, WITHIN, ROUNDED, SAME) for one in found.of(near)]
-    render_reproduced(page, lead, [text.strip() for text in remarks if text.startswith(" ")], rows, Path())
+    render_reproduced(page, paragraph(found), list(remarks(found)), rows, Path())
 
 
 def _row(one: Held) -> list[str]:
@@ -50,23 +49,33 @@ def _row(one: Held) -> list[str]:
     return [one.name, one.near, f"{one.published:.9g}", f"{one.here:.9g}", _relative(one) if one.here != one.published else "", std]
 
 
-def in_words(found: Reproduction, shown: int | None = SHOWN) -> Iterator[str]:
-    """One paragraph, and a line for each thing that is not as published, at most `shown` of a kind."""
+def in_words(found: Reproduction) -> Iterator[str]:
+    """One paragraph, and a line for each thing that is not as published, a screenful of a kind."""
+    yield paragraph(found)
+    yield from (f"  {remark}" for remark in remarks(found, SHOWN))
+    if Path(PAGE).is_file():
+        yield f"The report: {PAGE}"
+
+
+def paragraph(found: Reproduction) -> str:
+    """What was compared, and how near it came."""
     same, rounded, within, outside = (found.of(near) for near in (SAME, ROUNDED, WITHIN, OUTSIDE))
     missing = f", {len(found.missing):,} are missing here" if found.missing else ""
-    yield (
+    return (
         f"Compared with {found.published}; this run: {' and '.join(found.here.processors) or 'no record says where'}. Of "
         f"{len(found.numbers) + len(found.missing):,} numbers {len(same):,} are the same to the last digit, {len(rounded):,} within float "
         f"tolerance ({FLOAT:g}), {len(within):,} within the spread over seeds ({SPREADS:g} standard deviations), {len(outside):,} outside "
         f"of it{missing}. Of {found.n_verdicts} verdicts {found.n_verdicts - len(found.changed)} are the same."
     )
+
+
+def remarks(found: Reproduction, shown: int | None = None) -> Iterator[str]:
+    """What is not as published, each in a line; at most `shown` numbers of a kind."""
     if found.unlike:
-        yield f"  no repetition: {len(found.unlike)} stages ran with other code or parameters (`backtrail diff {found.published.name} .`)"
-    yield from _cut([f"  outside: {_number(one)}" for one in outside], shown)
-    yield from _cut([f"  missing: {name}" for name in found.missing], shown)
-    yield from (f"  verdict: {one.text}: {one.published} as published, {one.here or 'not judged'} here" for one in found.changed)
-    if Path(PAGE).is_file():
-        yield f"The report: {PAGE}"
+        yield f"no repetition: {len(found.unlike)} stages ran with other code or parameters (`backtrail diff {found.published.name} .`)"
+    yield from _cut([f"outside: {_number(one)}" for one in found.of(OUTSIDE)], shown)
+    yield from _cut([f"missing: {name}" for name in found.missing], shown)
+    yield from (f"verdict: {one.text}: {one.published} as published, {one.here or 'not judged'} here" for one in found.changed)
 
 
 def _number(one: Held) -> str:
@@ -81,4 +90,4 @@ def _relative(one: Held) -> str:
 def _cut(lines: list[str], shown: int | None) -> Iterator[str]:
     yield from lines[:shown]
     if shown is not None and len(lines) > shown:
-        yield f"  and {len(lines) - shown:,} more (--json has them)"
+        yield f"and {len(lines) - shown:,} more (--json has them)"
