@@ -11,7 +11,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,17 +39,23 @@ PATH_LOCKS = Path(".dvc/tmp/rwlock")  # DVC's: which process reads and writes wh
 CODE_STAGE = "code"  # writes code.yaml, which every other stage depends on
 RESOURCES = {"gpus", "mem_mb", "runtime", "threads", "retries"}  # runtime in minutes
 REPORT_KEYS = {"category", "caption", "patterns"}
+PAGES = ("reports/index.html", "reports/run.html")
 
 
 def load_plan(is_main_process: bool) -> dict[str, Any]:
     """Return the plan of the project in the current folder; the main process makes it anew first.
 
-    A plan holds `stages`, a list of {name, parents, outs, resources, reports}, and `stale`, {name: reason}.
+    A plan holds `stages`, a list of {name, parents, outs, resources, reports}, and `stale`, {name: reason}. Ends the process with one
+    sentence where none can be made.
     """
     if is_main_process:
-        explain_force(sys.argv[1:])
-        plan = make_plan()
-        explain_files(asked_targets(sys.argv[1:]), plan)
+        try:
+            explain_force(sys.argv[1:])
+            plan = make_plan()
+            explain_files(asked_targets(sys.argv[1:]), plan)
+        except WorkflowError as error:  # Snakemake would show lines of a traceback through this file below the sentence
+            logger.error(str(error))
+            sys.exit(1)
         return plan
     mend_path_locks()
     if ends_within_a_line(LOCK):
@@ -127,30 +134,65 @@ def make_plan() -> dict[str, Any]:
     return plan
 
 
-def prepare_suite() -> None:
-    """Before a rule is made of our own suite: check its params.yaml and that folders it names are there; lay its pipeline down."""
+@contextmanager
+def own_package() -> Iterator[Path | None]:
+    """Let our own package be imported, the one beside this file; None where it is not there."""
     package = Path(__file__).parents[1] / "src"
-    if not (package / "backtrail").is_dir() or not os.path.lexists("params.yaml"):
+    if not (package / "backtrail").is_dir():
+        yield None
         return
     sys.path.insert(0, str(package))
-    from backtrail.cli.own_files import check_places
-    from backtrail.errors import UserError
-    from backtrail.laid_down import is_laid_down, lay_down
-    from backtrail.ledger.repository import nameless
-    from backtrail.parameters.suite import Suite, read_suite
-
     try:
-        suite = read_suite()
-        if is_laid_down(Path.cwd()):
-            lay_down(Path.cwd())
-        if isinstance(suite, Suite):
-            check_places(suite)
-        if said := nameless(package):
-            logger.warning(said)
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
+        yield package
     finally:
         sys.path.remove(str(package))
+
+
+def prepare_suite() -> None:
+    """Before a rule is made of our own suite: check its params.yaml and that folders it names are there; lay its pipeline down."""
+    with own_package() as package:
+        if package is None or not os.path.lexists("params.yaml"):
+            return
+        from backtrail.cli.own_files import check_places
+        from backtrail.errors import UserError
+        from backtrail.laid_down import is_laid_down, lay_down
+        from backtrail.ledger.repository import nameless
+        from backtrail.parameters.suite import Suite, read_suite
+
+        try:
+            suite = read_suite()
+            if is_laid_down(Path.cwd()):
+                lay_down(Path.cwd())
+            if isinstance(suite, Suite):
+                check_places(suite)
+            if said := nameless(package):
+                logger.warning(said)
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+
+
+def tell_page(plan: dict[str, Any]) -> None:
+    """Say where the page of the suite lies, if it is up to date, and what holds it against published results, if there are any."""
+    makers = {out: stage["name"] for stage in plan["stages"] for out in stage["outs"]}
+    page = next((page for page in PAGES if page in makers and Path(stamp(makers[page])).exists()), None)
+    if page is not None:
+        logger.info(f"The report: {Path(page).absolute()}")
+        if has_published():
+            logger.info(f"Held against the published results: `backtrail reproduced`, in {Path.cwd()}")
+
+
+def has_published() -> bool:
+    """Return whether a commit holds results of the suite in the current folder."""
+    with own_package() as package:
+        if package is None:
+            return False
+        from backtrail.audit.published import last_with_results
+        from backtrail.errors import UserError
+
+        try:
+            return bool(last_with_results(Path.cwd()))
+        except UserError:
+            return False
 
 
 def ask_dvc() -> dict[str, Any]:

@@ -86,6 +86,30 @@ def test_a_stamp_made_while_dvc_answers_is_kept(tmp_path, monkeypatch):
     assert {path.name for path in dvc_plan.FOLDER.iterdir()} == {"plan.json", "stamps", "benchmarks"}
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_the_page_of_a_run_is_named_with_what_holds_it_against_published_results(tmp_path, monkeypatch, caplog, published):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dvc_plan.logger, "propagate", True)
+    caplog.set_level("INFO", logger=dvc_plan.logger.name)
+    if published:
+        Path("reports/tables").mkdir(parents=True)
+        Path("reports/tables/results.csv").write_text("method\n", encoding="utf-8")
+    someone = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    for command in (("init", "-q"), ("add", "-A"), (*someone, "commit", "-q", "--allow-empty", "-m", "all")):
+        subprocess.run(["git", *command], check=True)
+    dvc_plan.STAMPS.mkdir(parents=True)
+    pages = {"report": "reports/index.html", "ledger": "reports/run.html"}
+    plan = {"stages": [{"name": name, "outs": [page]} for name, page in pages.items()], "stale": {}}
+    command = [f"Held against the published results: `backtrail reproduced`, in {tmp_path}"] if published else []
+    dvc_plan.tell_page(plan)
+    assert caplog.messages == []
+    for name in ("ledger", "report"):  # the page of numbers goes before that of the run
+        Path(dvc_plan.stamp(name)).touch()
+        caplog.clear()
+        dvc_plan.tell_page(plan)
+        assert caplog.messages == [f"The report: {tmp_path / pages[name]}", *command]
+
+
 def test_a_failed_question_leaves_stamps_and_plan_as_they_were(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(".git").mkdir()

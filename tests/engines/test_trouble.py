@@ -124,7 +124,21 @@ def test_a_file_that_is_asked_for_is_found(project):
     assert "results/teacher.txt is made by teacher: ask for the stage, `snakemake ... teacher`" in printed
     printed = project.snakemake("--profile", "local", "-n", "--until", "path", "--", "results/students/sfd-v", code=1)
     assert "results/students/sfd-v is made by student@sfd-v-0, student@sfd-v-1: ask for the stage" in printed
+    assert "Traceback" not in printed and " in load_plan" not in printed and "Snakefile" not in printed.partition("is made by")[2]
     assert "Nothing to be done" in project.snakemake("--profile", "local", "-n", "teacher")
+
+
+def test_a_run_ends_with_the_path_of_its_page(project):
+    """Once, by the main process, and only after a run that has brought the page up to date."""
+    command = "mkdir -p reports && cp results/table.csv reports/index.html"
+    page = f"  page: {{cmd: {command}, deps: [results/table.csv], outs: [reports/index.html]}}\n"
+    project.edit("stages:\n", f"stages:\n{page}", "dvc.yaml")
+    line = f"The report: {project.root / 'reports/index.html'}\n"
+    assert line not in project.snakemake("--profile", "local", "-n") + project.run_snakemake("--", "teacher", "data")
+    assert project.run_snakemake().count(line) == 1
+    project.edit("teacher_lr: 1", "teacher_lr: 2")
+    assert line not in project.run_snakemake("--", "teacher")
+    assert line not in project.run_snakemake("--no-hooks")
 
 
 def test_a_run_says_where_it_is(project):
@@ -148,11 +162,15 @@ def test_a_run_says_where_it_is(project):
     assert any(f"{13 - stale} of 13 stages done; running: teacher (" in line for line in drawn) and max(map(len, drawn)) < 60
 
 
-def test_a_home_that_cannot_be_written_to_is_done_without(tmp_path):
-    """By `make`: Snakemake would end in a traceback before it reads our Snakefile."""
+def test_a_home_that_cannot_be_written_to_is_done_without(project, tmp_path):
+    """By the profile and by `make`: Snakemake would end in a traceback before it reads our Snakefile."""
+    command, homeless = [sys.executable, "-m", "snakemake", "--profile", "local", "-n"], {"HOME": "/proc/nowhere", "XDG_CACHE_HOME": ""}
+    done = subprocess.run(command, cwd=project.root, env={**project.env, **homeless}, capture_output=True, text=True)
+    said = f"the home folder /proc/nowhere cannot be written to: caches go to {project.root}/.scratch/cache\n"
+    assert done.returncode == 0 and done.stderr.count(said) == 1 and (project.root / ".scratch/cache/snakemake").is_dir()
     shutil.copy(ROOT / "Makefile", tmp_path)
     plain = {name: of for name, of in os.environ.items() if not name.startswith("MAKE")}  # the tests' own make is no part of this
-    environment = {**plain, "HOME": "/proc/nowhere"} | {"XDG_CACHE_HOME": ""}
+    environment = plain | homeless
     printed = subprocess.run(["make", "help"], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
     assert printed.startswith(f"the home folder /proc/nowhere cannot be written to: caches go to {tmp_path}/.scratch/cache\n")
     assert "caches" not in subprocess.run(["make", "help"], cwd=tmp_path, env=plain, check=True, capture_output=True, text=True).stdout

@@ -32,7 +32,7 @@ from backtrail.report.figures import FIGURES
 from backtrail.report.html import render_report
 from backtrail.report.tables import results
 from backtrail.tables import load_csv, save_csv
-from tamper.conftest import commit
+from tamper.conftest import commit, copied
 from tamper.forging import flip, replace
 
 pytestmark = pytest.mark.xdist_group("tamper")
@@ -132,7 +132,7 @@ def test_a_row_in_latex_and_a_picture_carry_ids_that_why_finds(finished: Path) -
     record = load_json(finished / "results/records/teacher.json")
     key = recipe_key("teacher", record["parameters"], record["inputs"], {"teacher": digest_of(record["code"])})
     assert why(key[:10], finished)["chain"][0]["path"] == "results/records/teacher.json"
-    with pytest.raises(UserError, match="0123456789 is the short id of no results of this suite"):
+    with pytest.raises(UserError, match="0123456789 is the short id of no file that a ledger here names"):
         why("0123456789", finished)
 
 
@@ -310,32 +310,21 @@ def test_the_crate_describes_every_stage_and_every_file_in_it(finished: Path, cr
     assert not [path for path in here if path.startswith("data/")]
 
 
-def test_the_crate_passes_the_validator_of_its_profile(crate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Off the network: RO-Crate's context comes from the package `rocrate`, whose newer version names four terms otherwise."""
+def test_the_command_that_export_prints_passes_the_crate_off_the_network(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Word by word, with a proxy that refuses every connection, and no cache of the user's own."""
     pytest.importorskip("rocrate_validator")
-    import requests
-    import rocrate
-    from rocrate_validator import models, services
-    from rocrate_validator.utils.http import HttpRequester
-
-    context = load_json(Path(rocrate.__file__).parent / "data/ro-crate.jsonld")
-    workflow = "https://bioschemas.org/ComputationalWorkflow"
-    context["@context"] |= {"ComputationalWorkflow": workflow, "FormalParameter": "https://bioschemas.org/FormalParameter"}
-    context["@context"] |= {name: f"{workflow}#{name}" for name in ("input", "output")}
-
-    def get(self: HttpRequester, url: str, **options: object) -> requests.Response:
-        response = requests.Response()
-        response.url, response.status_code = url, 200 if url.endswith("crate/1.1/context") else 404
-        response._content = json.dumps(context).encode()
-        response.headers["Content-Type"] = "application/ld+json"
-        return response
-
-    monkeypatch.setattr(HttpRequester, "get", get, raising=False)
-    settings = services.ValidationSettings(
-        rocrate_uri=str(crate), profile_identifier="provenance-run-crate-0.5", requirement_severity=models.Severity.REQUIRED
-    )
-    found = services.validate(settings)
-    assert found.passed(), [issue.message for issue in found.get_issues()]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")} | dict.fromkeys(("http_proxy", "https_proxy"), "http://[::1]:9")
+    binaries = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    folder = copied(finished, tmp_path / "suite")
+    code, text = told(folder, "export", "crate", capsys=capsys)
+    command = text.splitlines()[-1].strip()
+    assert code == 0 and command.startswith("rocrate-validator ") and " --offline " in command
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment | {"PATH": binaries}, capture_output=True, text=True)
+    assert done.returncode == 0 and "valid" in done.stdout, done.stdout + done.stderr
+    (folder / "crate/README.md").unlink()
+    assert subprocess.run(command, shell=True, cwd=folder, env=environment | {"PATH": binaries}, capture_output=True).returncode == 1
 
 
 @pytest.mark.parametrize(("student", "key"), [("disback-seed0", "student/nfe1"), ("sfd-v-seed1", "student/nfe2")])

@@ -1,9 +1,11 @@
 """Links that were taken out of a ledger, and ledgers that lead their reader elsewhere: on the suite that is made by hand in a moment."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +18,10 @@ from backtrail.audit.findings import BROKEN, EXIT_CODES, STALE, UNBACKED
 from backtrail.audit.left_out import dropped
 from backtrail.audit.published import FILE, publish
 from backtrail.audit.reproduced import reproduced
+from backtrail.audit.why import why
 from backtrail.cli.audit import plain
 from backtrail.errors import UserError
+from backtrail.laid_down import ROOT
 from backtrail.ledger.confined import open_confined
 from backtrail.ledger.ledger import open_ledger
 from backtrail.ledger.seal import SEAL, SIGNATURE
@@ -92,6 +96,35 @@ def test_a_ledger_that_names_what_lies_outside_is_refused_and_nothing_is_read(su
         edit_lock(suite, lambda stages: stages["metrics"]["deps" if where == "input" else "outs"].append(entry))
     with pytest.raises(UserError, match="is not inside of this repository: nothing of it was read"):
         audit(suite)
+
+
+@pytest.mark.parametrize("git", [False, True])
+def test_a_suite_reaches_as_far_as_its_repository_or_unpacked_sources_do(built: Path, tmp_path: Path, git: bool) -> None:
+    """The sources' top is where the pipeline and the package lie; of two, the nearest."""
+    for top in (tmp_path, tmp_path / "sources"):
+        (top / "src/backtrail").mkdir(parents=True)
+        (top / "dvc.yaml").touch()
+    suite = tmp_path / "sources/suites/one"
+    shutil.copytree(built, suite, ignore=shutil.ignore_patterns(".git", "src"))
+    if git:
+        (tmp_path / "sources/.git").mkdir()
+    edit_record(suite, "metrics", lambda record: record["inputs"].update({"../../src/backtrail": "0" * 64}))
+    assert open_confined(suite).folder == suite
+    edit_record(suite, "metrics", lambda record: record["inputs"].update({"../../../src/backtrail": "0" * 64}))
+    with pytest.raises(UserError, match="is not inside of this repository: nothing of it was read"):
+        open_confined(suite)
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git archive needs a history")
+def test_an_archive_of_the_sources_is_questioned_as_a_clone_is(tmp_path: Path) -> None:
+    """As it is downloaded: without git, a suite's code is still a part of it."""
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+        packed.extractall(tmp_path, filter="data")
+    found = why("reports/tables/results.csv:sfd,nfe=2,fd_efficientnet_lite0_mean", tmp_path)
+    assert len(found["values"]) == 3 and found["verdict"] != BROKEN
+    done = audit(tmp_path / "suites/fashion-mnist-teacher")
+    assert len(done.judged) > 100 and not [finding for finding in done.findings if finding.verdict == BROKEN]
 
 
 @pytest.mark.parametrize("name", ["dvc.lock", "results/ledger.json", "results/records/teacher.json"])
@@ -188,3 +221,17 @@ def test_a_seal_that_was_taken_away_is_told(suite: Path) -> None:
 def test_a_metric_file_of_another_form_has_no_numbers(suite: Path, text: str) -> None:
     (suite / LAST).write_text(text, encoding="utf-8")
     assert audit(suite).judged == []
+
+
+def test_what_a_suite_below_takes_over_is_no_stray_and_what_is_shown_here_is(suite: Path) -> None:
+    """A teacher that is published here for another suite; a suite below is no way to show what no stage made."""
+    for place in ("data/teachers/of-another", "reports/tables", "data/teachers/of-nobody"):
+        (suite / place).mkdir(parents=True)
+        (suite / place / "x.csv").write_text("fd\n1.0\n")
+    for name, local in (("a", "data/teachers/of-another"), ("b", "reports/tables"), ("c", "results"), ("d", "data/..")):
+        (suite / "suites" / name).mkdir(parents=True)
+        values = {"suite": name, "teacher": {"local": f"../../{local}"}}
+        (suite / "suites" / name / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+    edit_lock(suite, lambda stages: stages["teacher"]["outs"].append({"path": "data/y", "hash": "md5", "md5": "0" * 32, "size": 1}))
+    found = {finding.subject for finding in audit(suite).findings if "no stage made it" in finding.message}
+    assert found == {"reports/tables/x.csv", "data/teachers/of-nobody/x.csv"}

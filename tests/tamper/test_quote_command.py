@@ -6,21 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from backtrail.audit.audit import audit
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, VERIFIED
 from backtrail.cli.quote import TEXTS
+from backtrail.ledger.hashes import hash_file
 from tamper.conftest import commit
 from tamper.forging import rewrite_ledger
 from tamper.hand_made import LAST, build
 
 TABLE = "reports/tables/claims.csv"
-CLAIMS = """claim,text,source,quantity,verdict,weakest_margin,seeds_to_decide
-a,SFD beats its teacher,SFD,FD,held,3.5,
-b,SFD-v beats SFD,SFD,FD,undecided at this size,-0.5,26
-b2,SFD-v beats SFD,SFD,KID,undecided at this size,0.5,inf
-c,DisBack beats Diff-Instruct,DisBack,FD,undecided at this size,-1,
-d,DisBack ends nearer,DisBack,FD,not run,,
+CLAIMS = """claim,text,source,quantity,verdict,n_seeds,weakest_margin,seeds_to_decide
+a,SFD beats its teacher,SFD,FD,held,3,3.5,
+b,SFD-v beats SFD,SFD,FD,undecided at this size,3,-0.5,26
+b2,SFD-v beats SFD,SFD,KID,undecided at this size,3,0.5,inf
+c,DisBack beats Diff-Instruct,DisBack,FD,undecided at this size,3,-1,
+d,DisBack ends nearer,DisBack,FD,not run,0,,
 """
 LIST = """- held:
   - SFD beats its teacher (FD)
@@ -71,6 +73,49 @@ def test_what_is_quoted_is_renewed_and_the_audit_finds_it_right(suite: Path) -> 
     assert verdicts(suite) == [VERIFIED] * 3 + [UNBACKED] * 2
     again = backtrail(suite, "quote", "--check")
     assert (again.returncode, again.stdout) == (0, "every quotation is as the results say\n")
+
+
+BESIDE = """| claim | here | in `suites/study` |
+|---|---|---|
+| SFD beats its teacher (FD) | held (n = 3) | held (n = 10) |
+| SFD-v beats SFD (FD) | undecided at this size (n = 3) | not held (n = 10) |
+| SFD-v beats SFD (KID) | undecided at this size (n = 3) | undecided at this size (n = 10) |
+| DisBack beats Diff-Instruct (FD) | undecided at this size (n = 3) |  |
+| DisBack ends nearer (FD) | not run (n = 0) |  |
+| A path helps (FD) |  | held (n = 10) |"""
+STUDY = """claim,text,source,quantity,verdict,n_seeds,weakest_margin,seeds_to_decide
+a,SFD beats its teacher,SFD,FD,held,10,3.5,
+b,SFD-v beats SFD,SFD,FD,not held,10,-0.5,
+b2,SFD-v beats SFD,SFD,KID,undecided at this size,10,0.5,inf
+e,A path helps,own,FD,held,10,1,
+"""
+
+
+def test_another_suites_verdicts_stand_beside_and_answer_to_its_own_ledger(suite: Path) -> None:
+    study = suite / "suites/study"
+    (suite / "README.md").write_text("<!-- quote claims/suites/study --><!-- /quote -->")
+    assert "not there" in backtrail(suite, "quote").stderr
+    build(study)
+    (study / "params.yaml").write_text("suite: study\n")
+    (study / "reports/tables").mkdir(parents=True)
+    (study / TABLE).write_text(STUDY)
+    backtrail(suite, "quote")
+    assert (suite / "README.md").read_text() == f"<!-- quote claims/suites/study -->\n{BESIDE}\n<!-- /quote -->"
+
+    def said() -> list[str]:
+        return [one.message for one in audit(suite, writer=TEXTS).findings if "quotes the text" in one.message]
+
+    assert [message.partition("and ")[2].partition(";")[0] for message in said()] == [f"no stage of suites/study made {TABLE}"]
+    lock = yaml.safe_load((study / "dvc.lock").read_text())
+    stage = next(iter(lock["stages"].values()))
+    stage["outs"].append({"path": TABLE, "hash": "md5", "md5": hash_file(study / TABLE).md5, "size": 1})
+    (study / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert said() == []
+    (study / TABLE).write_text(STUDY.replace("not held", "held"))
+    backtrail(suite, "quote")
+    assert len(said()) == 1 and f"suites/study/{TABLE} is not what suites/study's own ledger has" in said()[0]
+    (study / "dvc.lock").unlink()
+    assert len(said()) == 1 and "nothing has been run here" in said()[0]
 
 
 def test_the_verdicts_are_those_of_the_table() -> None:
@@ -124,7 +169,9 @@ def test_as_published_and_otherwise_here_is_told(suite: Path) -> None:
     ("target", "message"),
     [
         ("<!-- number results/nothing.json:fd -->1<!-- /number -->", "README.md: not there: results/nothing.json:fd: "),
-        ("<!-- quote poem -->1<!-- /quote -->", "there is no text poem to quote; known: claims, axes/NAME"),
+        ("<!-- quote poem -->1<!-- /quote -->", "there is no text poem to quote; known: claims, claims/FOLDER, axes/NAME"),
+        ("<!-- quote claims/../x -->1<!-- /quote -->", "there is no text claims/../x to quote"),
+        ("<!-- quote claims//x -->1<!-- /quote -->", "there is no text claims//x to quote"),
         ("<!-- quote axes/../../x -->1<!-- /quote -->", "there is no text axes/../../x to quote"),
     ],
 )

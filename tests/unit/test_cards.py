@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, UNet2DModel
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler, UNet2DModel
 from packaging.requirements import Requirement
 from PIL import Image
 
 from backtrail.denoiser import NetDenoiser
 from backtrail.export import standalone
-from backtrail.export.cards import example
+from backtrail.export.cards import example, pipeline_example
 from backtrail.export.program import Programs
 from backtrail.nets.build import build, construct, save_denoiser, with_step_condition
 from backtrail.nets.dhariwal import DhariwalConfiguration
@@ -79,8 +79,12 @@ def trained(denoiser: NetDenoiser) -> NetDenoiser:
 @pytest.fixture(scope="module")
 def torch_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to import from that holds torch and what torch requires, and neither this package nor its other requirements."""
-    folder, left = tmp_path_factory.mktemp("torch-alone"), ["torch"]
-    seen = set()
+    return alone(tmp_path_factory.mktemp("torch-alone"), "torch")
+
+
+def alone(folder: Path, *packages: str) -> Path:
+    """Links to these packages and to what they require, in a folder."""
+    left, seen = list(packages), set()
     while left:
         name = left.pop()
         try:
@@ -183,3 +187,33 @@ def test_diffusers_loads_a_student_of_a_diffusers_teacher(facts: StudentSampling
             x = scheduler.step(unet(scheduler.scale_model_input(x, time), time).sample, time, x).prev_sample
     expected = sample(student, facts.samplers(None, [1.0])[0], range(4), student.image_shape)
     torch.testing.assert_close(x, expected, rtol=1e-3, atol=1e-3)
+
+
+FEW_STEPS = FewStep(schedule=Schedule(t_max=20.0), afs=True, step_condition=False, num_steps=[4])
+
+
+@pytest.mark.parametrize("net", [UNET2D, UNET2D | {"num_class_embeds": 3}], ids=["plain", "classes"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_pipeline_of_diffusers_draws_the_students_images(prediction: str, net: dict, tmp_path: Path, programs: Programs) -> None:
+    """By the library's own loader, from noise of ours: the plan is in the folder."""
+    student = trained(construct(DiffusersTeacher(unet=net, prediction_type=prediction, time_map="ln-alpha")))
+    exported(tmp_path, student, FEW_STEPS, programs)
+    pipe = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline=str(tmp_path), trust_remote_code=True)
+    told = {"class_labels": student.conditions.of_images(range(4)).labels} if student.n_classes else {}
+    drawn = pipe(noise=image_noise(range(4), student.image_shape), output_type="pt", **told).images
+    way = FEW_STEPS.samplers(None, [1.0])[0]
+    torch.testing.assert_close(drawn, sample(student, way, range(4), student.image_shape, student.conditions), rtol=1e-4, atol=1e-4)
+    again = [pipe(batch_size=3, generator=torch.Generator().manual_seed(5), output_type="np").images for _ in range(2)]
+    assert again[0].shape == (3, *student.image_shape[1:], student.image_shape[0]) and np.array_equal(*again)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_cards_example_for_diffusers_needs_it_and_torch_alone(
+    told: bool, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, programs: Programs
+) -> None:
+    student = trained(construct(DiffusersTeacher(unet=UNET2D, step_condition=told)))
+    exported(tmp_path, student, few_steps(told), programs)
+    lines = pipeline_example(tmp_path / "student.safetensors")
+    code = "\n".join(lines[lines.index("```python") + 1 : lines.index("```")])
+    run_example(tmp_path, code, alone(tmp_path_factory.mktemp("alone"), "torch", "diffusers"))
+    assert len(list(tmp_path.glob("*.png"))) == 16

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from own_inputs import write_edm
@@ -15,9 +16,16 @@ from PIL import Image
 from snakemake.exceptions import WorkflowError
 
 import dvc_plan
-from backtrail.cli.own_files import check_own_files
+from backtrail.cli.own_files import check_own_files, check_text_teacher
+from backtrail.data.fetched_folder import fetch_outside
+from backtrail.data.sources import source_of_teacher
+from backtrail.data.text_teacher import PARTS, fetched
 from backtrail.errors import UserError
+from backtrail.layout import TEACHER
+from backtrail.metrics.classifier import save_classifier
+from backtrail.nets.classifier import Classifier
 from backtrail.parameters.suite import read_suite
+from backtrail.tensors import save_tensors
 from unit.refusals import self_contained
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +50,7 @@ def parameters(**changes: object) -> dict:
     p = self_contained()
     p["data"] = {"name": "image-folder", "resolution": 16, "local": "mine", "held_out": N_TEST}
     p["teacher"]["net"]["n_classes"] = 2
+    p["classifier"]["batch_size"] = 32
     p["metrics"] |= {"n_samples": N_TEST, "n_curve": 20}
     for key, value in changes.items():
         *sections, last = key.split("__")
@@ -72,7 +81,7 @@ def test_what_was_understood_is_printed_without_torch(inside: Path) -> None:
     code = "import sys; from backtrail.cli.check import command; command([], standalone_mode=False); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[:4] == [
-        "mine: 100 images, the first is 16x16 grey",
+        "mine: 100 images of 16x16 grey",
         "classes 2: cat 75, dog 25",
         "splits train 70, test (held out) 30",
         "left out 1 that are no image that is read (.txt 1)",
@@ -95,6 +104,8 @@ def test_what_was_understood_is_printed_without_torch(inside: Path) -> None:
         ({"data__name": "image-zip"}, "expected the zip of your images"),
         ({"teacher__net__n_classes": 10}, "teacher.net.n_classes = 10: the images have 2 classes"),
         ({"teacher__net__image_channels": 3}, "teacher.net.image_channels = 3: the images have 1"),
+        ({"classifier__batch_size": 71}, "classifier.batch_size = 71: there are only 70 images to train on"),
+        ({"score_distillation__diff-instruct__sigma_init": {"t": 399}}, "diff-instruct.sigma_init: {t: 399} names a time step"),
         ({"data__resolution": 32, "teacher__net__resolution": 32}, "does not divide the images' 16x16 pixels"),
     ],
 )
@@ -155,6 +166,64 @@ def test_what_a_teacher_cannot_do_is_refused_by_the_names_of_those_that_ask(insi
             checked(p)
 
 
+def test_a_classifier_of_another_suite_lies_beside_any_teacher_of_ones_own(inside: Path) -> None:
+    p = plain(parameters(teacher=OWN, classifier={"source": "own-backtrail"}))
+    write_teacher(inside / "net")
+    with pytest.raises(UserError, match=r"net has no classifier\.safetensors: put it there, or train one here"):
+        checked(p)
+    (inside / "net/classifier.safetensors").write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"net/classifier\.safetensors is no whole safetensors file"):
+        checked(p)
+    save_tensors("net/classifier.safetensors", {"w": torch.zeros(1)}, {"denoiser": {}})
+    with pytest.raises(UserError, match=r"has a classifier\.safetensors that is none of a suite's"):
+        checked(p)
+    for channels, n_classes in ((1, 10), (3, 2), (1, 4)):
+        save_classifier("net/classifier.safetensors", Classifier(channels, n_classes, 4), dataset="another")
+        with pytest.raises(
+            UserError, match=f"of images of {channels} channels and {n_classes} classes, one for these images has 1 channels"
+        ):
+            checked(p)
+    save_classifier("net/classifier.safetensors", Classifier(1, 2, 4), dataset="another")
+    assert checked(p)[0].startswith("mine: 100 images")
+    fetched = fetch_outside("kept", [source_of_teacher("own-diffusers", "net")], "net")["files"]
+    assert "classifier.safetensors" in [file["name"] for file in fetched]
+    p["teacher"] = OWN | {"source": "teacher-edm-cifar10-32x32-uncond-vp"}
+    with pytest.raises(UserError, match="lies beside a teacher of your own"):
+        checked(p)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("teacher_samples__samplers__euler__schedule", {"t_max": 80.0}, "teacher_samples.samplers.euler: schedule.t_max = 80"),
+        ("trajectory_distillation__sfd__schedule", {"t_max": 80.0}, "sfd: schedule.t_max = 80"),
+        ("score_distillation__disback__sigma_init", 2.5, "disback.sigma_init: the noise level 2.5"),
+        ("score_distillation__disback__sigma_init", {"t": 100}, "disback.sigma_init: {t: 100} is beyond the network's time steps, 0 to 99"),
+        ("score_distillation__disback__noise_fake", {"kind": "karras"}, "disback.noise_fake: sigma_max = 80 of the noise law"),
+        ("score_distillation__disback__noise_student", {"kind": "discrete"}, "disback.noise_student: noise law.betas give 1000 levels"),
+    ],
+)
+def test_noise_beyond_a_teachers_last_step_is_refused_where_params_yaml_asks_for_it(
+    inside: Path, key: str, value: object, words: str
+) -> None:
+    """A network of a hundred steps, whose last level is about 1.3."""
+    write_teacher(inside / "net", DDPMScheduler(num_train_timesteps=100))
+    p = plain(parameters(teacher=OWN))
+    for method in (*p["teacher_samples"]["samplers"].values(), *p["trajectory_distillation"].values()):
+        method["schedule"] = {**method.get("schedule", {}), "t_max": 1.0}
+    for method in p["score_distillation"].values():
+        method |= {"sigma_init": 1.0}
+    assert checked(p)[0].startswith("mine: 100 images")
+    *sections, last = key.split("__")
+    part = p
+    for name in sections:
+        part = part[name]
+    part[last] = value
+    with pytest.raises(UserError) as error:
+        checked(p)
+    assert str(error.value).startswith(words) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(("label_dim", "label_dropout"), [(0, 0), (2, 0), (2, 0.1)])
 def test_guidance_is_refused_where_an_edm_teacher_has_not_seen_classes_and_their_absence(
     inside: Path, label_dim: int, label_dropout: float
@@ -186,3 +255,19 @@ def test_the_snakefile_refuses_a_folder_that_is_not_there(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkflowError, match=r"data.local = 'nowhere/here': nothing is there: make the folder"):
         dvc_plan.prepare_suite()
+
+
+def test_a_published_teacher_of_text_to_images_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load((ROOT / "suites/fashion-text/params.yaml").read_text(encoding="utf-8"))
+    values["teacher"] |= {"local": "mine", "sha256": {}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    suite = read_suite()
+    with pytest.raises(UserError, match=r"'mine' has no teacher\.safetensors, autoencoder\.safetensors, judge.*name the folder that"):
+        check_text_teacher(suite)
+    for part in PARTS:
+        save_tensors(fetched(part, "mine"), {"w": torch.zeros(1)}, {"text_dropout": 0.0})
+    with pytest.raises(UserError, match=r"guidance of .*heun-w3, .* needs a teacher that knows images without a text, which mine does not"):
+        check_text_teacher(suite)
+    save_tensors(fetched(TEACHER, "mine"), {"w": torch.zeros(1)}, {"text_dropout": 0.1})
+    check_text_teacher(suite)

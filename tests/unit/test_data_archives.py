@@ -13,7 +13,9 @@ import zlib
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 from backtrail.data import archives, cifar
 from backtrail.data.archives import open_tar, open_zip
@@ -191,6 +193,23 @@ def test_cifar_records(tmp_path):
     expected = np.concatenate([records(20, k) for k in range(5)])
     assert np.array_equal(labels, expected[:, 0]) and np.array_equal(images, expected[:, 1:].reshape(100, 3, 32, 32))
     assert np.array_equal(everything(found.test)[1], records(20, 5)[:, 0])
+
+
+def test_cifar_records_are_torchvision_s(tmp_path, monkeypatch):
+    """The same images in the layout of pickles, which torchvision reads, and in the binary one."""
+    files = {name: records(20, k) for k, name in enumerate(cifar.TRAIN + cifar.TEST)}
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    for name, rows in files.items():
+        batch = {"data": rows[:, 1:], "labels": rows[:, 0].tolist()}
+        (folder / name.removesuffix(".bin")).write_bytes(pickle.dumps(batch))
+    (folder / CIFAR10.meta["filename"]).write_bytes(pickle.dumps({"label_names": [*"abcdefghij"]}))
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
+    make_cifar(tmp_path)
+    ours = cifar10(tmp_path, records_per_file=20)
+    for rows, train in ((ours.train, True), (ours.test, False)):
+        theirs, (images, labels) = CIFAR10(tmp_path, train=train), everything(rows)
+        assert np.array_equal(images, theirs.data.transpose(0, 3, 1, 2)) and labels.tolist() == theirs.targets
 
 
 def test_cifar_refuses_what_is_not_as_published(tmp_path):

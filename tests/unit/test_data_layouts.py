@@ -6,6 +6,7 @@ import json
 import logging
 import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -63,7 +64,9 @@ def both(tmp_path, files):
     return found[0]
 
 
-@pytest.mark.parametrize("aside", [".ipynb_checkpoints", ".thumbnails", "@eaDir", "__MACOSX", "Thumbnails"])
+@pytest.mark.parametrize(
+    "aside", [".ipynb_checkpoints", ".thumbnails", "@eaDir", "__MACOSX", "Thumbnails", "thumbs", "_thumbs", "thumbnail"]
+)
 def test_hidden_and_thumbnail_folders_are_passed_over_and_named(tmp_path, aside):
     found = both(tmp_path, {"cat/0.png": PNG, "dog/1.png": PNG, f"cat/{aside}/0.png": PNG, f"{aside}/1.png": PNG, "cat/._0.png": PNG})
     assert found.classes == {"cat": 1, "dog": 1}
@@ -80,6 +83,10 @@ def test_hidden_and_thumbnail_folders_are_passed_over_and_named(tmp_path, aside)
         (("train", "val", "test"), {"train": 2, "test": 2}),
         (("train",), {"train": 2, "test (held out)": 0}),
         (("set/train", "set/val"), {"train": 2, "test": 2}),
+        (("train2017", "val2017"), {"train": 2, "test": 2}),
+        (("Training Set", "Test Set"), {"train": 2, "test": 2}),
+        (("trainset", "testSet"), {"train": 2, "test": 2}),
+        (("mine/train_images", "mine/val_images", "mine/TEST-data_64x64"), {"train": 2, "test": 2}),
     ],
 )
 def test_splits_are_never_classes(tmp_path, tops, splits):
@@ -93,12 +100,24 @@ def test_splits_are_never_classes(tmp_path, tops, splits):
     [
         (("train/cat/0.png", "car/1.png"), r"train are splits, and car/1\.png lies in none"),
         (("test/cat/0.png", "val/cat/1.png"), r"test, val are splits, and test/cat/0\.png leaves nothing to train on"),
+        (("cat/train/0.png", "cat/test/1.png", "dog/train/2.png", "dog/test/3.png"), r"test, train \(cat/test/1\.png\) say splits below"),
+        (("mine/train/0.png", "mine/test/1.png", "extra/x.png"), r"test, train \(mine/test/1\.png\) say splits below the top"),
+        (("mine/train/0.png", "mine/test/1.png", "x.png"), r"test, train \(mine/test/1\.png\) say splits below the top"),
+        (("cat/good/Test Set/0.png", "dog/good/1.png"), r"Test Set \(cat/good/Test Set/0\.png\) say splits below the top"),
+        (("train/train/0.png", "test/test/1.png"), r"test, train \(test/test/1\.png\) say splits below the top"),
+        (("trainA/0.png", "trainB/1.png", "testA/2.png"), r"testA, trainA, trainB say splits together with other words: sort all images"),
+        (("cat/0.png", "my test/1.png", "my val/2.png"), r"my test, my val say splits together with other words"),
     ],
 )
 def test_folders_that_can_be_read_in_two_ways_are_refused(tmp_path, names, words):
     for place in lay(tmp_path, dict.fromkeys(names, PNG)):
         with pytest.raises(UserError, match=words):
             summary(place)
+
+
+@pytest.mark.parametrize("name", ["train_station", "Test tube", "contest", "trains", "prétest"])
+def test_a_class_whose_name_holds_a_split_among_other_words_stays_one(tmp_path, name):
+    assert both(tmp_path, {f"{name}/0.png": PNG, "car/1.png": PNG}).classes == {"car": 1, name: 1}
 
 
 @pytest.mark.parametrize("outer", ["", "mine/", "a/b/"])
@@ -163,6 +182,7 @@ def test_exif_orientation_is_applied_and_said(tmp_path, caplog, kind):
     assert found.turned and not decode_upright(plain, "x").turned
     assert np.array_equal(found.pixels, np.rot90(decode(plain, "x"), -1, (1, 2)))
     _, archive = lay(tmp_path, {"0.png": turned, "1.png": plain})
+    assert summary(archive).lines()[0] == "mine.zip: 2 images of 8x8 RGB, 1 turned as their EXIF orientation says"
     with caplog.at_level(logging.WARNING):
         assert sum(len(images) for images, _ in image_set(open_zip(archive)).train.chunks()) == 2
     assert "1 images are turned as their EXIF orientation says (EDM's own tool ignores it)" in caplog.text
@@ -171,7 +191,7 @@ def test_exif_orientation_is_applied_and_said(tmp_path, caplog, kind):
 def test_the_summary_has_a_line_for_each_thing(tmp_path):
     folder, _ = lay(tmp_path, {"cat/0.png": PNG, "cat/1.png": PNG, "dog/2.png": PNG, "x.txt": b""})
     assert summary(folder, 1).lines() == [
-        f"{folder.name}: 3 images, the first is 8x8 RGB",
+        f"{folder.name}: 3 images of 8x8 RGB",
         "classes 2: cat 2, dog 1",
         "splits train 2, test (held out) 1",
         "left out 1 that are no image that is read (.txt 1)",
@@ -179,6 +199,61 @@ def test_the_summary_has_a_line_for_each_thing(tmp_path):
     with pytest.raises(UserError, match="held_out = 3"):
         summary(folder, 3)
     assert understood(Data(name="fashion-mnist", resolution=32, local="mine")) is None
+
+
+def saved(image, kind="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+SIXTEEN = struct.pack(">2I5B", 8, 8, 16, 2, 0, 0, 0)  # the header of a PNG of 16-bit colours, which Pillow does not write
+SIXTEEN = PNG[:16] + SIXTEEN + struct.pack(">I", zlib.crc32(b"IHDR" + SIXTEEN)) + PNG[33:]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (saved(Image.new("RGB", (9, 8))), "is 8x9, expected 8x8 as the first image"),
+        (saved(Image.new("RGB", (9, 9)), "WEBP"), "is 9x9, expected 8x8 as the first image"),
+        (saved(Image.new("L", (8, 8))), "has 1 channels, expected 3"),
+        (saved(Image.new("RGBA", (8, 8))), "has mode RGBA"),
+        (saved(Image.new("RGB", (8, 8)), transparency=(0, 0, 0)), "has a transparent colour"),
+        (saved(Image.new("CMYK", (8, 8)), "JPEG"), "has mode CMYK"),
+        (saved(Image.new("I;16", (8, 8)), "TIFF"), "has 16 bits"),
+        (saved(Image.new("RGB", (8, 8)), "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]), "holds 2 pictures"),
+        (SIXTEEN, "has 16 bits"),
+        (PNG[:20], "is no whole PNG"),
+        (b"", "is no whole image"),
+        (b"hello", "is no whole image"),
+    ],
+)
+def test_a_later_image_is_refused_by_its_header_as_its_stage_would(tmp_path, data, words):
+    """The one sentence, of a folder and of a zip; the first image is another, and so are ninety-eight behind it."""
+    for place in lay(tmp_path, {f"{k:02d}.png": data if k == 50 else PNG for k in range(100)}):
+        with pytest.raises(UserError, match=words) as early:
+            summary(place)
+        members = open_folder(place) if place.is_dir() else open_zip(place)
+        with pytest.raises(UserError) as late:
+            for _ in image_set(members).train.chunks():
+                pass
+        assert str(late.value).replace(str(place), place.name) == str(early.value) and "50.png" in str(early.value)
+
+
+def test_of_very_many_images_evenly_spread_headers_are_read_and_their_number_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("backtrail.data.understood.HEADERS", 3)
+    folder, _ = lay(tmp_path, {f"{k:02d}.png": PNG if k in (0, 5, 10) else b"" for k in range(11)})
+    assert summary(folder).lines()[0] == "mine: 11 images of 8x8 RGB by the headers of 3 of them"
+
+
+def test_a_header_is_read_without_its_pixels(tmp_path):
+    """Those of the first image are; a file that is too large is refused before it is opened."""
+    folder, _ = lay(tmp_path, {"0.png": PNG, "1.png": PNG[:-60]})
+    assert summary(folder).n_images == 2
+    with open(folder / "1.png", "r+b") as file:
+        file.truncate((1 << 26) + 1)
+    with pytest.raises(UserError, match="allowed are 67108864"):
+        summary(folder)
 
 
 def test_a_folder_that_no_archive_can_keep_is_refused(tmp_path):

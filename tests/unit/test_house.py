@@ -38,7 +38,7 @@ FLOORS = [
     {"denoiser", "conditions", "levels", "randomness"}
     | {"parameters", "pipeline", "layout", "nested", "artifacts", "tables", "tensors", "errors"},
 ]
-OF_THEIR_OWN_KIND = ("ring", "fashion-text", "sd15", "sdxl", "lsun-bedroom")  # suites with a pipeline of their own
+OF_THEIR_OWN_KIND = ("ring", "fashion-text", "fashion-text-teacher", "sd15", "sdxl", "lsun-bedroom")  # suites with a pipeline of their own
 APART = {"report", "audit", "export"}  # rooms of one floor that do not import each other
 
 
@@ -215,3 +215,25 @@ def test_no_stage_stands_on_where_its_pipeline_comes_from() -> None:
     assert [command for command in commands() if Path("laid_down.py") in closure_files(command)] == []
     trainings = ("teacher", "path", "score-distillation", "trajectory-distillation", "samples", "metrics")
     assert [command for command in trainings if Path("parameters/suite.py") in closure_files(command)] == []
+
+
+def test_the_citation_has_what_its_format_requires() -> None:
+    """The keys that Citation File Format 1.2.0 asks for, in it and in each reference."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys() and cited["cff-version"] == "1.2.0"
+    assert (cited["version"], cited["license"]) == (backtrail.__version__, "Apache-2.0")
+    for work in (cited, *cited["references"]):
+        assert work["title"] and work["type"] in ("software", "article") and all(author["name"] for author in work["authors"])
+        assert all(of.keys() == {"type", "value"} and of["type"] in ("doi", "url", "swh", "other") for of in work.get("identifiers", []))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob(".github/workflows/*.yml")), ids=lambda path: path.stem)
+def test_github_runs_the_commands_of_the_readme_with_no_right_to_write(path: Path) -> None:
+    workflow, readme = yaml.safe_load(path.read_text(encoding="utf-8")), (ROOT / "README.md").read_text(encoding="utf-8")
+    steps = {name: job["steps"] for name, job in workflow["jobs"].items()}
+    ran = {name: {" ".join(step["run"].split()[:2]) for step in of if "run" in step} for name, of in steps.items()}
+    assert workflow["permissions"] == {"contents": "read"} and all("timeout-minutes" in job for job in workflow["jobs"].values())
+    assert ran == {"test": {"make test"}, "repro": {"make repro"}} and all(f"{command} " in readme for of in ran.values() for command in of)
+    for of in steps.values():
+        (checkout,) = [step["with"] for step in of if step.get("uses", "").startswith("actions/checkout@")]
+        assert checkout == {"fetch-depth": 0, "persist-credentials": False}

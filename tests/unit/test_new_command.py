@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from click.testing import CliRunner
@@ -24,6 +25,8 @@ from backtrail.nets.edm import VE
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.sampling import Schedule
 from backtrail.parameters.suite import Suite, read_suite
+from backtrail.teachers.recognised import READ
+from backtrail.tensors import save_tensors
 
 SIDE = 32
 
@@ -65,7 +68,7 @@ def refused(*arguments: object) -> str:
 
 def test_grey_images_without_classes(here: Path) -> None:
     suite, lines = written("greys", "--images", write_images(here / "grey"))
-    assert lines[:3] == ["images: 500 images, the first is 32x32 grey", "classes none", "splits train 400, test (held out) 100"]
+    assert lines[:3] == ["images: 500 images of 32x32 grey", "classes none", "splits train 400, test (held out) 100"]
     assert (suite.suite, suite.data.name, suite.data.resolution, suite.data.local) == ("greys", "image-folder", 16, "images")
     assert (suite.teacher.net.image_channels, suite.teacher.net.n_classes, suite.teacher.label_dropout) == (1, 0, 0.0)
     assert (suite.metrics.n_samples, suite.metrics.n_curve, suite.metrics.n_reference) == (100, 100, 400)
@@ -198,8 +201,36 @@ def test_teachers_that_do_not_fit(here: Path) -> None:
     classes = write_diffusers(here / "classes", num_class_embeds=5)
     assert "the teacher knows 5 classes, the data set has 3" in refused("mine", "--images", images, "--teacher", classes)
     assert "is missing" in refused("mine", "--images", images, "--teacher", images)
+    pipeline = write_diffusers(here / "pipeline")
+    for name in ("diffusion_pytorch_model.safetensors", "renamed.pkl"):  # its content says what it is
+        weights = (pipeline / "unet/diffusion_pytorch_model.safetensors").rename(pipeline / "unet" / name)
+        sentence = refused("mine", "--images", images, "--teacher", weights)
+        assert f"{weights} is one file of a diffusers pipeline" in sentence and sentence.endswith(
+            "name the pipeline's folder, with unet/ and scheduler/ in it (own-diffusers)"
+        )
     (here / "text.pkl").write_text("no pickle", encoding="utf-8")
     assert "text.pkl" in refused("mine", "--images", images, "--teacher", here / "text.pkl")
+
+
+def test_a_safetensors_file_that_is_no_teacher_is_called_what_it_is(here: Path) -> None:
+    """Nothing is to be deleted or run again: the file is the user's only one."""
+    images, path = write_images(here / "rgb", 60, colour=True), here / "x.safetensors"
+
+    def sentence() -> str:
+        said = refused("mine", "--images", images, "--teacher", path)
+        assert "delete" not in said and "dvc" not in said and str(path) in said
+        return said
+
+    safetensors.torch.save_file({"w": torch.ones(2)}, path)
+    assert "is a file that backtrail did not write" in sentence() and READ in sentence()
+    save_tensors(path, {"w": torch.ones(2)}, {"classifier": {}})
+    assert "is a file of backtrail's that holds no denoiser: name the teacher.safetensors" in sentence()
+    save_denoiser(path, build(UNetParameters(image_channels=3, resolution=16, channels=[8, 8]), 0.5))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + b"\0\0\0\1")
+    assert "was damaged after it was written" in sentence() and "get it again from the suite" in sentence()
+    path.write_bytes(whole[:-4])
+    assert "is no whole safetensors file" in sentence() and "get it again from the suite" in sentence()
 
 
 def test_the_operations_are_those_of_plan_and_the_time_follows_the_speed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

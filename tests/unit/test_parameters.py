@@ -28,7 +28,7 @@ from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.score_distillation import PathParameters
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher
-from backtrail.parameters.text_suite import TextSuite
+from backtrail.parameters.text_suite import PublishedTextSuite, TrainedTextSuite
 from unit import hostile_parameters
 from unit.refusals import as_yaml, self_contained, sentence_for
 
@@ -71,7 +71,7 @@ def test_suites_are_valid(path: Path) -> None:
         ("metrics.inception", None, ["metrics.inception"]),
         ("data.local", None, ["data.local = None"]),
         ("teacher.local", None, ["teacher.local = None"]),
-        ("classifier", {"source": "own-backtrail"}, ["lies beside such a teacher: import the teacher too, or train it"]),
+        ("classifier", {"source": "own-backtrail"}, ["lies beside a teacher of your own: import the teacher too, or train it"]),
         ("classifier", {"source": "own-edm"}, ["classifier.source = 'own-edm'"]),
         ("metrics.extractors", ["efficientnet-lite0"], ["metrics.extractors must hold classifier"]),
         ("teacher", {"source": "teacher-edm-cifar10"}, ["teacher.source = 'teacher-edm-cifar10'", "teacher-edm-cifar10-32x32-uncond-vp"]),
@@ -243,7 +243,15 @@ def unbounded(schema: Any, place: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "model", [Suite[TrainedTeacher, ClassifierParameters], Suite[ImportedTeacher, ImportedClassifier], RingSuite, TextSuite, LatentSuite]
+    "model",
+    [
+        Suite[TrainedTeacher, ClassifierParameters],
+        Suite[ImportedTeacher, ImportedClassifier],
+        RingSuite,
+        TrainedTextSuite,
+        PublishedTextSuite,
+        LatentSuite,
+    ],
 )
 def test_every_number_list_and_mapping_has_its_bounds(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()

@@ -25,13 +25,30 @@ def test_more_evaluations_are_never_worse(solver: str) -> None:
     assert all(more <= SPREAD * fewer for fewer, more in itertools.pairwise(distances)), distances
 
 
-def test_the_weights_are_those_of_the_suite_that_trained_them() -> None:
-    built_in = read_suite(ROOT / "params.yaml")
-    folder = ROOT / built_in.teacher.local
-    records = read_gathered(TRAINED)
-    for stage, path in (("teacher", layout.TEACHER), ("classifier", layout.CLASSIFIER)):
-        digest = file_digest(folder / Path(path).name)
+@pytest.mark.parametrize(
+    ("suite", "trained", "parts"),
+    [
+        (ROOT, TRAINED, {"teacher": [layout.TEACHER], "classifier": [layout.CLASSIFIER]}),
+        (
+            ROOT / "suites/fashion-text",
+            ROOT / "suites/fashion-text-teacher",
+            {
+                "text-teacher": [layout.TEACHER],
+                "text-autoencoder": [layout.AUTOENCODER],
+                "text-judges": [layout.JUDGE, layout.CAPTION_TOWER],
+            },
+        ),
+    ],
+    ids=["built-in", "fashion-text"],
+)
+def test_the_weights_are_those_of_the_suite_that_trained_them(suite: Path, trained: Path, parts: dict[str, list[str]]) -> None:
+    teacher = read_suite(suite / "params.yaml").teacher
+    folder, records = suite / teacher.local, read_gathered(trained)
+    assert len(teacher.sha256) == sum(map(len, parts.values()))
+    for stage, paths in parts.items():
         record = yaml.safe_load(records[layout.record(stage)])
-        assert digest == record["outputs"][path] == built_in.teacher.sha256[Path(path).name]
-        assert digest in (folder / "README.md").read_text(encoding="utf-8")
+        for path in paths:
+            digest = file_digest(folder / Path(path).name)
+            assert digest == record["outputs"][path] == teacher.sha256[Path(path).name]
+            assert digest in (folder / "README.md").read_text(encoding="utf-8")
     assert sum(file.stat().st_size for file in folder.iterdir()) < 8e6

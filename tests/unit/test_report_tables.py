@@ -12,6 +12,8 @@ from synthetic_suite import METRIC, SEEDS, STUDENTS, parameters, write_parameter
 from backtrail.errors import UserError
 from backtrail.report.claims import table_metric
 from backtrail.report.collect import open_suite
+from backtrail.report.headline import FILE as FILE_OF_HEADLINE
+from backtrail.report.headline import save_headline
 from backtrail.report.over_nfe import nfe_data
 from backtrail.report.paper import FILE, paper_numbers
 from backtrail.report.tables import (
@@ -172,3 +174,18 @@ def test_hostile_text_stands_for_itself_in_markdown_and_latex():
 def test_an_unknown_table_is_one_sentence(suite):
     with pytest.raises(UserError, match="there is no table banana; known: results, claims"):
         render_table("banana", suite.folder)
+
+
+def test_the_headline_has_one_number_of_each_model(tmp_path):
+    folder = write_suite(tmp_path)
+    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) | {"teacher_samples": {"reference": "heun"}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    save_headline(folder)
+    shown, table = (
+        json.loads((folder / FILE_OF_HEADLINE).read_text(encoding="utf-8")),
+        results(open_suite(folder)).set_index(["method", "nfe"]),
+    )
+    assert set(shown) == {*STUDENTS, "teacher"}
+    for method, (trained, _) in STUDENTS.items():
+        assert shown[method] == pytest.approx(table.loc[(method, max(trained)), f"{METRIC}_mean"], rel=1e-8)
+    assert shown["teacher"] == table.loc[("heun", table.loc["heun"].index.max()), f"{METRIC}_mean"]

@@ -1,8 +1,10 @@
 """`backtrail reproduced` on a small suite whose results were published, and on another machine's run of it."""
 
 import hashlib
+import html
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -167,6 +169,33 @@ def test_text_and_json(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(line.startswith(f"  outside: {found['outside'][0]['name']}: ") and line.endswith("here (+10.00%)") for line in lines)
     assert lines[-2] == "  verdict: SFD beats DPM-Solver++(3M) at the NFE it is trained for: held as published, not held here"
     assert lines[-1] == "The report: reports/index.html"
+
+
+def inside(text: str, tag: str) -> list[str]:
+    """The texts of a tag's elements."""
+    found = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", text, re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]+>", "", of)).strip() for of in found]
+
+
+def test_the_page_has_every_number_beside_the_published_one(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved(suite, "disback", 1.1)
+    finish(suite, THERE)
+    flip(suite, "sfd-beats-dpmpp", "held", "not held")
+    (suite / "reports/index.html").write_text("page")
+    found, said = reproduced(suite), invoke(suite, monkeypatch, "--page", "there/near.html")
+    assert said.stdout.splitlines()[-1] == "Number by number: there/near.html" and said.exit_code == 1
+    page = (suite / "there/near.html").read_text(encoding="utf-8")
+    assert '<a href="../reports/index.html">What came out</a>' in page and "The run" not in page
+    body = page[page.index("<tbody>") : page.index("</tbody>")]
+    rows = [inside(row, "td") for row in re.findall(r"<tr>.*?</tr>", body, re.DOTALL)]
+    assert len(rows) == len(found.numbers) and {row[0] for row in rows} == {one.name for one in found.numbers}
+    assert [row[1] for row in rows[: len(found.of(OUTSIDE))]] == ["outside"] * len(found.of(OUTSIDE))
+    first = found.of(OUTSIDE)[0]
+    assert rows[0][0] == first.name and rows[0][4] == "+10.00%" and float(rows[0][3]) == pytest.approx(first.here)
+    assert inside(page, "p")[1] == said.stdout.splitlines()[0]
+    remarks = inside(page[: page.index("<nav")], "li")
+    assert len([text for text in remarks if text.startswith("outside: ")]) == len(found.of(OUTSIDE)) > 12, "all of them, not a screenful"
+    assert remarks[-1].startswith("verdict: SFD beats DPM-Solver++(3M)")
 
 
 def test_against_a_folder_a_table_and_a_commit(suite: Path, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_the_claims_hold_over_three_seeds():
     teacher is the target of both; the end at .0471 against .0496, nearer by .0011, .0025 and .0040. With a teacher of 2,000 updates the
     ends differ by less: they are then the teacher's own error, and the way there does not matter.
     """
-    plain, walked = ([whole(method, seed) for seed in SUITE.seeds] for method in ("diff-instruct", "disback"))
+    plain, walked = ([whole(method, seed) for seed in (0, 1, 2)] for method in ("diff-instruct", "disback"))
     for (_, high, far), (raw, low, near) in zip(plain, walked, strict=True):
         assert all(low[update] < high[update] for update in SNAPSHOTS)
         assert all(low[update] < 0.9 * high[update] for update in (0, 10, 20, 30))

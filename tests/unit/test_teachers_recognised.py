@@ -100,6 +100,33 @@ def test_a_checkpoint_of_edm2_is_called_so(tmp_path, encoder):
     assert "get it again" not in sentence
 
 
+def write_torch(path: Path, value: object, **options: bool) -> Path:
+    torch.save(value, path, **options)
+    return path
+
+
+READ = "name EDM's pickle, a suite's teacher.safetensors or the folder of a diffusers pipeline"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ({"_use_new_zipfile_serialization": True}, "it is a zip file of torch.save, which holds weights and not the network"),
+        ({"_use_new_zipfile_serialization": False}, "it is an old file of torch.save, which holds weights and not the network"),
+    ],
+)
+def test_a_file_of_torch_save_is_called_so(tmp_path, kind, words):
+    for value in ({"conv_in.weight": torch.ones(3)}, {"net": nn.Linear(2, 2)}):
+        sentence = refusal(write_torch(tmp_path / "x.pt", value, **kind))
+        assert words in sentence and READ in sentence and "get it again" not in sentence
+
+
+@pytest.mark.parametrize("content", [b'{"_class_name": "UNet2DModel"}', b"hello", b"PK\x03\x04 images"])
+def test_what_is_no_pickle_is_not_to_be_got_again(tmp_path, content):
+    (tmp_path / "x.pkl").write_bytes(content)
+    assert READ in (sentence := refusal(tmp_path / "x.pkl")) and "get it again" not in sentence
+
+
 def test_a_name_that_only_begins_alike_is_no_student(tmp_path):
     path = tmp_path / "t.pkl"
     path.write_bytes(b"\x80\x04cmodels.networks_edm_evil\nrun\n)R.")

@@ -2,10 +2,12 @@
 
 import copy
 import importlib.util
+import shutil
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from backtrail.cli import backtrail
 from backtrail.data.caption_archive import save_captions
 from backtrail.data.captions import CAPTIONS, Caption
 from backtrail.errors import UserError
+from backtrail.export.teacher import export_teacher
 from backtrail.laid_down import declared_stages
 from backtrail.methods.disback.path import load_path
 from backtrail.nets.build import load_denoiser
@@ -30,7 +33,12 @@ from backtrail.tensors import load_tensors
 from unit.refusals import as_yaml, sentence_for
 from unit.text_world import random_captions, write_originals
 
-VALID = yaml.safe_load((Path(__file__).parents[2] / "suites/fashion-text/params.yaml").read_text(encoding="utf-8"))
+SUITES = Path(__file__).parents[2] / "suites"
+PUBLISHED, TEACHER = (
+    yaml.safe_load((SUITES / name / "params.yaml").read_text(encoding="utf-8")) for name in ("fashion-text", "fashion-text-teacher")
+)
+PARTS = ("autoencoder", "judge", "caption_tower", "teacher")
+VALID = PUBLISHED | {name: TEACHER[name] for name in PARTS}  # with the students of the one, and the trainings of the other
 WIDTH = 24
 refused = partial(sentence_for, VALID)
 ENCODES = importlib.util.find_spec("transformers") is not None
@@ -76,6 +84,21 @@ def test_what_is_for_suites_of_images_says_so(tmp_path: Path, command: str, said
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said):
         backtrail([command], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("autoencoder", {"source": "own-backtrail", "steps": 3}, ["unknown key autoencoder.steps", "posterior, source"]),
+        ("judge", {"width": 32, "steps": 3}, ["unknown key judge.width; allowed beside it: source"]),
+        ("teacher.local", None, ["teacher.local = None"]),
+        ("teacher.source", "teacher-sd15", ["teacher.source = 'teacher-sd15'", "'own-backtrail'"]),
+        ("teacher.steps", 3, ["unknown key teacher.steps", "local, sha256, source"]),
+    ],
+)
+def test_parts_are_taken_over_together(tmp_path: Path, key: str, value: object, expected: list[str]) -> None:
+    sentence = sentence_for(PUBLISHED, tmp_path, key, value)
+    assert all(part in sentence for part in expected) and "\n" not in sentence, sentence
 
 
 def test_prompts_of_training_and_of_evaluation_are_kept_apart() -> None:
@@ -129,13 +152,75 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["score_distillation"] = {name: values["score_distillation"][name] | change for name, change in changes.items()}
     values["students"] = {"sfd-v": {"num_steps": [3, 4], "guidance": [1.0, 3.0]}, "diff-instruct-999": {}, "disback-399": {}}
     values["evaluation"] |= {"n_samples": 40, "n_curve": 10, "n_reference": 100}
+    run_all(folder, values)
+    return folder
+
+
+def run_all(folder: Path, values: dict[str, Any]) -> None:
+    """Every stage of the suite, in one process."""
     (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
     stages = [stage for stage in declared_stages(folder) if stage.name != "code" and (ENCODES or stage.name != "text-captions")]
     commands = [[stage.command, *(["--stage", stage.name] if stage.command != "ledger" else [])] for stage in stages]
     code = RUN.replace("COMMANDS", repr(commands))
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return folder
+
+
+@pytest.fixture(scope="module")
+def published(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The teacher of that suite as `export --teacher` publishes it; its ledger is made up, of one record a stage."""
+    place = tmp_path_factory.mktemp("published")
+    stages = [stage for stage in declared_stages(folder) if stage.name != "code"]
+    lock = {
+        stage.name: {
+            "cmd": f"python src/backtrail {stage.command}",
+            "outs": [{"path": out, "md5": "0" * 32, "size": 1} for out in stage.outs],
+        }
+        for stage in stages
+    }
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}), encoding="utf-8")
+    assert export_teacher(place, folder) == [f"{name}.safetensors" for name in ("teacher", "autoencoder", "judge", "caption-tower")] + [
+        "README.md"
+    ]
+    return place
+
+
+@pytest.mark.slow
+def test_a_published_teacher_is_taken_over_with_all_that_it_comes_with(folder: Path, published: Path, tmp_path: Path) -> None:
+    card = (published / "README.md").read_text(encoding="utf-8")
+    section = yaml.safe_load(card[card.index("```yaml") + 7 : card.index("```\n\n## Quality")])
+    assert set(section) == set(PARTS) and "| fd_garment_colour_classifier |" in card and "fashion-mnist in colours, with captions" in card
+    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) | section
+    values["teacher"]["local"] = "mine"
+    few = values["trajectory_distillation"]["sfd-v"]
+    values |= {"seeds": [0], "score_distillation": {}, "trajectory_distillation": {"sfd-v": few}, "students": {"sfd-v": {"num_steps": [3]}}}
+    for name in ("data/local", "data/teacher", "results/captions"):
+        if (folder / name).exists() and name != "data/teacher":
+            shutil.copytree(folder / name, tmp_path / name)
+    shutil.copytree(published, tmp_path / "mine")
+    run_all(tmp_path, values)
+    for part in ("autoencoder/autoencoder", "judges/judge", "judges/caption-tower", "teacher/teacher", "students/sfd-v/seed0/student"):
+        ours, theirs = ((place / f"results/{part}.safetensors").read_bytes() for place in (tmp_path, folder))
+        assert ours == theirs, part
+    again = tmp_path / "params.yaml"
+    for key, value, said in (
+        ("text", {"seed": 1}, "was trained on other images than this suite's"),
+        ("text", {"null_text": "zeros"}, "was trained otherwise: null_text = empty, here zeros"),
+    ):
+        again.write_text(as_yaml({**values, key: {**values[key], **value}}), encoding="utf-8")
+        command = "text-teacher" if "null_text" in value else "text-autoencoder"
+        if command == "text-autoencoder":
+            stage_of(tmp_path, "text-dataset")
+        assert said in stage_of(tmp_path, command)
+
+
+def stage_of(folder: Path, *names: str) -> str:
+    """Run one stage; what it said on its way out."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN.replace("COMMANDS", repr([[name, "--stage", name] for name in names]))],
+        cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stderr
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
 import tempfile
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
+from backtrail.audit.by_hand import lies_in, places_by_hand
 from backtrail.audit.evidence import Evidence
 from backtrail.audit.findings import ABSENT, BROKEN, STALE, UNBACKED, Finding
 from backtrail.errors import UserError
@@ -157,18 +157,14 @@ def _cut(ledger: Ledger) -> str:
     return ""
 
 
-def _is_by_hand(ledger: Ledger, name: str) -> bool:
-    """Whether a file is, or lies below, what parameters name for what the user got by hand."""
-    return any(str(above) in ledger.by_hand for above in (PurePosixPath(name), *PurePosixPath(name).parents))
-
-
 def strays(of: Evidence) -> Iterator[Finding]:
     """Files where only stages write, and that no stage made."""
     # What is shown is looked through even where no stage makes anything of it: a page may stay behind when its stage is taken away.
     tops = {path.split("/")[0] for path in of.ledger.makers if "/" in path} | {"reports", "results"}
     # .dvcignore has no say: what it names would be hidden from the audit, and be shown all the same.
     files = (path for top in tops for path in (of.ledger.folder / top).rglob("*") if path.is_file())
+    by_hand = places_by_hand(of.ledger)
     for name in sorted(path.relative_to(of.ledger.folder).as_posix() for path in files):
         hidden = any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
-        if of.ledger.maker(name) is None and not hidden and not _is_by_hand(of.ledger, name):
+        if of.ledger.maker(name) is None and not hidden and not lies_in(name, by_hand):
             yield Finding(UNBACKED, name, f"? -> {name}", f"{name}: no stage made it")

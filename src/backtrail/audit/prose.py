@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from backtrail.audit.by_hand import lies_in, places_by_hand
 from backtrail.audit.findings import BROKEN, UNBACKED, Finding
 from backtrail.audit.published import CLAIMS
 from backtrail.errors import UserError
@@ -199,22 +200,17 @@ def _is_setting(text: str, number: re.Match[str]) -> bool:
 
 def unmarked(ledger: Ledger) -> Iterator[Finding]:
     """What looks like a result and carries no mark, and verdicts that are not the table's."""
-    names, claims = names_of(ledger), read_rows(ledger.folder / CLAIMS)
+    names, claims, by_hand = names_of(ledger), read_rows(ledger.folder / CLAIMS), places_by_hand(ledger)
     for file, text in texts(ledger):
         found: list[str] = []
         for block, lead in with_leads(blocks(text)):
-            found += [] if is_by_hand(ledger, file) else unquoted(names, block)
+            found += [] if lies_in(file, by_hand) else unquoted(names, block)
             yield from _verdicts(file, names, block, lead, claims)
         if found:
             shown = "; ".join(f"'... {one}'" for one in found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
             message = f"{file}: {len(found)} numbers beside a method's name are quoted from nothing: {shown}"
             # The quoted numbers of the same file are not wrong for it.
             yield Finding(UNBACKED, f"{file}:unmarked", f"? -> {file}", message, "mark them: <!-- number FILE:SELECTOR -->")
-
-
-def is_by_hand(ledger: Ledger, file: str) -> bool:
-    """Whether a text came with files that the user got by hand, as a teacher's card: its numbers are of another suite."""
-    return any(file.startswith(f"{place}/") for place in ledger.by_hand if PurePosixPath(place).parts)
 
 
 def with_leads(of: Iterable[Block]) -> Iterator[tuple[Block, str]]:
@@ -256,11 +252,11 @@ def _plain(text: str) -> str:
 def measured_otherwise(ledger: Ledger) -> Iterator[str]:
     """A line for each part of a text that is said to be measured by other means than the suite's stages, and for each text that came with
     files got by hand."""
-    names = names_of(ledger)
+    names, by_hand = names_of(ledger), places_by_hand(ledger)
     if others := sorted({place for name in _markdown(ledger.folder) if (place := suite_of(ledger.folder, name))}):
         yield f"texts below {', '.join(others)} are of other suites, for an audit there to read"
     for file, text in texts(ledger):
-        if is_by_hand(ledger, file) and (found := [one for block in blocks(text) for one in unquoted(names, block)]):
+        if lies_in(file, by_hand) and (found := [one for block in blocks(text) for one in unquoted(names, block)]):
             yield f"{file}: {len(found):,} numbers beside a method's name came with files got by hand: nothing here checks them"
         for command, part in MEASURED.findall(text):
             what = f"{len(NUMBER.findall(part)):,} numbers are said to be measured otherwise than by the suite's stages"

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache, partial
 from itertools import zip_longest
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, Finding
-from backtrail.audit.prose import MARK, WHOLE, Block, blocks, misplaced, names_of, texts
+from backtrail.audit.prose import MARK, WHOLE, Block, blocks, misplaced, names_of, suite_of, texts
 from backtrail.audit.published import numbers_at, text_at
 from backtrail.audit.runs import open_run
 from backtrail.errors import UserError
+from backtrail.ledger.confined import open_confined
+from backtrail.ledger.hashes import hash_file
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import Number, find
 
@@ -109,6 +111,8 @@ def _wrong_text(ledger: Ledger, writer: Writer, quotation: Quotation) -> Iterato
     except (UserError, ValueError) as error:
         yield Finding(UNBACKED, quotation.subject, link, f"{file} quotes the text {name}, which cannot be written: {error}")
         return
+    for wrong in filter(None, (_wrong_elsewhere(ledger, source) for source in quotation.sources)):
+        yield Finding(UNBACKED, quotation.subject, link, f"{file} quotes the text {name}, and {wrong}")
     if quotation.text == now:
         return
     try:
@@ -121,6 +125,21 @@ def _wrong_text(ledger: Ledger, writer: Writer, quotation: Quotation) -> Iterato
         was, is_now = first_difference(quotation.text, now)
         message = f"{file}: the text {name} is not what {', '.join(quotation.sources)} says: found '{was}', expected '{is_now}'"
         yield Finding(BROKEN, quotation.subject, link, message, RENEW)
+
+
+def _wrong_elsewhere(ledger: Ledger, source: str) -> str:
+    """What is wrong with a source that another suite within this one made, by its own ledger; empty if nothing, or if it is ours."""
+    if (place := suite_of(ledger.folder, source)) is None:
+        return ""
+    path, cure = PurePosixPath(source).relative_to(place).as_posix(), f"`(cd {place}; backtrail audit)` says more"
+    try:
+        stage = open_confined(ledger.folder / place).maker(path)
+    except UserError as error:
+        return f"{error}; {cure}"
+    if stage is None or path not in stage.outs:
+        return f"no stage of {place} made {path}; {cure}"
+    found = hash_file(ledger.folder / source).md5
+    return "" if found == stage.outs[path].md5 else f"{source} is not what {place}'s own ledger has; {cure}"
 
 
 def first_difference(was: str, now: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from backtrail.audit.why import UNKNOWN
 
 def tree(chain: dict[str, Any]) -> Iterator[str]:
     """The lines of what `why` found."""
+    yield from _suite(chain)
     if "number" in chain:
         yield from _head(chain)
         yield from _link(chain["table"], "", "")
@@ -21,6 +22,7 @@ def tree(chain: dict[str, Any]) -> Iterator[str]:
 
 def main_line(chain: dict[str, Any]) -> Iterator[str]:
     """The chain in a screen: of every file the one source with the most stages behind it, and the others counted."""
+    yield from _suite(chain)
     if "number" in chain:
         yield from _head(chain, findings=3)
     roots = [chain["table"]] if "number" in chain else chain["chain"]
@@ -37,6 +39,11 @@ def main_line(chain: dict[str, Any]) -> Iterator[str]:
         wrong = Counter(link["verdict"] for link in folded.values() if link["verdict"] != VERIFIED)
         state = f" ({', '.join(f'{n} {verdict}' for verdict, n in wrong.items())})" if wrong else ""
         yield f"{len(folded)} more files are behind it{state}: --all shows every branch"
+
+
+def _suite(chain: dict[str, Any]) -> Iterator[str]:
+    if "suite" in chain:
+        yield f"{chain['target']} is of the suite in {chain['suite']}; paths are from the repository's folder"
 
 
 def _links(roots: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

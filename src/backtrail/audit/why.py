@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 import statistics
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,67 +12,58 @@ from backtrail.artifacts import load_yaml
 from backtrail.audit.audit import judge
 from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import Finding, worst
+from backtrail.audit.ids import ID, by_id
 from backtrail.errors import UserError
 from backtrail.laid_down import ROOT
 from backtrail.layout import LOCK_FILE, METRICS, PATHS, STUDENTS
 from backtrail.ledger.chains import Branch, Chains
 from backtrail.ledger.confined import open_confined
-from backtrail.ledger.fingerprints import digest_of
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, Stage, at_key
 from backtrail.ledger.numbers import Number, find
-from backtrail.ledger.record import recipe_key
 from backtrail.ledger.schema import faults
 
 PAPER_FILE = Path(__file__).with_name("paper_parameters.yaml")
 UNKNOWN = "unknown"
-ID = re.compile(r"[0-9a-f]{8,64}")  # the head of a sha256 or of a recipe key
 
 
 def why(target: str, folder: str | Path = ".") -> dict[str, Any]:
     """The chain behind `FILE[:SELECTOR]`, or behind a short id, as one JSON-able tree, every link read and held against the ledger.
 
+    A short id may be of another suite of this repository: `suite` names it then, and paths are told from the repository's folder.
     Raises UserError if the target names nothing, or more than one number, or a file that no stage made.
     """
-    ledger = open_confined(folder)
     file, _, selector = target.partition(":")
-    file = Path(file).as_posix()
-    if ID.fullmatch(file) and not ledger.below(file):
-        file = by_id(ledger, file)
-    elif not ledger.below(file):
+    file, is_id = Path(file).as_posix(), ID.fullmatch(file) is not None
+    ledger = open_confined(folder) if not is_id or (Path(folder) / LOCK_FILE).exists() else None
+    roots = ledger.below(file) if ledger else []
+    if is_id and not roots:
+        ledger, roots = by_id(file, ledger)
+        file = roots[0]
+    if ledger is None or not roots:
         raise UserError(f"{file} was made by no stage of this suite: dvc.lock has no output of that name, or above or below it")
     (number,) = find(ledger, f"{file}:{selector}") if selector else [None]
     hashes = Hashes(ledger.folder)
-    roots = list(number.sources) if number else ledger.below(file)
+    roots = list(number.sources) if number else roots
     rests = number.closure(ledger) if number else frozenset().union(*map(ledger.closure, roots))
     findings = [finding for finding in hash_findings(ledger, hashes) if finding.subject in rests]
     told, chains = Told(ledger, hashes, findings), Chains(ledger)
+    other = ledger.folder.resolve() != Path(folder).resolve()
+    about = {"target": target} | ({"suite": ledger.folder.relative_to(ROOT).as_posix()} if other else {})
+
+    def branches(of: list[Branch]) -> list[dict[str, Any]]:
+        return [_told_from_above(link, ledger.folder) if other else link for link in told.branches(of)]
+
     if number is None:
-        return {"target": target, "verdict": worst([f.verdict for f in findings]), "chain": told.branches(chains.tree(roots))}
+        return about | {"verdict": worst([f.verdict for f in findings]), "chain": branches(chains.tree(roots))}
     table = Branch(chains.link(number.file), False, chains.tree(number.sources, {number.file}))
     return {
-        "target": target,
+        **about,
         **describe(ledger, number),
         "verdict": judge(ledger, number, findings, set()).verdict,
         "findings": [vars(finding) for finding in findings],
-        "table": told.branches([table])[0],
+        "table": branches([table])[0],
     }
-
-
-def by_id(ledger: Ledger, name: str) -> str:
-    """The output whose digest, or the record whose recipe key, begins with `name`. Raises UserError if none or several do."""
-    found = []
-    for stage in ledger.stages.values():
-        record = ledger.records[stage.name]
-        if record is None or faults(record):
-            continue
-        found += [path for path, sha256 in record["outputs"].items() if sha256.startswith(name)]
-        if recipe_key(stage.name, record["parameters"], record["inputs"], {stage.command: digest_of(record["code"])}).startswith(name):
-            found.append(stage.record)
-    if len(found) == 1:
-        return found[0]
-    several = f"it begins the digests of {', '.join(found[:4])}: add digits" if found else "it was made by other code, parameters or data"
-    raise UserError(f"{name} is the short id of {len(found) or 'no'} results of this suite; {several}")
 
 
 def describe(ledger: Ledger, number: Number) -> dict[str, Any]:

@@ -47,6 +47,7 @@ STAGES = {
     "ring-run": "record the path of a student on the ring, train it and measure it",
     "ring-figure": "draw the ring's figure and judge DisBack's claims on it",
     "text-fetch": "bring Fashion-MNIST and the text encoder here, verified (suites/fashion-text)",
+    "text-fetch-teacher": "bring a published teacher of text to images here, verified, where the suite takes one over",
     "text-dataset": "colour the images and choose their captions",
     "text-captions": "encode each distinct caption once",
     "text-autoencoder": "train the first stage of the latent teacher",

@@ -2,10 +2,11 @@
 
 import click
 
-from backtrail.cli.own_files import check_own_files
+from backtrail.cli.own_files import check_own_files, check_text_teacher
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER
 from backtrail.ledger.repository import nameless
 from backtrail.parameters.suite import Suite, read_suite
+from backtrail.parameters.text_suite import PublishedTextSuite
 
 
 @click.command()
@@ -17,6 +18,8 @@ def command() -> None:
     """
     suite = read_suite()
     understood = check_own_files(suite) if isinstance(suite, Suite) else []
+    if isinstance(suite, PublishedTextSuite):
+        check_text_teacher(suite)
     if said := nameless(PACKAGE_FOLDER):
         click.echo(f"note: {said}", err=True)
     for line in understood:

@@ -1,5 +1,6 @@
 """`backtrail export`: the suite for others: an RO-Crate with model cards."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import click
 from backtrail.errors import UserError
 from backtrail.export.crate import export
 from backtrail.export.teacher import export_teacher
+from backtrail.export.vocabulary import checks
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import read
 from backtrail.parameters.latent_suite import is_latent
@@ -16,21 +18,20 @@ from backtrail.parameters.text_suite import is_text
 @click.command()
 @click.argument("folder", default="export", type=click.Path(file_okay=False))
 @click.option("--sign", "key", default="", help="Sign the ledger's digests: with the file of an ssh key, or gpg:KEY.")
-@click.option("--teacher", is_flag=True, help="Only the trained teacher and the classifier, for other suites to import.")
+@click.option("--teacher", is_flag=True, help="Only the trained teacher and what it comes with, for other suites to import.")
 def command(folder: str, key: str, teacher: bool) -> None:
     """Write FOLDER, a Workflow Run RO-Crate of the suite: results, records, reports, and each student with its model card.
 
     Data and large intermediate files are described by digest and not carried along.
     """
+    if teacher:
+        click.echo(f"{folder}: {', '.join(export_teacher(folder))}")
+        return
     if Path(PARAMS_FILE).is_file() and (is_text(values := read(PARAMS_FILE)) or is_latent(values)):
         raise UserError(
             "export is for students of images and of points: one of latents is no program without its first stage and its text encoder; "
             "its weights lie in results/students"
         )
-    if teacher:
-        click.echo(f"{folder}: {', '.join(export_teacher(folder))}")
-        return
     files = export(folder, key=key)
     click.echo(f"{folder}: {len(files)} files; ro-crate-preview.html shows them in a browser. To check it against its profile:")
-    click.echo("  rocrate-validator cache warm    # once, where there is a network: the vocabulary of RO-Crate")
-    click.echo(f"  rocrate-validator -y validate --offline -p provenance-run-crate {folder}")
+    click.echo(f"  {checks(shlex.quote(folder))}")

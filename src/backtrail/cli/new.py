@@ -19,6 +19,7 @@ from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import Name, Section, validate
 from backtrail.parameters.data import Data
 from backtrail.parameters.suite import read_suite
+from backtrail.teachers.recognised import READ
 
 if TYPE_CHECKING:
     from backtrail.denoiser import NetDenoiser
@@ -65,7 +66,7 @@ class Budget:
 @click.option(
     "--teacher",
     type=click.Path(path_type=Path),
-    help="What to distil: EDM's pickle, another suite's teacher.safetensors, or a diffusers pipeline's folder.",
+    help=f"What to distil: {READ}.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="What the budget is for; auto: what is here.")
 @click.option("--size", type=click.Choice(["small", "full"]), default="small", help="A first look, or numbers that are worth a table.")
@@ -116,19 +117,10 @@ def _denoiser(teacher: Path | None) -> "NetDenoiser | None":
     if teacher is None:
         return None
     if not teacher.exists():
-        raise UserError(
-            f"--teacher {teacher}: nothing is there: name EDM's pickle, a suite's teacher.safetensors or the folder of a diffusers pipeline"
-        )
-    from backtrail.teachers.imported import read_teacher  # here: as above
+        raise UserError(f"--teacher {teacher}: nothing is there: name {READ}")
+    from backtrail.teachers.imported import read_teacher, source_of_place  # here: as above
 
-    return read_teacher(_source(teacher), teacher)
-
-
-def _source(teacher: Path) -> str:
-    """What kind of teacher it is, by the names of params.yaml."""
-    if teacher.is_dir():
-        return "own-diffusers"
-    return "own-backtrail" if teacher.suffix == ".safetensors" else "own-edm"
+    return read_teacher(source_of_place(teacher), teacher)
 
 
 def _budget(device: str, size: str) -> Budget:
@@ -157,6 +149,8 @@ def _understood(images: Path) -> Understood:
 
 def _values(name: str, found: Understood, budget: Budget, denoiser: "NetDenoiser | None", teacher: Path | None) -> dict[str, Any]:
     """What the template is filled with."""
+    from backtrail.teachers.imported import source_of_place  # here: as above
+
     b = budget.chosen()
     channels, side, _ = found.shape
     is_zip, has_test_split = found.path.is_file(), "test" in found.splits
@@ -165,7 +159,7 @@ def _values(name: str, found: Understood, budget: Budget, denoiser: "NetDenoiser
     resolution = _resolution(side, b["largest_side"]) if denoiser is None else _side_of(denoiser, found)
     low, high = (0.0, float("inf")) if denoiser is None else _noise_levels(denoiser)
     stem, net_channels = _net(resolution, b["net_stem"], b["net_channels"])
-    source = None if teacher is None else _source(teacher)
+    source = None if teacher is None else source_of_place(teacher)
     kind = "trained" if source is None else "imported"
     t_max = min(LARGEST, high)
     return {

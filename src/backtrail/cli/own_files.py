@@ -1,15 +1,22 @@
 """What `check` and `plan` say of a suite's own files before anything runs: how they are read, and what would fail only hours later."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backtrail.data.sources import CLASSIFIER, OWN_TEACHERS
+from backtrail.data.text_teacher import PARTS, fetched
 from backtrail.data.understood import Understood, understood
 from backtrail.errors import UserError
-from backtrail.layout import PIPELINE_FILE
-from backtrail.parameters.classifier import ImportedClassifier
+from backtrail.layout import PIPELINE_FILE, TEACHER
+from backtrail.parameters.classifier import ClassifierParameters, ImportedClassifier
+from backtrail.parameters.discrete_time import TimeStep
 from backtrail.parameters.students import guided
 from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import DISCRETE_TIME, ImportedTeacher, Teacher
+from backtrail.parameters.text_suite import PublishedTextSuite
+
+if TYPE_CHECKING:
+    from backtrail.denoiser import NetDenoiser
 
 NO_TEST_SPLIT = ("ffhq64", "afhqv2-64", "imagenet64")  # data sets whose test images are those that are held out
 
@@ -17,7 +24,7 @@ NO_TEST_SPLIT = ("ffhq64", "afhqv2-64", "imagenet64")  # data sets whose test im
 def check_own_files(suite: Suite) -> list[str]:
     """Hold the parameters against the files that are there; returns what was understood of the user's images, a line for each thing.
 
-    Only what is the user's own is opened: the names and the first image of a folder or zip, and a teacher, which takes torch and seconds.
+    Only what is the user's own is opened: the names and headers of a folder or zip, and a teacher, which takes torch and seconds.
     Raises UserError for what a stage would refuse later.
     """
     check_places(suite)
@@ -27,6 +34,11 @@ def check_own_files(suite: Suite) -> list[str]:
         _check_shape(suite, images)
     if isinstance(suite.teacher, ImportedTeacher):
         _check_imported(suite, suite.teacher, images)
+    if any(isinstance(p.sigma_init, TimeStep) for p in suite.score_distillation.values()):
+        from backtrail.cli.compute_cost import network  # here: torch takes seconds, and other suites do without
+
+        if (known := network(suite)) is not None:
+            _check_levels(suite, known)
     return images.lines() if images is not None else []
 
 
@@ -57,11 +69,14 @@ def _check_test_images(suite: Suite, images: Understood | None) -> None:
 
 
 def _check_shape(suite: Suite, images: Understood) -> None:
-    """Raises UserError where the first image does not fit data.resolution, or the network that is to be trained on it."""
+    """Raises UserError where the images do not fit data.resolution, or the networks that are to be trained on them."""
     channels, height, width = images.shape
     resolution = suite.data.resolution
     if height != width or height % resolution:
         raise UserError(f"data.resolution = {resolution}: does not divide the images' {height}x{width} pixels into equal squares")
+    p, n_train = suite.classifier, images.splits["train"]
+    if isinstance(p, ClassifierParameters) and p.batch_size > n_train:
+        raise UserError(f"classifier.batch_size = {p.batch_size}: there are only {n_train} images to train on: write at most that")
     if isinstance(suite.teacher, Teacher):
         net = suite.teacher.net
         if net.image_channels != channels:
@@ -77,12 +92,53 @@ def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None)
     if asked and (p.source not in OWN_TEACHERS or p.source in DISCRETE_TIME):
         raise UserError(f"{needs}, which {p.source} is not: set it to 1")
     place = Path(p.local)
-    if isinstance(suite.classifier, ImportedClassifier) and not (place / CLASSIFIER).is_file():
-        raise UserError(f"classifier.source = 'own-backtrail': {place} has no {CLASSIFIER}: put it there, or train one here (`n_steps`)")
+    if isinstance(suite.classifier, ImportedClassifier):
+        _check_classifier(place, images)
     if p.source in OWN_TEACHERS and (place.is_file() or (place / OWN_TEACHERS[p.source][0][0]).is_file() or p.source == "own-diffusers"):
         can_be_guided = _check_own_teacher(suite, p, images)
         if asked and not can_be_guided:
             raise UserError(f"{needs}, which {p.local} is not: set it to 1")
+
+
+def _check_classifier(place: Path, images: Understood | None) -> None:
+    """Raises UserError unless a classifier lies beside the teacher, and is of the images' channels and classes as far as these are known.
+
+    That it was trained on these very images is for its stage to say, which has their digest.
+    """
+    from backtrail.metrics.classifier import ROTATIONS  # here: torch takes seconds, and other suites do without
+    from backtrail.teachers.imported import own_header
+
+    def refused(why: str) -> UserError:
+        return UserError(f"classifier.source = 'own-backtrail': {place} {why}: put it there, or train one here (`n_steps`)")
+
+    if not (place / CLASSIFIER).is_file():
+        raise refused(f"has no {CLASSIFIER}")
+    _, header = own_header(place / CLASSIFIER)
+    about = header["metadata"].get("classifier") if header else None
+    if not isinstance(about, dict):
+        raise refused(f"has a {CLASSIFIER} that is none of a suite's")
+    if images is not None:
+        n_classes = len(images.classes) if len(images.classes) > 1 else ROTATIONS
+        found, expected = [
+            (of.get("channels"), of.get("n_classes")) for of in (about, {"channels": images.shape[0], "n_classes": n_classes})
+        ]
+        if found != expected:
+            is_of, has = (f"{channels} channels and {n} classes" for channels, n in (found, expected))
+            raise refused(f"has a {CLASSIFIER} of images of {is_of}, one for these images has {has}")
+
+
+def _check_levels(suite: Suite, teacher: "NetDenoiser") -> None:
+    """Raises UserError, with the place in params.yaml, for a noise level or a time step that the teacher does not know."""
+    asked = [(f"teacher_samples.samplers.{name}", teacher.check_schedule, s.schedule) for name, s in suite.teacher_samples.samplers.items()]
+    asked += [(name, teacher.check_schedule, p.schedule) for name, p in suite.few_step.items()]
+    for name, p in suite.score_distillation.items():
+        asked += [(f"{name}.noise_{of}", teacher.check_noise, law) for of, law in (("student", p.noise_student), ("fake", p.noise_fake))]
+        asked.append((f"{name}.sigma_init", teacher.level, p.sigma_init))
+    for key, check, value in asked:
+        try:
+            check(value)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
 
 
 def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | None) -> bool:
@@ -95,7 +151,21 @@ def _check_own_teacher(suite: Suite, p: ImportedTeacher, images: Understood | No
     side = suite.data.resolution
     channels, n_classes = (images.shape[0], len(images.classes)) if images is not None else (teacher.image_shape[0], teacher.n_classes)
     check_teacher(teacher, (channels, side, side), n_classes)
+    _check_levels(suite, teacher)
     told = [name for name, method in suite.few_step.items() if method.step_condition != "none"]
     if told and isinstance(teacher, DiffusersDenoiser) and (found := no_place_for_steps(teacher.net)):
         raise UserError(f"{', '.join(told)}: {p.local} has {found} and no place for a step condition: set it to none, with one num_steps")
     return teacher.conditions.null is not None
+
+
+def check_text_teacher(suite: PublishedTextSuite) -> None:
+    """Raises UserError where a published teacher of text to images lacks a file, or does not know what it is asked for."""
+    from backtrail.tensors import load_tensors  # here: torch takes seconds, and other suites do without
+
+    place = Path(suite.teacher.local)
+    if absent := [file.name for part in PARTS if not (file := fetched(part, place)).is_file()]:
+        lacking = f"teacher.local = {suite.teacher.local!r} has no {', '.join(absent)}"
+        raise UserError(f"{lacking}: name the folder that `backtrail export --teacher` wrote")
+    if suite.guided and not load_tensors(fetched(TEACHER, place))[1].get("text_dropout"):
+        asked = f"guidance of {', '.join(suite.guided)} needs a teacher that knows images without a text"
+        raise UserError(f"{asked}, which {place} does not: set it to 1")

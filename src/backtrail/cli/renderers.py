@@ -9,11 +9,11 @@ from backtrail.ledger.chains import chains
 from backtrail.parameters.base import read
 from backtrail.report.ablations import render_axis
 from backtrail.report.figures import render_figure
+from backtrail.report.headline import render_table_or_headline
 from backtrail.report.html import render_report
 from backtrail.report.latent import render_latent
 from backtrail.report.latent_figures import render_latent_figures
 from backtrail.report.ring_claims import render_ring
-from backtrail.report.tables import render_table
 from backtrail.report.text import render_text
 from backtrail.report.text_figures import render_text_figures
 
@@ -22,7 +22,7 @@ def renderers(folder: str | Path) -> Renderers:
     """Those of the suite in `folder`: a ring has figures and tables of its own, as latent teachers have, and no page."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph that a PDF holds
     values = read(Path(folder) / PARAMS_FILE)
-    figure, table = render_figure, render_table
+    figure, table = render_figure, render_table_or_headline
     of_their_own = {
         "ring": (render_ring, render_ring),
         "text": (render_text_figures, render_text),

@@ -4,6 +4,7 @@ The directory of a zip is read here and not with `zipfile`, which keeps about 60
 three arrays hold the same in about 50.
 """
 
+import io
 import lzma
 import stat
 import struct
@@ -48,6 +49,10 @@ class Members:
     def head(self, k: int) -> bytes:
         """The first bytes of the k-th, enough to tell an image by."""
         return self.read(k)[:HEAD_BYTES]
+
+    def stream(self, k: int) -> BinaryIO:
+        """The content of the k-th as a file; raises what `read` does."""
+        return io.BytesIO(self.read(k))
 
     def index(self, name: str) -> int | None:
         """Where `name` stands in `names`, or None."""

@@ -1,7 +1,10 @@
 """One encoded image to an array: told by its content, never by its ending, and turned upright; what would lose something is refused."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -22,6 +25,8 @@ CHANNELS = {"L": 1, "RGB": 3}
 MAX_SIDE = 8192  # pixels; larger ones are refused before a pixel is decoded
 TIFF_PACKINGS = {"raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"}  # the other ones are programs of their own (JPEG, fax)
 BITS_PER_SAMPLE = 258  # the tag of a TIFF
+
+HEAD_BYTES = 30  # in which each format says what is asked of it before Pillow opens it
 
 Shape = tuple[int, int, int]
 
@@ -53,30 +58,52 @@ def decode_upright(data: bytes, what: str, shape: Shape | None = None) -> Decode
     Raises UserError if it is cut, not square, not of `shape`, has several pictures, or does not fit 8 bits of grey or of each of red,
     green and blue without loss (16 bits, transparency, CMYK). Format, size and mode are looked at before a pixel is decoded.
     """
-    kind = format_of(data[:12])
+    with _opened(io.BytesIO(data), what, shape) as (image, channels):
+        turned, kind = _is_turned(image.getexif()), image.format
+        if image.mode == "P":
+            image = image.convert("RGB")
+        # Pillow turns a TIFF by itself
+        pixels = np.asarray(ImageOps.exif_transpose(image) if turned and kind != "TIFF" else image)
+    return Decoded(pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1)), turned)
+
+
+def header_is_turned(stream: BinaryIO, what: str, shape: Shape) -> bool:
+    """Whether the encoded image of `shape` in `stream` will be turned, as far as it says so before its pixels, none of which is decoded.
+
+    Raises UserError for all that `decode_upright` refuses but for pixels that are damaged or cut.
+    """
+    with _opened(stream, what, shape) as (image, _):
+        return _is_turned(Image.Image.getexif(image))  # that of a PNG decodes it, to look behind the pixels
+
+
+@contextmanager
+def _opened(stream: BinaryIO, what: str, shape: Shape | None) -> Iterator[tuple[Image.Image, int]]:
+    """The image before a pixel is decoded, and its channels. Raises UserError for what it says of itself, and if it turns out damaged."""
+    head = stream.read(HEAD_BYTES)
+    stream.seek(0)
+    kind = format_of(head)
     if kind is None:
         raise UserError(f"{what} is no whole image ({', '.join(BEGINNINGS)}): get it again, or take it away")
     if kind == "WEBP":  # Pillow makes room for the whole picture when it opens one
-        _check_size(what, *_webp_size(data), shape)
+        _check_size(what, *_webp_size(head), shape)
     try:
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            channels = _channels(image, data, what)
+        with Image.open(stream, formats=[kind]) as image:
+            channels = _channels(image, head, what)
             _check_size(what, image.height, image.width, shape)
             if shape is not None and channels != shape[0]:
                 raise UserError(f"{what} has {channels} channels, expected {shape[0]}: convert it")
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-            if image.mode == "P":
-                image = image.convert("RGB")
-            # Pillow turns a TIFF by itself
-            pixels = np.asarray(ImageOps.exif_transpose(image) if turned and kind != "TIFF" else image)
+            yield image, channels
     except UserError:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         raise UserError(f"{what} is no whole {kind} ({type(error).__name__}): get it again") from None
-    return Decoded(pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1)), turned)
 
 
-def _channels(image: Image.Image, data: bytes, what: str) -> int:
+def _is_turned(exif: Image.Exif) -> bool:
+    return exif.get(ExifTags.Base.Orientation, 1) in range(2, 9)
+
+
+def _channels(image: Image.Image, head: bytes, what: str) -> int:
     """1 or 3. Raises UserError where the image does not fit into 8 bits of each without loss."""
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{what} holds {image.n_frames} pictures, expected one: save the one that is meant")  # type: ignore[attr-defined]
@@ -84,7 +111,7 @@ def _channels(image: Image.Image, data: bytes, what: str) -> int:
     if tiff and (packing := image.info.get("compression", "raw")) not in TIFF_PACKINGS:
         raise UserError(f"{what} is a TIFF packed by {packing}, which is not read: save it as PNG")
     # Pillow reads 16-bit colour as 8-bit colour without a word
-    deep = data[24:25] == b"\x10" if image.format == "PNG" else tiff and max(_bits(image)) > 8
+    deep = head[24:25] == b"\x10" if image.format == "PNG" else tiff and max(_bits(image)) > 8
     if deep:
         raise UserError(f"{what} has 16 bits or more a channel, expected 8: convert it by the rule that you choose")
     if "transparency" in image.info:
@@ -106,12 +133,12 @@ def _check_size(what: str, height: int, width: int, shape: Shape | None) -> None
         raise UserError(f"{what} is {height}x{width}, expected a square of at most {MAX_SIDE} pixels a side: crop or scale it")
 
 
-def _webp_size(data: bytes) -> tuple[int, int]:
+def _webp_size(head: bytes) -> tuple[int, int]:
     """Height and width by the header of a WebP (RFC 9649, Sections 2.5 to 2.7), (0, 0) if it has none."""
-    chunk, little = data[12:16], lambda part: int.from_bytes(part, "little")
+    chunk, little = head[12:16], lambda part: int.from_bytes(part, "little")
     if chunk == b"VP8X":
-        return 1 + little(data[27:30]), 1 + little(data[24:27])
+        return 1 + little(head[27:30]), 1 + little(head[24:27])
     if chunk == b"VP8L":
-        bits = little(data[21:25])
+        bits = little(head[21:25])
         return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
-    return little(data[28:30]) & 0x3FFF, little(data[26:28]) & 0x3FFF
+    return little(head[28:30]) & 0x3FFF, little(head[26:28]) & 0x3FFF

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,11 +15,17 @@ from backtrail.errors import UserError
 
 @dataclass(frozen=True)
 class Folder(Members):
-    """The members below a folder, whose first bytes are read without the rest."""
+    """The members below a folder, whose beginnings are read without the rest."""
 
     def head(self, k: int) -> bytes:
         with open(_place(self, k), "rb") as file:
             return file.read(HEAD_BYTES)
+
+    def stream(self, k: int) -> BinaryIO:
+        place = _place(self, k)
+        if (size := place.stat().st_size) > MEMBER_BYTES:
+            raise UserError(f"{place} holds {size} bytes, allowed are {MEMBER_BYTES}")
+        return open(place, "rb")
 
 
 def open_folder(path: str | Path) -> Folder:
@@ -64,7 +71,5 @@ def _place(folder: Folder, k: int) -> Path:
 
 
 def _read(folder: Folder, k: int) -> bytes:
-    place = _place(folder, k)
-    if (size := place.stat().st_size) > MEMBER_BYTES:
-        raise UserError(f"{place} holds {size} bytes, allowed are {MEMBER_BYTES}")
-    return place.read_bytes()
+    with folder.stream(k) as file:
+        return file.read()

@@ -2,7 +2,9 @@
 files without an ending of images their first bytes."""
 
 import logging
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -14,10 +16,14 @@ from backtrail.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ASIDE = {b"@eadir", b"__macosx", b"thumbnails", b"#recycle", b"lost+found"}  # folders that programs make, lower case; and hidden ones
-TRAIN, VALIDATION, TEST = {b"train", b"training"}, {b"val", b"valid", b"validation"}, {b"test", b"testing"}
-SPLITS = TRAIN | VALIDATION | TEST
-SHOWN = 8  # endings that a sentence names
+ASIDE = {b"@eadir", b"__macosx", b"#recycle", b"$recycle.bin", b"lost+found"}  # folders that programs make, lower case; and hidden ones
+THUMBNAILS = {b"thumbs", b"thumbnail", b"thumbnails"}  # likewise, whatever underscores are around them
+TRAIN, VALIDATION, TEST = "train", "val", "test"
+# A word that says a split, alone or written together with what a split is of.
+OF_IMAGES = "set|data|dataset|images?|imgs?|pictures?|photos?|files?|samples?|split|px|x"
+SPLIT = re.compile(f"(?:(?P<train>train|training)|(?P<val>val|valid|validation)|(?P<test>test|testing))(?:{OF_IMAGES})?")
+CURE = "sort all images into train/ and test/, with the classes in them, or give the folder another name"
+SHOWN = 8  # endings, or folders, that a sentence names
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,24 @@ def sift(members: Members) -> tuple[list[int], Counter[str]]:
 
 def aside(name: bytes) -> str | None:
     """The hidden or program-made part of a member's path, or None: such copies of images are neither images nor classes."""
-    return next((part.decode() for part in name.split(b"/") if part.startswith(b".") or part.lower() in ASIDE), None)
+    return next((part.decode() for part in name.split(b"/") if _is_aside(part.lower())), None)
+
+
+def _is_aside(part: bytes) -> bool:
+    return part.startswith(b".") or part in ASIDE or part.strip(b"_") in THUMBNAILS
+
+
+def split_of(folder: bytes) -> str | None:
+    """TRAIN, VALIDATION or TEST if a folder's name says that and no more: train, Training Set, val_images, test2017; else None."""
+    said, others = _said(folder)
+    return said[0] if len(said) == 1 and all(re.fullmatch(OF_IMAGES, word) for word in others) else None
+
+
+def _said(folder: bytes) -> tuple[list[str], list[str]]:
+    """The splits that words of a folder's name say, and its other words, in lower case; capitals begin a word, digits are in none."""
+    words = re.findall(r"[^\W\d_]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", folder.decode()).lower())
+    found = [(word, SPLIT.fullmatch(word)) for word in words]
+    return [match.lastgroup or "" for _, match in found if match], [word for word, match in found if not match]
 
 
 def _root(names: list[bytes]) -> bytes:
@@ -94,29 +117,46 @@ def _root(names: list[bytes]) -> bytes:
     root = b""
     while True:
         tops = {_folder(name[len(root) :], 0) for name in names}
-        if len(tops) > 1 or not (top := tops.pop()) or top.lower() in SPLITS:
+        if len(tops) > 1 or not (top := tops.pop()) or split_of(top):
             return root
         root += top + b"/"
 
 
 def _splits(members: Members, names: list[bytes], left_out: Counter[str]) -> tuple[list[int], np.ndarray | None]:
     """The images that are used, and whether each is a test image; validation images are the test images where there are no others."""
-    tops = [_folder(name, 0).lower() for name in names]
-    found, strange = set(tops) & SPLITS, set(tops) - SPLITS
-    everything = list(range(len(names)))
+    tops = [_folder(name, 0) for name in names]
+    split = {top: split_of(top) for top in set(tops)}
+    found = {top for top in split if split[top]}
+    _check_depths(members, names, bool(found))
     if not found:
-        return everything, None
-    if strange or not found & TRAIN:
-        stray = names[next((k for k, top in enumerate(tops) if top not in TRAIN), 0)].decode()
-        raise UserError(
-            f"{members.path}: {_words(found)} are splits, and {stray} {'lies in none' if strange else 'leaves nothing to train on'}: "
-            "sort all images into train/ and test/, or give the folder another name"
-        )
-    test = TEST if found & TEST else VALIDATION
-    chosen = [k for k in everything if tops[k] in TRAIN | test]
+        return list(range(len(names))), None
+    kinds = [split[top] for top in tops]
+    is_strange = None in kinds
+    if is_strange or TRAIN not in kinds:
+        stray = names[next((k for k, kind in enumerate(kinds) if kind != TRAIN), 0)].decode()
+        why = "lies in none" if is_strange else "leaves nothing to train on"
+        raise UserError(f"{members.path}: {_words(found)} are splits, and {stray} {why}: {CURE}")
+    test = TEST if TEST in kinds else VALIDATION
+    chosen = [k for k, kind in enumerate(kinds) if kind in (TRAIN, test)]
     if len(chosen) < len(names):
         left_out["validation images, because there are test images"] = len(names) - len(chosen)
-    return chosen, np.array([tops[k] in test for k in chosen])
+    return chosen, np.array([kinds[k] == test for k in chosen])
+
+
+def _check_depths(members: Members, names: list[bytes], is_split: bool) -> None:
+    """Raises UserError where folders say splits that are not understood: below the top, or together with other words (trainA, testA).
+
+    One such folder with other words alone is a class (train_station).
+    """
+    folders = {name.rpartition(b"/")[0] for name in names}
+    for depth in range(max(folder.count(b"/") for folder in folders) + 1):
+        at_depth = {_folder(folder + b"/", depth) for folder in folders}
+        if depth and (below := {part for part in at_depth if split_of(part)}):
+            place = next(name for name in names if _folder(name, depth) in below).decode()
+            raise UserError(f"{members.path}: {_words(below)} ({place}) say splits below the top, where none is understood: {CURE}")
+        saying = {part: said for part in at_depth if (said := _said(part)[0])}
+        if (depth or not is_split) and len({kind for said in saying.values() for kind in said}) > 1:
+            raise UserError(f"{members.path}: {_words(saying)} say splits together with other words: {CURE}")
 
 
 def _folder(name: bytes, depth: int) -> bytes:
@@ -125,8 +165,9 @@ def _folder(name: bytes, depth: int) -> bytes:
     return folders[depth] if depth < len(folders) else b""
 
 
-def _words(parts: set[bytes]) -> str:
-    return ", ".join(sorted(part.decode() for part in parts))
+def _words(parts: Iterable[bytes]) -> str:
+    named = sorted(part.decode() for part in parts)
+    return ", ".join(named[:SHOWN]) + (", ..." if len(named) > SHOWN else "")
 
 
 def _endings() -> str:

@@ -4,6 +4,7 @@ A digest stands here only if it was published by the source or verified on the b
 first fetch records what it found, and `sha256` in the parameters pins it.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from backtrail.data.diffusers_folder import find_diffusers
@@ -246,7 +247,7 @@ _ENTRIES = (
 SOURCES: dict[str, Source] = {source.name: source for source in _ENTRIES}
 
 OWN = "images.zip"  # the archive that the user's own images become
-CLASSIFIER = "classifier.safetensors"  # beside a teacher of another suite, where that suite's classifier is wanted too
+CLASSIFIER = "classifier.safetensors"  # of another suite, where it lies beside the user's own teacher
 # The user's own teachers: files, the first of which says how they are read, and what to name in `local`.
 OWN_TEACHERS = {
     "own-backtrail": (("teacher.safetensors",), "name the teacher.safetensors that a suite's stage `teacher` wrote"),
@@ -283,8 +284,13 @@ def source_of_teacher(name: str, local: str | None = None) -> Source:
     files, by_hand = OWN_TEACHERS[name]
     if name == "own-diffusers" and local is not None:
         files = find_diffusers(local).files
-    if name == "own-backtrail" and local is not None and (Path(local) / CLASSIFIER).is_file():
+    if local is not None and (Path(local) / CLASSIFIER).is_file():
         files = (*files, CLASSIFIER)
+    return own_source(name, files, by_hand)
+
+
+def own_source(name: str, files: Iterable[str], by_hand: str) -> Source:
+    """The user's own files, of which nothing is known but their names."""
     return Source(
         name=name,
         purpose="your own teacher",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from backtrail import layout
@@ -15,6 +16,7 @@ from backtrail.parameters.base import section
 from backtrail.parameters.data import Data
 from backtrail.parameters.ring import is_ring
 from backtrail.sampling.student import student_sampling
+from backtrail.tensors import load_tensors
 
 STUDENT = "student.safetensors"
 EXAMPLE = """\
@@ -31,6 +33,17 @@ POINTS = {
 with open("samples.csv", "w") as file:
     file.writelines(",".join(map(str, point)) + "\\n" for point in x.flatten(1).tolist())""",
 }
+OF_DIFFUSERS = """\
+With diffusers alone, which runs `pipeline.py` (a student that is told its steps has a folder `nfeN` for each number of evaluations):
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{folder}", custom_pipeline="{folder}", trust_remote_code=True)
+for i, image in enumerate(pipe(batch_size=16).images):
+    image.save(f"{{i}}.png")
+```
+"""
 RING = "a ring of Gaussians"
 
 
@@ -66,6 +79,15 @@ def example(nfe: int, of_points: bool = False) -> str:
     return EXAMPLE.format(nfe=nfe, **(POINTS if of_points else IMAGES))
 
 
+def pipeline_example(weights: Path) -> list[str]:
+    """Lines that load a student of a diffusers teacher by that library, and write sixteen images; none for another."""
+    if load_tensors(weights)[1]["denoiser"].get("format") != "diffusers":
+        return []
+    sampling = student_sampling(weights)
+    told = sampling.samplers(None, [1.0])[0].step_condition
+    return ["", *OF_DIFFUSERS.format(folder=f"./nfe{sampling.trained_nfe[0]}" if told else ".").splitlines()]
+
+
 def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> str:
     """The card as Markdown with the head that model hubs read."""
     record = ledger.records[stage.name] or {}
@@ -91,9 +113,8 @@ def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> 
         "```",
         "",
         "`student.pt2` is the student as a program of torch.export, `student.json` says how it is sampled. `student.safetensors` holds the",
-        "same weights for the package `backtrail`. A student of a diffusers teacher has `unet/` and `scheduler/` beside them, which",
-        "`UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read; `set_timesteps(sigmas=...)` takes its levels,",
-        "and what it starts from is unit noise times the plan's `start`.",
+        "same weights for the package `backtrail`.",
+        *pipeline_example(ledger.folder / weights),
         "",
         "## Quality",
         "",

@@ -37,7 +37,7 @@ class Programs:
         self.traced: dict[str, torch.export.ExportedProgram] = {}
 
     def write(self, weights: Path, folder: Path) -> None:
-        """`FILES` of the student in the file `weights`, and its U-Net and scheduler as diffusers saves them where it has such a net.
+        """`FILES` of the student in the file `weights`, and a pipeline of diffusers where it has a U-Net of that library.
 
         The library's U-Nets are told no steps: a student that is has one of them for each number of evaluations, in folders of their own.
         """
@@ -51,7 +51,7 @@ class Programs:
         (folder / FILES[2]).write_text(Path(standalone.__file__).read_text(encoding="utf-8"), encoding="utf-8")
         if isinstance(student, DiffusersDenoiser):
             for way in ways if told else ways[:1]:
-                write_diffusers(at_step_condition(student, way.num_steps), folder / f"nfe{way.nfe}" if told else folder)
+                write_diffusers(at_step_condition(student, way.num_steps), way, folder / f"nfe{way.nfe}" if told else folder)
 
     def program(self, student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
         """The student's program, with its weights in it; `told`: it takes its number of time stamps."""
@@ -87,16 +87,21 @@ def trace(student: NetDenoiser, told: bool) -> torch.export.ExportedProgram:
         return torch.export.export(Estimate(student).eval(), example, known, dynamic_shapes=shapes)
 
 
-def write_diffusers(student: NetDenoiser, folder: Path) -> None:
-    """`unet/` and `scheduler/`: what `UNet2DModel.from_pretrained` and `EulerDiscreteScheduler.from_pretrained` read.
+def write_diffusers(student: NetDenoiser, way: Sampler, folder: Path) -> None:
+    """A pipeline's folder: `unet/`, `scheduler/`, `model_index.json`, and `pipeline.py`, which holds the plan and walks it.
 
-    That scheduler asks at times that are linear in ln sigma between the steps, whatever the student was trained with.
+    The scheduler alone asks at times that are linear in ln sigma between the steps, whatever the student was trained with.
     """
     from diffusers import EulerDiscreteScheduler
 
+    from backtrail.export import pipeline  # here: with it comes diffusers
+
     configuration = student.configuration
-    if not isinstance(configuration, DiffusersTeacher):
+    if not isinstance(student, DiffusersDenoiser) or not isinstance(configuration, DiffusersTeacher):
         raise TypeError(f"a U-Net of diffusers is described by DiffusersTeacher; found {type(configuration).__name__}")
-    student.net.save_pretrained(folder / "unet")
     schedule = configuration.model_dump(exclude={"format", "kind", "unet", "step_condition", *Asked.model_fields})
-    EulerDiscreteScheduler.from_config(schedule).save_pretrained(folder / "scheduler")
+    plan = sampling_plan(student, way)
+    plan["asked"] = torch.stack(student.time_and_level(torch.tensor(plan["sigmas"][:-1], dtype=torch.float64)), dim=1).tolist()
+    pipeline.StudentPipeline(student.net, EulerDiscreteScheduler.from_config(schedule)).save_pretrained(folder)
+    text = Path(pipeline.__file__).read_text(encoding="utf-8").replace("PLAN: dict[str, Any] = {}", f"PLAN: dict[str, Any] = {plan}")
+    (folder / "pipeline.py").write_text(text, encoding="utf-8")

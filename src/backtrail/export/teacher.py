@@ -1,4 +1,4 @@
-"""A trained teacher for other suites: its weights and the classifier's, with a card that says what they are and where they come from."""
+"""A trained teacher for other suites: its weights and those of what it comes with, with a card that says what and from where they are."""
 
 import json
 import shutil
@@ -8,13 +8,14 @@ from typing import Any
 
 from backtrail import layout
 from backtrail.artifacts import atomic_write, load_json
-from backtrail.data.sources import CLASSIFIER
+from backtrail.data.sources import SOURCES
+from backtrail.data.text_teacher import PARTS
 from backtrail.errors import UserError
 from backtrail.export.cards import data_source
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, Stage, open_ledger
+from backtrail.parameters.text_suite import is_text
 
-WEIGHTS = "teacher.safetensors"
 CARD = """\
 ---
 license: apache-2.0
@@ -27,8 +28,7 @@ datasets: [{data_set}]
 Name this folder in another suite's `params.yaml`; the files are held against their digests when they are fetched:
 
 ```yaml
-classifier:
-  source: own-backtrail
+{sections}
 teacher:
   source: own-backtrail
   local: {folder}
@@ -53,20 +53,22 @@ Made to compare methods that distil it: it shows what the data set shows, at its
 
 
 def export_teacher(folder: str | Path, suite: str | Path = ".") -> list[str]:
-    """Write the teacher of `suite`, its classifier and `README.md`, their card, into `folder`; returns the names of the files.
+    """Write the teacher of `suite`, what it comes with and `README.md`, their card, into `folder`; returns the names of the files.
 
-    Raises UserError unless the suite has trained both, and their bytes, and those of what was measured, are those of its ledger.
+    With a teacher of images goes the classifier; with one of text to images, the first stage and the judges. Raises UserError unless the
+    suite has trained all of them, and their bytes, and those of what was measured, are those of its ledger.
     """
     ledger = open_ledger(suite)
-    if imported := [key for key in ("teacher", "classifier") if "source" in (ledger.params.get(key) or {})]:
+    own = ("autoencoder", "judge", "caption_tower") if is_text(ledger.params) else ("classifier",)
+    if imported := [key for key in ("teacher", *own) if "source" in (ledger.params.get(key) or {})]:
         raise UserError(f"this suite imports its {' and its '.join(imported)}: publish from the suite that trained them, under its licence")
-    made = {WEIGHTS: layout.TEACHER, CLASSIFIER: layout.CLASSIFIER}
+    made = {Path(path).name: path for path in (PARTS if is_text(ledger.params) else (layout.TEACHER, layout.CLASSIFIER))}
     digests = {name: _digest(ledger, path) for name, path in made.items()}
     _digest(ledger, layout.metrics())
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, path in made.items():
         atomic_write(Path(folder) / name, lambda file, path=path: shutil.copyfile(ledger.folder / path, file))
-    text = _card(ledger, folder, digests)
+    text = _card(ledger, folder, made, digests, own)
     atomic_write(Path(folder) / "README.md", lambda file: file.write_text(text, encoding="utf-8"))
     return [*made, "README.md"]
 
@@ -80,18 +82,18 @@ def _digest(ledger: Ledger, path: str) -> str:
     return found.sha256
 
 
-def _card(ledger: Ledger, folder: str | Path, digests: dict[str, str]) -> str:
-    """The card as Markdown with the head that model hubs read."""
-    source = data_source(ledger)
-    made = ((WEIGHTS, layout.TEACHER), (CLASSIFIER, layout.CLASSIFIER))
+def _card(ledger: Ledger, folder: str | Path, made: dict[str, str], digests: dict[str, str], own: tuple[str, ...]) -> str:
+    """The card as Markdown with the head that model hubs read. own: the sections of a suite that imports the files, beside `teacher`."""
+    source = SOURCES["fashion-mnist"] if is_text(ledger.params) else data_source(ledger)
     return CARD.format(
         data_set=json.dumps(source.name),
-        data=source.name,
+        data=f"{source.name} in colours, with captions" if is_text(ledger.params) else source.name,
         suite=ledger.params.get("suite", ""),
         folder=f"data/teachers/{Path(folder).name}",
+        sections="\n".join(f"{key}:\n  source: own-backtrail" for key in own),
         digests=", ".join(f"{file}: {of}" for file, of in digests.items()),
         quality="\n".join(_quality(load_json(ledger.folder / layout.metrics()))),
-        origin="\n".join(line for file, path in made for line in _made(ledger, ledger.maker(path), file, digests[file])),
+        origin="\n".join(line for file, path in made.items() for line in _made(ledger, ledger.maker(path), file, digests[file])),
         ledger=layout.GATHERED,
         **{key: getattr(source, key) for key in ("purpose", "homepage", "licence")},
     )
@@ -107,7 +109,11 @@ def _made(ledger: Ledger, stage: Stage | None, file: str, digest: str) -> Iterat
 
 def _quality(measured: dict[str, Any]) -> Iterator[str]:
     """A row per sampler and number of network evaluations, and one line of protocol for each metric."""
-    names = [entry["metric"] for entry in measured["protocol"]]
+    order = [entry["metric"] for entry in measured["protocol"]]
+    names = sorted(
+        next(of for by_nfe in measured["values"].values() for of in by_nfe.values()),
+        key=lambda name: order.index(name) if name in order else len(order),
+    )
     yield f"| solver | NFE | {' | '.join(names)} |"
     yield f"|{' --- |' * (len(names) + 2)}"
     for sampler, by_nfe in measured["values"].items():

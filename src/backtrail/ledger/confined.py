@@ -16,6 +16,7 @@ from backtrail.layout import GATHERED, LOCK_FILE, PIPELINE_FILE, RECORDS
 from backtrail.ledger.ledger import Ledger, open_ledger
 from backtrail.ledger.repository import root_of
 
+PACKAGE = "src/backtrail"
 MAX_DEPTH = 64  # of dvc.lock and dvc.yaml; parameters, the deepest of what stands there, have 24 levels at most
 
 
@@ -23,7 +24,7 @@ def open_confined(folder: str | Path = ".") -> Ledger:
     """The ledger of the suite in `folder`, as `open_ledger` reads it.
 
     Raises UserError also if a part of it is no plain file or has no end of levels, or if it names a path that leads out of the suite's
-    repository.
+    repository, or checkout where there is no git.
     """
     folder = Path(folder)
     for place in (folder / LOCK_FILE, folder / GATHERED, *sorted((folder / RECORDS).glob("*.json"))):
@@ -37,12 +38,17 @@ def open_confined(folder: str | Path = ".") -> Ledger:
         if not isinstance(stage.cmd, str) or not all(isinstance(path, str) for path in (name, *stage.deps, *stage.outs)):
             raise UserError(f"{folder / LOCK_FILE}: a command line or a path of {name!r} is no text: `git checkout -- {LOCK_FILE}`")
     here = folder.resolve()
-    top = root_of(folder) or here
+    top = root_of(folder) or _checkout(here) or here
     for where, path in _named(ledger):
         place = Path(os.path.normpath(here / path))
         if os.path.isabs(path) or not place.is_relative_to(top) or here.is_relative_to(place):
             raise UserError(f"{where} names {path!r}, which is not inside of this repository: nothing of it was read")
     return ledger
+
+
+def _checkout(here: Path) -> Path | None:
+    """Where sources lie that were unpacked without git: the nearest folder with a pipeline and this package."""
+    return next((above for above in (here, *here.parents) if (above / PIPELINE_FILE).is_file() and (above / PACKAGE).is_dir()), None)
 
 
 def is_shallow(text: bytes) -> bool:

@@ -20,7 +20,7 @@ from backtrail.parameters.scaling import Scaling
 from backtrail.parameters.score_distillation import PathParameters, ScoreDistillation
 from backtrail.parameters.students import Sampling, guided
 from backtrail.parameters.teacher import ImportedTeacher, TrainedTeacher, is_imported
-from backtrail.parameters.text_suite import TextSuite, is_text
+from backtrail.parameters.text_suite import TextSuite, is_text, text_suite
 from backtrail.parameters.trajectory_distillation import SecondStage, TrajectoryDistillation
 
 T = TypeVar("T", TrainedTeacher, ImportedTeacher)
@@ -136,9 +136,9 @@ class Suite(BaseSuite, Generic[T, C]):
 
     @model_validator(mode="after")
     def _classifier(self) -> Self:
-        """A classifier is imported from where the teacher is."""
-        if isinstance(self.classifier, ImportedClassifier) and getattr(self.teacher, "source", "") != self.classifier.source:
-            raise ValueError("classifier.source = 'own-backtrail' lies beside such a teacher: import the teacher too, or train it")
+        """A classifier is imported from where the user's own teacher is."""
+        if isinstance(self.classifier, ImportedClassifier) and not getattr(self.teacher, "source", "").startswith("own-"):
+            raise ValueError("classifier.source = 'own-backtrail' lies beside a teacher of your own: import the teacher too, or train it")
         return self
 
     @model_validator(mode="after")
@@ -203,7 +203,7 @@ def read_suite(path: str | Path = PARAMS_FILE) -> Suite | RingSuite | TextSuite 
     if is_ring(values):
         return validate(RingSuite, values, "", path)
     if is_text(values):
-        return validate(TextSuite, values, "", path)
+        return validate(text_suite(values), values, "", path)
     if is_latent(values):
         return validate(LatentSuite, values, "", path)
     teacher = ImportedTeacher if is_imported(values) else TrainedTeacher

@@ -1,10 +1,12 @@
 """Parameters of text to images in a small world: the data set `fashion-text`, its first stage, judges and teacher."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from backtrail.parameters.base import Pair, RelativePath, Section
+from backtrail.layout import PARAMS_FILE
+from backtrail.parameters.base import Digests, Pair, RelativePath, Section, read
 from backtrail.parameters.discrete_time import STABLE_DIFFUSION, Asked, Betas, Prediction
 from backtrail.parameters.net import TextUNetParameters
 from backtrail.parameters.quantities import Batch, Count, Decay, LearningRate, Seed
@@ -71,3 +73,48 @@ class TowerTraining(Section):
     batch: Batch = Field(128, ge=2, description="Images per training step.")
     learning_rate: LearningRate = Field(5e-3, description="Adam's learning rate at its height.")
     seed: Seed = Field(0, description="Seed of the initial weights and of the order of the images.")
+
+
+class TrainedTextTeacher(TextTeacher):
+    """A teacher that is trained here: the stage `text-fetch-teacher` is there too, and has nothing to fetch."""
+
+    local: RelativePath = Field(description="folder in which a published teacher would be looked for; `text-fetch-teacher` depends on it")
+
+
+class PublishedPart(Section):
+    """What another suite has trained: its file lies beside the teacher."""
+
+    source: Literal["own-backtrail"] = Field(description="`own-backtrail`: the file beside the teacher, in teacher.local")
+
+
+class PublishedAutoencoder(PublishedPart):
+    """The first stage that the teacher was trained with."""
+
+    posterior: PosteriorValue = Field("sample", description="What images are encoded as; the teacher's own.")
+
+
+class PublishedTextTeacher(PublishedPart):
+    """The teacher of another suite with its first stage and its judges (`backtrail export --teacher` writes such a folder)."""
+
+    local: RelativePath = Field(description="the folder that holds the files; a dependency of the stage `text-fetch-teacher`")
+    sha256: Digests = Field({}, description="digests by file name, which pin them")
+
+
+class TextEvaluation(Section):
+    """What is measured of decoded images."""
+
+    n_samples: Count = Field(ge=2, description="Images of each model at each number of evaluations and weight of guidance.")
+    n_curve: Count = Field(ge=2, description="Images at each point of a student's curve.")
+    n_reference: Count = Field(ge=2, description="Real images, of every pair and centred, that a Frechet distance compares with.")
+    batch_size: Batch = Field(64, description="Images per pass of the judge; part of the protocol.")
+    prompts: Literal["apart", "same"] = Field(
+        "apart",
+        description="Captions of evaluation: the last wording, of all pairs, which students are not trained under; or those of training, "
+        "as in SFD's released code.",
+    )
+
+
+def either_kind(key: str, trained: type[Section], published: type[Section], path: str | Path = PARAMS_FILE) -> type[Section]:
+    """The model of a section of what is trained here or, where it names a source, comes from elsewhere."""
+    value = read(path).get(key)
+    return published if isinstance(value, dict) and "source" in value else trained

@@ -1,6 +1,7 @@
 """Texts that prose quotes whole, written from the suite's tables: `<!-- quote claims -->...<!-- /quote -->` in a Markdown file.
 
-`claims` is the list of the papers' claims by verdict, `axes/NAME` what an axis of the ablations says.
+`claims` is the list of the papers' claims by verdict, `claims/FOLDER` a table of them beside the verdicts of the suite in a folder below
+this one, `axes/NAME` what an axis of the ablations says.
 """
 
 from pathlib import Path
@@ -21,24 +22,46 @@ def sources_of(name: str) -> tuple[str, ...]:
     """The files that a text is written from. Raises UserError if there is no such text."""
     if name == "claims":
         return (CLAIMS,)
-    folder, _, axis = name.partition("/")
-    if folder == "axes" and axis and "/" not in axis:
-        return (f"{AXES}/{axis}.csv", PARAMS_FILE)
-    raise UserError(f"there is no text {name} to quote; known: claims, axes/NAME")
+    kind, _, rest = name.partition("/")
+    if kind == "axes" and rest and "/" not in rest:
+        return (f"{AXES}/{rest}.csv", PARAMS_FILE)
+    if kind == "claims" and rest and not {"", ".", ".."} & {*rest.split("/")}:
+        return (CLAIMS, f"{rest}/{CLAIMS}")
+    raise UserError(f"there is no text {name} to quote; known: claims, claims/FOLDER, axes/NAME")
 
 
 def quoted_text(name: str, folder: str | Path = ".") -> str:
     """A text, from the files of `sources_of` in a suite's folder. Raises UserError if one of them is not there or not as it should be."""
     sources_of(name)
-    return claims_list(Path(folder)) if name == "claims" else _axis(name.partition("/")[2], Path(folder))
+    kind, _, rest = name.partition("/")
+    if kind == "axes":
+        return _axis(rest, Path(folder))
+    return claims_beside(Path(folder), rest) if rest else claims_list(Path(folder))
+
+
+def _claims(folder: Path) -> list[dict[str, str]]:
+    rows = read_rows(folder / CLAIMS)
+    if not rows or not {"claim", "text", "quantity", "verdict", "n_seeds", "seeds_to_decide", "weakest_margin"} <= set(rows[0]):
+        raise UserError(f"{folder / CLAIMS} is missing or no table of claims: `dvc repro tables`, or `git checkout -- {CLAIMS}`")
+    return rows
+
+
+def claims_beside(folder: Path, other: str) -> str:
+    """The claims of two suites as a Markdown table: the verdict of each, with its number of seeds."""
+    names = ["here", f"in `{other}`"]
+    of_both = [{(row["claim"], row["quantity"]): row for row in _claims(place)} for place in (folder, folder / other)]
+    lines = [f"| claim | {' | '.join(names)} |", "|---|---|---|"]
+    for key in dict.fromkeys(key for of_one in of_both for key in of_one):
+        found = [of_one.get(key) for of_one in of_both]
+        text = next(row["text"] for row in found if row)
+        verdicts = [f"{row['verdict']} (n = {row['n_seeds']})" if row else "" for row in found]
+        lines.append(f"| {text} ({key[1]}) | {' | '.join(verdicts)} |")
+    return "\n".join(lines)
 
 
 def claims_list(folder: Path) -> str:
     """The claims as a Markdown list, by verdict."""
-    rows = read_rows(folder / CLAIMS)
-    if not rows or not {"text", "quantity", "verdict", "seeds_to_decide", "weakest_margin"} <= set(rows[0]):
-        raise UserError(f"{folder / CLAIMS} is missing or no table of claims: `dvc repro tables`, or `git checkout -- {CLAIMS}`")
-    lines = []
+    rows, lines = _claims(folder), []
     for verdict in [*VERDICTS, *sorted({row["verdict"] for row in rows} - {*VERDICTS})]:
         claims: dict[str, list[str]] = {}
         for row in (row for row in rows if row["verdict"] == verdict):

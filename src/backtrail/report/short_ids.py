@@ -1,6 +1,6 @@
 """Short ids, by which a row of a LaTeX table or a figure names what it was made from: `backtrail why ID` tells the rest.
 
-A short id is the head of the sha256 of a file that a stage's record names among its outputs. It is a matter of content alone, so that a
+A short id is the head of the sha256 of a file that a ledger names (`audit/ids.py`). It is a matter of content alone, so that a
 table or a figure has the same bytes on every run; the record with its times, machine and commit is found by it.
 """
 

@@ -105,8 +105,8 @@ def ipndm(denoiser: Denoiser, x: Tensor, times: Tensor, condition: Condition | N
     """iPNDM (arXiv 2204.13902): Adams-Bashforth with constant-step coefficients, used on the given grid whatever its spacing. 1 evaluation.
 
     So it has its full order on a grid uniform in t alone. Where the steps change smoothly (polynomial, logSNR) the coefficients are wrong
-    by
-    the change of a step, and any order from 2 up converges with order 2; where they jump, with order 1.
+    by the change of a step, and any order from 2 up converges with order 2; where they jump, with order 1. In few steps that is much: on
+    EDM's grid of six time stamps the fourth step should weigh (1.12, -0.12, 0.01, 0.00), and order 4 takes (2.29, -2.46, 1.54, -0.38).
     """
     history: list[Tensor] = []
     for t, t_next in pairs(times):

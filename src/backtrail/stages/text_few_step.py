@@ -9,8 +9,7 @@ from backtrail.methods.sfd.distillation import distil
 from backtrail.methods.sfd.trajectories import Pool
 from backtrail.metrics.decoded import curve_point
 from backtrail.nets.build import load_denoiser, save_denoiser
-from backtrail.parameters.text import TextWorld
-from backtrail.parameters.text_suite import TextEvaluation
+from backtrail.parameters.text import TextEvaluation, TextWorld
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.tables import save_csv

@@ -8,8 +8,7 @@ from backtrail.data.caption_archive import load_captions
 from backtrail.data.fashion_text import fashion_text
 from backtrail.metrics.alignment import load_judges
 from backtrail.nets.autoencoder import load_autoencoder
-from backtrail.parameters.text import TextWorld
-from backtrail.parameters.text_suite import TextEvaluation
+from backtrail.parameters.text import TextEvaluation, TextWorld
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.stages.text_judges import gathered
 from backtrail.teachers.autoencoder import decode, encode

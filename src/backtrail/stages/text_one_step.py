@@ -12,8 +12,7 @@ from backtrail.methods.disback.recording import record
 from backtrail.metrics.decoded import curve_point
 from backtrail.nets.build import load_denoiser, save_denoiser
 from backtrail.parameters.score_distillation import ScoreDistillation
-from backtrail.parameters.text import TextWorld
-from backtrail.parameters.text_suite import TextEvaluation
+from backtrail.parameters.text import TextEvaluation, TextWorld
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.tables import save_csv
 from backtrail.teachers.latents import load_latents

@@ -11,8 +11,7 @@ from backtrail.metrics.decoded import load_decoder
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.students import Sampling
-from backtrail.parameters.text import TextWorld
-from backtrail.parameters.text_suite import TextEvaluation
+from backtrail.parameters.text import TextEvaluation, TextWorld
 from backtrail.running.torch_stage import TorchStage, torch_stage
 from backtrail.sampling.sample import Sampler
 from backtrail.sampling.student import student_sampling

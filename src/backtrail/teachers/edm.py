@@ -14,7 +14,7 @@ from backtrail.nets.weights import fill
 from backtrail.parameters.base import Section
 from backtrail.teachers.modules import children, named_tensors
 from backtrail.teachers.pickled_tensors import read_pickle
-from backtrail.teachers.recognised import of_texts
+from backtrail.teachers.recognised import INSTEAD, of_texts
 from backtrail.teachers.unpickle import Record
 
 MAX_ARGUMENTS = 100  # of a network; SongUNet has 16
@@ -33,7 +33,8 @@ def import_edm(path: str | Path) -> NetDenoiser:
     outer = content.get("ema") if type(content) is dict else None
     inner = children(outer).get("model")
     if not (type(outer) is type(inner) is Record and outer.class_name in PRECONDITIONINGS and inner.class_name in NETS):
-        expected = of_texts([getattr(outer, "class_name", None)]) or f"expected a network `ema` of one of {', '.join(PRECONDITIONINGS)}"
+        wanted = f"expected a network `ema` of one of {', '.join(PRECONDITIONINGS)}: {INSTEAD}"
+        expected = of_texts([getattr(outer, "class_name", None)]) or wanted
         raise UserError(f"{path} is a pickle but no EDM checkpoint: {expected}")
     configuration = _configuration(outer, inner, path)
     weights = {_our_name(name): value for name, value in named_tensors(outer, path)}

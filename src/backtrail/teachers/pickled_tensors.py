@@ -2,6 +2,7 @@
 
 import io
 import math
+import pickle
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from backtrail.errors import UserError
 from backtrail.teachers.budget import Budget
 from backtrail.teachers.reader import BLOB_BYTES, Blob, Reader, Refused
-from backtrail.teachers.recognised import Recognised, of_texts
+from backtrail.teachers.recognised import READ, TORCH_SAVE, Recognised, of_texts
 from backtrail.teachers.unpickle import RECORD_WORK, SET_WORK, DType, Machine, Name, Record, scalar
 
 # The three pickles at the head of a storage in torch's format from before zip files.
@@ -43,15 +44,20 @@ def read_pickle(path: str | Path) -> Any:
     else, is cut short, claims more than it has, or asks for more work than a checkpoint takes (`Budget`).
     """
     machine: Machine | None = None
+    head = b""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
-            if file.read(2) == b"PK":
-                raise Refused("it is a zip file, expected the plain pickle that EDM publishes")
+            if (head := file.read(512)).startswith(b"PK"):
+                kind = f"of torch.save, {TORCH_SAVE}" if b"/data.pkl" in head else f"and no pickle: name {READ}"
+                raise Recognised(f"it is a zip file {kind}")
             budget = Budget(size)
             machine = Machine(Reader(Blob(file, 0, size)), known_names(budget), budget)
-            return machine.run()
+            value = machine.run()
+            if type(value) is int and value == LEGACY_MAGIC:
+                raise Recognised(f"it is an old file of torch.save, {TORCH_SAVE}")
+            return value
     except FileNotFoundError:
         raise UserError(f"{path} is missing: fetch it, or put it there by hand") from None
     except OSError as error:
@@ -60,7 +66,8 @@ def read_pickle(path: str | Path) -> Any:
         known = refusal if isinstance(refusal, Recognised) else of_texts(machine.memo.values() if machine else ())
         if known is not None:
             raise UserError(f"{path} cannot be imported, and nothing in it was executed: {known}") from None
-        cure = "get it again from its publisher and compare its sha256"
+        is_another = head and not head.startswith(pickle.PROTO)  # no pickle of protocol 2 or later
+        cure = f"name {READ}" if is_another else "get it again from its publisher and compare its sha256"
         raise UserError(f"{path} cannot be imported, and nothing in it was executed: {refusal}; {cure}") from None
 
 

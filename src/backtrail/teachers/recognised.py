@@ -1,9 +1,10 @@
-"""Genuine pickles of other projects, by name: what they are, and what to use instead."""
+"""Genuine files of other projects, by name: what they are, and what to use instead."""
 
 from collections.abc import Iterable
 
 from backtrail.teachers.reader import Refused
 
+READ = "EDM's pickle, a suite's teacher.safetensors or the folder of a diffusers pipeline"
 INSTEAD = "name one of the published EDM teachers, or your own in EDM's or in diffusers' format"
 # By the module that a pickle names its classes by.
 MODULES = {
@@ -14,6 +15,8 @@ MODULES = {
 # Classes of EDM2's code (arXiv 2312.02696), by the names that its checkpoints keep as text.
 EDM2 = {"Precond", "StabilityVAEEncoder", "StandardRGBEncoder", "EDM2Loss", "MPConv"}
 EDM2_SENTENCE = f"it is a checkpoint of EDM2 (arXiv 2312.02696), whose magnitude-preserving networks are not built here: {INSTEAD}"
+
+TORCH_SAVE = f"which holds weights and not the network that they are of: name {READ}, as `save_pretrained` writes it"
 
 
 class Recognised(Refused):
