@@ -1,6 +1,8 @@
 """What a suite costs on this machine: the work that `plan` counts, at the speed at which the suite's own network runs here."""
 
+import os
 import time
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -15,12 +17,44 @@ from backtrail.parameters.teacher import Teacher
 
 MEASURED_BATCH = 16  # images per forward
 MEASURED_S = 0.5  # at the least
+CORES = 2  # of a laptop that does something else besides
+AROUND_A_STAGE_S = 8.0  # CPU seconds: importing torch 3.0, DVC 2.3, reading and measuring images
 
 
-def cost_lines(suite: Suite, teacher: NetDenoiser | None, device: str) -> list[str]:
-    """Stages, hours of each and of all, as lines; `teacher` is the imported one, `device` is cpu or gpu.
+@dataclass(frozen=True)
+class Cost:
+    """What a suite costs, by kind of stage: a row with `stage`, `jobs`, `forwards` and `minutes`; and at what speed that was counted."""
 
-    Called in the suite's folder. Reading images into features other than Inception's, and starting and recording each stage, are left out.
+    table: pd.DataFrame
+    n_stages: int
+    where: str
+
+    @property
+    def minutes(self) -> float:
+        """Minutes that the networks compute, one stage after the other."""
+        return float(self.table["minutes"].sum())
+
+    @property
+    def wall_minutes(self) -> float:
+        """Minutes on the two cores that a person has at the least: two stages at once, each with what starts, reads and records it."""
+        at_once = min(CORES, os.cpu_count() or 1)
+        return (self.minutes + self.n_stages * AROUND_A_STAGE_S / 60) / at_once
+
+    def lines(self) -> list[str]:
+        """Stages, minutes of each and of all, as lines."""
+        return [
+            f"Cost {self.where}:",
+            *shown(self.table).splitlines(),
+            f"{self.n_stages} stages; the networks compute for about {duration(self.minutes)} in all, and every stage takes some seconds "
+            "to start, to measure and to be recorded",
+        ]
+
+
+def cost_of(suite: Suite, teacher: NetDenoiser | None, device: str) -> Cost:
+    """What the suite costs on this machine; `teacher` is the imported one, `device` is cpu or gpu.
+
+    Called in the suite's folder. Its minutes leave out reading images into features other than Inception's, and starting and recording each
+    stage.
     """
     denoiser = build(suite.teacher.net, 0.5) if isinstance(suite.teacher, Teacher) else teacher
     if denoiser is None:
@@ -36,12 +70,8 @@ def cost_lines(suite: Suite, teacher: NetDenoiser | None, device: str) -> list[s
     table["minutes"] = table["tflop"] / rate / 60
     n_weights = sum(parameter.numel() for parameter in denoiser.parameters())
     n_stages = sum(1 for _ in declared_stages())
-    return [
-        f"Cost {where} (an estimate: {n_weights:,} weights, {per_forward:.3g} GFLOP per forward, {rate:.2g} TFLOP/s):",
-        *shown(table).splitlines(),
-        f"{n_stages} stages; the networks compute for about {duration(table['minutes'].sum())} in all, and every stage takes some seconds "
-        "to start, to measure and to be recorded",
-    ]
+    where += f" (an estimate: {n_weights:,} weights, {per_forward:.3g} GFLOP per forward, {rate:.2g} TFLOP/s)"
+    return Cost(table, n_stages, where)
 
 
 def tflops_of(denoiser: NetDenoiser, per_forward: float, device: str, threads: int) -> float:
