@@ -1,5 +1,8 @@
 """The suites of published latent teachers, rehearsed: their own parameters made small, every file in its published layout, every stage."""
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from backtrail.tables import load_csv
 from backtrail.teachers.latent_texts import load_texts
 from backtrail.tensors import load_tensors
 from pipeline.conftest import ROOT, TinySuite, run_every_stage
+from unit.refusals import as_yaml
 
 pytest.importorskip("transformers"), pytest.importorskip("peft")
 pytestmark = [pytest.mark.xdist_group("latent-rehearsal"), pytest.mark.slow]
@@ -105,3 +109,32 @@ def test_an_audit_comes_to_the_same_tables_and_figures(rehearsal: TinySuite, mon
         assert [finding.message for finding in found] == []
         assert right and right == {out for out in ledger.makers if out.startswith(below)}
     assert {run.name for run in rehearsal.runs.values()} - {"code", "ledger"} == {*load_json("results/ledger.json")["records"]}
+
+
+def test_whole_networks_divided_among_two_processes_end_where_one_ends(rehearsal: TinySuite, tmp_path: Path) -> None:
+    """DisBack on SDXL without adapters, recorded and distilled; what is written is whole."""
+    if yaml.safe_load((rehearsal.folder / "params.yaml").read_text(encoding="utf-8"))["suite"] != "sdxl":
+        pytest.skip("the suite that trains a whole large network is sdxl")
+    folder = shutil.copytree(rehearsal.folder, tmp_path / "divided", symlinks=True)
+    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    values["latent"]["sharded"], method = True, values["score_distillation"]["disback"]
+    adam = {"lr": 1e-3, "betas": [0.0, 0.999], "eps": 0.01}  # so that three updates move what float error does not (test_data_parallel.py)
+    method |= {"batch": 2, "student": adam, "fake": adam}
+    method["recording"] |= {"optimiser": adam}
+    (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+    ended = []
+    for processes in (1, 2):
+        environment = os.environ | {"BACKTRAIL_PROCESSES": str(processes), "GLOO_SOCKET_IFNAME": "lo"}
+        for stage in ("latent-path", "latent-one-step"):
+            command = [sys.executable, "-m", "backtrail", stage, "--stage", f"{stage}@disback-0"]
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            notes = load_json(folder / f"results/records/{stage}@disback-0.json")["notes"]
+            assert (notes.get("processes", 1), notes.get("sharded", False)) == (processes, processes > 1)
+        nodes = load_path(folder / "results/paths/disback/seed0").nodes
+        student = load_denoiser(folder / "results/students/disback/seed0/student.safetensors")
+        ended.append([nodes[-1].state_dict(), student.state_dict()])
+    for alone, together in zip(*ended, strict=True):
+        squares = sum((alone[name] - together[name]).square().sum() for name in alone)
+        moved = sum((alone[name] - value).square().sum() for name, value in nodes[0].state_dict().items())
+        assert squares < 1e-4 * moved

@@ -37,6 +37,10 @@ class LatentTeacher(Section):
         description="What latents are multiplied by; null is what the first stage's file says, which a VQModel's does not.",
     )
     decode_batch: Batch = Field(8, description="Latents that the first stage decodes at a time.")
+    sharded: bool = Field(
+        description="Whether the processes of a training keep a part each of the networks that are trained whole (`fully_shard`), which "
+        "then fit where they would not; it costs time. Adapters share one network as it is."
+    )
 
 
 class Captions(Section):

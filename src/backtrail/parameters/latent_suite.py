@@ -34,6 +34,23 @@ class LatentSuite(DecodedSuite):
             raise ValueError("data.n_latents must be at least 1 where a path is recorded: its loss on data is measured on them")
         return self
 
+    @model_validator(mode="after")
+    def _sharded(self) -> Self:
+        """What is divided are copies of the teacher's whole network; trainings of adapters go on as they are."""
+        if not self.latent.sharded:
+            return self
+        for name, p in self.score_distillation.items():
+            if p.student_start == "random":
+                raise ValueError(f"score_distillation.{name}.student_start = 'random' is no copy of the teacher: set latent.sharded: false")
+        for name, few in self.trajectory_distillation.items():
+            if few.step_condition != "none":
+                raise ValueError(
+                    f"trajectory_distillation.{name}.step_condition makes another network than the teacher's: set latent.sharded to false"
+                )
+        if given := [field for field in ("compile", "channels_last") if getattr(self.runtime, field)]:
+            raise ValueError(f"runtime.{given[0]} is for whole networks: set it, or latent.sharded, to false")
+        return self
+
 
 def is_latent(values: dict[str, Any]) -> bool:
     """Whether the parameters `values` (the whole file) are those of a published latent teacher."""
