@@ -12,7 +12,7 @@ import pandas as pd
 
 from backtrail.cli.compute_cost import Work, inception_gflop
 from backtrail.cli.plan import as_text, file_rows, rate_of, summary, work
-from backtrail.data.latent_sources import LATENT_TEACHERS, file_source
+from backtrail.data.latent_sources import LATENT_TEACHERS, file_source, teacher_source
 from backtrail.data.sources import SOURCES
 from backtrail.methods.disback import family as disback
 from backtrail.methods.sfd import family as sfd
@@ -79,8 +79,8 @@ def plan_latent(suite: LatentSuite, tflops: float | None) -> None:
 def files(suite: LatentSuite) -> pd.DataFrame:
     """A row per outside file: stage, file, bytes (None: unknown) and state."""
     local = suite.latent.local
-    rows = file_rows("latent-fetch", LATENT_TEACHERS[suite.latent.source], "data/teacher", local)
-    for name in named_files(suite.data, suite.prompts, suite.evaluation):
+    rows = file_rows("latent-fetch", teacher_source(suite.latent.source, suite.latent.single_file), "data/teacher", local)
+    for name in named_files(suite.latent, suite.data, suite.prompts, suite.evaluation):
         rows += file_rows("latent-fetch", file_source(name), "data/raw", local)
     return pd.DataFrame(rows + file_rows("latent-fetch", SOURCES["inception-2015-12-05"], "data/inception", local))
 

@@ -25,6 +25,11 @@ class LatentTeacher(Section):
         description="Folder with files supplied by hand (the pipeline's own folders, or plain files), tried before any address, verified "
         "as strictly; what lies there is a dependency of the stage `latent-fetch`."
     )
+    single_file: FileName | None = Field(
+        None,
+        description="Name of one file that holds all weights in the original code's layout, in place of the pipeline's: safetensors, or a "
+        ".ckpt of tensors alone. What describes them is the pipeline's.",
+    )
     sha256: Digests = Field({}, description="Digests of files whose digest the registry does not know, by their name there.")
     accept_licence: Line | None = Field(
         None, description="The name of the weights' licence, written by whoever accepts it: nothing is downloaded without."
@@ -41,6 +46,12 @@ class LatentTeacher(Section):
         description="Whether the processes of a training keep a part each of the networks that are trained whole (`fully_shard`), which "
         "then fit where they would not; it costs time. Adapters share one network as it is."
     )
+
+    @model_validator(mode="after")
+    def _convertible(self) -> Self:
+        if self.single_file is not None and self.source == "teacher-ldm-lsun-bedroom":
+            raise ValueError("single_file is read for teachers of texts alone: diffusers converts no other by itself")
+        return self
 
 
 class Captions(Section):
