@@ -181,6 +181,8 @@ def assumptions(suite: LatentSuite) -> list[str]:
     ]
     if suite.score_distillation:
         lines.append("of a path of whole networks the teacher and one node are on the GPU at a time; adapters share one frozen teacher")
+    if suite.latent.sharded:
+        lines.append("GPU memory of one process alone: latent.sharded divides the weights of networks that are trained whole among several")
     unknown = [of.file for of in ((suite.prompts.training, suite.prompts.evaluation) if suite.prompts else ()) if of.count is None]
     if unknown or suite.data.n_reference is None:
         named = ", ".join([*dict.fromkeys(unknown), *([suite.data.file] if suite.data.n_reference is None else [])])
