@@ -117,7 +117,7 @@ def test_whole_networks_divided_among_two_processes_end_where_one_ends(rehearsal
         pytest.skip("the suite that trains a whole large network is sdxl")
     folder = shutil.copytree(rehearsal.folder, tmp_path / "divided", symlinks=True)
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    values["latent"]["sharded"], method = True, values["score_distillation"]["disback"]
+    values["processes"]["sharded"], method = True, values["score_distillation"]["disback"]
     adam = {"lr": 1e-3, "betas": [0.0, 0.999], "eps": 0.01}  # so that three updates move what float error does not (test_data_parallel.py)
     method |= {"batch": 2, "student": adam, "fake": adam}
     method["recording"] |= {"optimiser": adam}

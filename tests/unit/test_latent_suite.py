@@ -76,7 +76,7 @@ def test_the_suites_say_what_the_papers_do() -> None:
         ("sd15", "data.resolution", 500, ["data.resolution = 500", "multiple of 8"]),
         ("sd15", "students", {"sfd": {}}, ["students must name each method that a section trains, once: sfd-v; found sfd"]),
         ("sd15", "trajectory_distillation.sfd-v.cached", True, ["needs inputs: trajectory and cached: false"]),
-        ("sd15", "latent.sharded", True, ["sfd-v.step_condition makes another network than the teacher's: set latent.sharded to false"]),
+        ("sd15", "processes.sharded", True, ["sfd-v.step_condition makes another network than the teacher's: set processes.sharded false"]),
         ("lsun-bedroom", "latent.single_file", "model.ckpt", ["single_file is read for teachers of texts alone"]),
         ("sd15", "latent.single_file", "../model.ckpt", ["latent.single_file", "pattern"]),
         ("sd15", "prompts", None, ["guidance of dpmpp-2m-50, dpmpp-2m, sfd-v needs a teacher of texts"]),

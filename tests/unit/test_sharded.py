@@ -1,5 +1,6 @@
 """Networks divided among two processes: the runs of one process beyond float error, killed and taken up, whole on the disk."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from backtrail.conditions import Condition
 from backtrail.data.dataset import Labelled
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import Interrupted
@@ -57,6 +59,10 @@ def whole_state(denoiser: NetDenoiser) -> Weights:
     return gathered(denoiser.state_dict(), keep=True)
 
 
+def same_place(denoiser: NetDenoiser) -> NetDenoiser:
+    return denoiser
+
+
 def recorded(place: Place, execution: Execution) -> DegradationPath:
     recording = {"steps": STEPS, "nodes": 2, "optimiser": ADAM | {"clip": 0.1}, "evaluation_batch": 4}
     p = validate(ScoreDistillation, {"updates": 99, "batch": BATCH, "student": ADAM, "fake": ADAM, "recording": recording}, "method")
@@ -68,19 +74,25 @@ def of_recording(place: Place, execution: Execution) -> Weights:
     return whole_state(recorded(place, execution).nodes[-1])
 
 
+@functools.cache
+def path_on_disk() -> DegradationPath:
+    """What `latent-one-step` is handed: recorded by one process."""
+    return recorded(same_place, Execution())
+
+
 def of_distillation(place: Place, execution: Execution) -> Weights:
     """DisBack along a recorded path under guidance, with DMD's order and repair: as `suites/sdxl` has it."""
     values = {
         "updates": STEPS, "batch": BATCH, "student": ADAM | {"clip": 0.1}, "fake": ADAM, "average": {"half_life": 8.0}, "node_updates": 2,
         "recording": {"steps": 2, "nodes": 2, "optimiser": ADAM}, "nan_to_num": True, "teacher_guidance": 2.0, "order": "student-first",
-        "fake_per_student": 2, "weighting": "dmd",
+        "fake_per_student": 2, "weighting": "dmd", "snapshots": [0, 2],
     }  # fmt: skip
     p = validate(ScoreDistillation, values, "method")
-    # Recorded by one process: what `latent-one-step` is handed lies on the disk.
-    path = offloaded(recorded(lambda denoiser: denoiser, Execution()), place)
+    path = offloaded(path_on_disk(), place)
     state = score_distillation.distil(path, p, 0, lambda student: measured(student), execution)
-    assert [row["node"] for row in state.rows] and state.repaired == 0
+    assert state.repaired == 0 and {row["node"] for row in state.rows} == {0, 1}
     kept = {"student": whole_state(state.modules["student"]), "average": gathered(state.averages["student"], keep=True)}
+    kept |= {name: gathered(weights, keep=True) for name, weights in state.snapshots.items()}
     return {f"{kind}.{name}": value for kind, weights in kept.items() for name, value in weights.items()}
 
 
@@ -97,11 +109,11 @@ RUNS = {"recording": of_recording, "score distillation": of_distillation, "traje
 @torch.no_grad()
 def measured(student: NetDenoiser) -> float:
     """An evaluation, for which a divided student has to be put together."""
-    return student(torch.ones(2, 4, 8, 8), torch.tensor(1.0), student.condition_of_images([0, 1])).norm().item()
+    return student(*a_question(student)).norm().item()
 
 
-def same_place(denoiser: NetDenoiser) -> NetDenoiser:
-    return denoiser
+def a_question(student: NetDenoiser) -> tuple[Tensor, Tensor, Condition | None]:
+    return torch.ones(2, 4, 8, 8), torch.tensor(1.0), student.condition_of_images([0, 1])
 
 
 def meet(rank: int, folder: Path, name: str) -> Place:
@@ -117,20 +129,28 @@ def run_all(rank: int, folder: Path) -> None:
     """Each run in one process of a group, a kill among them; the first process writes what came of it."""
     place = meet(rank, folder, "meeting")
     found = {}
+    os.environ["BACKTRAIL_SAVE_EVERY_S"] = "0"  # each process wishes to save after each update, and all do after the first
     for name, run in RUNS.items():
-        scratch = ShardedScratch(Scratch(folder / "never", writes=rank == 0))
+        scratch = ShardedScratch(Scratch(folder / f"periodic-{name}", writes=rank == 0))
         found |= {f"{name}/{k}": v for k, v in run(place, Execution(scratch, ShardedGroup(rank, PROCESSES, 1, scratch))).items()}
     os.environ["BACKTRAIL_SLICE_S"] = "0"  # stops after each update, with the state saved
     for _ in range(STEPS):
         plain = Scratch(folder / "slices", writes=rank == 0)
         scratch = ShardedScratch(plain)
         try:
-            ended = of_trajectories(place, Execution(scratch, ShardedGroup(rank, PROCESSES, None, scratch)))
+            ended = of_distillation(place, Execution(scratch, ShardedGroup(rank, PROCESSES, None, scratch)))
         except Interrupted:
             distributed.barrier()
     found |= {f"resumed/{k}": v for k, v in ended.items()}
     divided = place(teacher())
     parameters = [*divided.net.parameters()]
+    divided.autocast = torch.bfloat16
+    found["in bfloat16"] = divided(*a_question(divided)).detach()
+    divided.autocast = None
+    for _ in range(3):
+        measured(divided)
+    order = divided.net._get_fsdp_state()._comm_ctx.post_forward_order
+    assert not order  # torch's own list, which would grow until a backward pass
     found["parts"] = torch.tensor([sum(own_part(v).numel() for v in parameters), sum(v.numel() for v in parameters)])
     assert all(isinstance(parameter, DTensor) for parameter in parameters) and plain.resumed_from == STEPS - 1
     found["repaired"] = torch.tensor(repaired(divided.requires_grad_(True), rank))
@@ -141,8 +161,7 @@ def run_all(rank: int, folder: Path) -> None:
 
 def repaired(divided: NetDenoiser, rank: int) -> int:
     """How many values DMD's repair replaces where the last process has two that are not finite, and the first one."""
-    measured_of = divided(torch.ones(2, 4, 8, 8), torch.tensor(1.0), divided.condition_of_images([0, 1])).square().sum()
-    measured_of.backward()
+    divided(*a_question(divided)).square().sum().backward()
     weight = next(parameter for name, parameter in divided.named_parameters() if name == "net.conv_in.weight")
     own_part(weight.grad).view(-1)[: 1 + rank] = float("nan")
     found = score_distillation._repair(divided)
@@ -179,8 +198,23 @@ def alone_student(weights: Weights) -> Weights:
 
 
 def test_a_divided_run_that_is_killed_after_each_update_ends_alike(found: dict[str, Tensor]) -> None:
-    whole, resumed = part_of(found, "trajectory distillation"), part_of(found, "resumed")
-    assert differing(whole, resumed) < 1e-6
+    """Two networks, their optimisers, an average and snapshots."""
+    assert differing(part_of(found, "score distillation"), part_of(found, "resumed")) < 1e-6
+
+
+def test_a_wish_of_any_clock_is_a_save_of_all(ran: Path) -> None:
+    """Gathering takes time, so that wishes are not heard for a while after: one save in these few updates, after the first of them."""
+    for name in RUNS:
+        (state,) = (ran / f"periodic-{name}").glob("step-*.safetensors")
+        assert state.name == "step-000000002.safetensors"
+
+
+def test_products_in_half_precision_are_those_of_the_whole(found: dict[str, Tensor]) -> None:
+    alone = teacher()
+    exact = alone(*a_question(alone))
+    alone.autocast = torch.bfloat16
+    shortened = alone(*a_question(alone))
+    assert torch.equal(shortened, found["in bfloat16"]) and not torch.equal(shortened, exact)
 
 
 def test_a_process_holds_half_of_the_weights(found: dict[str, Tensor]) -> None:
@@ -194,13 +228,15 @@ def test_one_process_takes_up_what_two_have_left(ran: Path, found: dict[str, Ten
     tensors, _ = load_tensors(newest)
     scratch = Scratch(tmp_path / "alone")
     with pytest.MonkeyPatch.context() as patch:
+        path_on_disk()
         patch.setenv("BACKTRAIL_SLICE_S", "0")
         with pytest.raises(Interrupted):
-            of_trajectories(same_place, Execution(scratch, ALONE))
+            of_distillation(same_place, Execution(scratch, ALONE))
     own, _ = load_tensors(next((tmp_path / "alone").glob("step-*.safetensors")))
-    assert {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in tensors.items()}
+    assert all(tensors[name].shape == value.shape for name, value in own.items())
+    assert all(name.startswith("snapshot/") for name in set(tensors) - set(own))  # of later updates
     taken = Scratch(ran / "slices", writes=False)
-    ended = of_trajectories(same_place, Execution(taken, Group()))
+    ended = of_distillation(same_place, Execution(taken, Group()))
     assert taken.resumed_from == STEPS - 1
     assert differing(part_of(found, "resumed"), ended) < 1e-5
 

@@ -112,6 +112,6 @@ def test_the_registry_fetches_one_file_and_what_describes_it() -> None:
 
 
 def test_a_teacher_that_diffusers_does_not_convert_is_refused() -> None:
-    values: dict[str, Any] = {"source": "teacher-ldm-lsun-bedroom", "local": "data/local", "sharded": False, "single_file": "model.ckpt"}
+    values: dict[str, Any] = {"source": "teacher-ldm-lsun-bedroom", "local": "data/local", "single_file": "model.ckpt"}
     with pytest.raises(UserError, match="single_file is read for teachers of texts alone"):
         validate(LatentTeacher, values, "latent")

@@ -11,7 +11,7 @@ import click
 import pandas as pd
 
 from backtrail.cli.compute_cost import Work, inception_gflop
-from backtrail.cli.plan import as_text, file_rows, rate_of, summary, work
+from backtrail.cli.plan import as_text, file_rows, operations, rate_of, summary
 from backtrail.data.latent_sources import LATENT_TEACHERS, file_source, teacher_source
 from backtrail.data.sources import SOURCES
 from backtrail.methods.disback import family as disback
@@ -63,7 +63,7 @@ def plan_latent(suite: LatentSuite, tflops: float | None) -> None:
     click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{as_text(table)}\n{summary(table)}")
     accepted = "accepted" if suite.latent.accept_licence == source.licence else "to be accepted in latent.accept_licence before a download"
     click.echo(f"Licence of the weights: {source.licence} ({source.homepage}), {accepted}\n")
-    counted = work(list(count(suite)), 1.0, inception_gflop())
+    counted = operations(list(count(suite)), 1.0, inception_gflop())
     rate, origin = rate_of(counted, tflops)
     counted["GPU hours"] = counted["tflop"] / rate / 3600
     shown = counted.assign(
@@ -181,8 +181,11 @@ def assumptions(suite: LatentSuite) -> list[str]:
     ]
     if suite.score_distillation:
         lines.append("of a path of whole networks the teacher and one node are on the GPU at a time; adapters share one frozen teacher")
-    if suite.latent.sharded:
-        lines.append("GPU memory of one process alone: latent.sharded divides the weights of networks that are trained whole among several")
+    if suite.processes.sharded:
+        lines.append(
+            "GPU memory is that of one process: of several each has its share of the weights of networks that are trained whole; in the "
+            "host's memory the first has a run's whole state while it is saved, and all nodes of a path at its end"
+        )
     unknown = [of.file for of in ((suite.prompts.training, suite.prompts.evaluation) if suite.prompts else ()) if of.count is None]
     if unknown or suite.data.n_reference is None:
         named = ", ".join([*dict.fromkeys(unknown), *([suite.data.file] if suite.data.n_reference is None else [])])

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from backtrail.cli.compute_cost import count, forward_gflop, inception_gflop, n_readers
-from backtrail.cli.plan import A100_HALF_TFLOPS, work
+from backtrail.cli.plan import A100_HALF_TFLOPS, operations
 from backtrail.denoiser import NetDenoiser
 from backtrail.laid_down import declared_stages
 from backtrail.nets.build import build
@@ -36,9 +36,13 @@ class Cost:
 
     @property
     def wall_minutes(self) -> float:
-        """Minutes on the two cores that a person has at the least: two stages at once, each with what starts, reads and records it."""
-        at_once = min(CORES, os.cpu_count() or 1)
-        return (self.minutes + self.n_stages * AROUND_A_STAGE_S / 60) / at_once
+        """Minutes with `at_once` stages at once, each with what starts, reads and records it."""
+        return (self.minutes + self.n_stages * AROUND_A_STAGE_S / 60) / self.at_once
+
+    @property
+    def at_once(self) -> int:
+        """Stages at once: one for each core that this process may use, but no more than on the two that a person has at the least."""
+        return min(CORES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
     def lines(self) -> list[str]:
         """Stages, minutes of each and of all, as lines."""
@@ -66,7 +70,7 @@ def cost_of(suite: Suite, teacher: NetDenoiser | None, device: str) -> Cost:
     else:
         rate = tflops_of(denoiser, per_forward, "cuda" if device == "gpu" else "cpu", n_threads)
         where = "on this GPU" if device == "gpu" else f"on this CPU, threads: {n_threads}"
-    table = work(list(count(suite)), per_forward, inception_gflop() if n_readers(suite) else 0.0)
+    table = operations(list(count(suite)), per_forward, inception_gflop() if n_readers(suite) else 0.0)
     table["minutes"] = table["tflop"] / rate / 60
     n_weights = sum(parameter.numel() for parameter in denoiser.parameters())
     n_stages = sum(1 for _ in declared_stages())

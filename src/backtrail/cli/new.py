@@ -120,7 +120,7 @@ def command(name: str, images: Path, teacher: Path | None, device: str, size: st
     click.echo(f"{folder / PARAMS_FILE}: {values['resolution']}x{values['resolution']}, {', '.join(suite.methods)}, {device} {chosen}\n")
     click.echo("\n".join(cost.lines()))
     if device == "cpu":
-        click.echo(f"On two cores about {duration(cost.wall_minutes)}, two stages at once.")
+        click.echo(f"About {duration(cost.wall_minutes)} in all, with {cost.at_once} stages at once.")
     click.echo(f"\nRun it:\n  snakemake -d {folder} --profile local")
 
 
@@ -309,4 +309,5 @@ def _write(path: Path, text: str, made: list[Path]) -> None:
     """A file that was not there before this command; nothing for an empty text or where one was."""
     if text and (path in made or not path.exists()):
         atomic_write(path, lambda file: file.write_text(text, encoding="utf-8"))
-        made += [] if path in made else [path]
+        if path not in made:
+            made.append(path)

@@ -1,7 +1,9 @@
 """Networks whose weights are divided among the processes of a run, by torch's fully sharded data parallelism (`fully_shard`).
 
 Each process keeps its part of every weight, of its gradient and of what its optimiser remembers of it; a block's whole weights stand in
-memory only while the block computes (arXiv 2304.11277). It is for whole networks that fit in no other way: adapters share one instead.
+memory only while the block computes (arXiv 2304.11277). Where products are computed in half precision their shortened weights stay for the
+backward pass, unless blocks are computed again there (`runtime.checkpointing`). For whole networks that fit in no other way: adapters share
+one instead.
 """
 
 from collections.abc import Mapping
@@ -24,10 +26,22 @@ BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "Attention")  # of diffusers
 class Sharded(NetDenoiser):
     """What a denoiser of divided weights does otherwise than its own class. `mesh`: the processes that have the parts.
 
-    Its parameters and its state are `DTensor`s, of which a process holds its part. Every process calls it at the same time.
+    Its state is of `DTensor`s, of which a process holds its part; so are its parameters, but for those outside of the blocks between a
+    forward and its backward pass. Every process calls it at the same time.
     """
 
     mesh: DeviceMesh
+
+    def network(self, *inputs: Any, **options: Any) -> Any:
+        """As in `NetDenoiser`, without a copy of each weight in the products' precision that would stand until the forward's end."""
+        if self.autocast is None:
+            output = self.net(*inputs, **options)
+        else:
+            with torch.autocast(self.device.type, self.autocast, cache_enabled=False):
+                output = self.net(*inputs, **options)
+        if not torch.is_grad_enabled():
+            self.net.reset_iter_state()  # the order of the blocks, which a backward pass would forget
+        return output
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -96,7 +110,7 @@ def whole(tensor: Tensor) -> Tensor:
 def gathered(weights: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """Whole weights in the host's memory, tensor by tensor, for the process that keeps them; {} for the others, which have to ask too.
 
-    Weights that are not divided stay as they are.
+    Where none is divided, they are returned as they are, to every process.
     """
     if not any(isinstance(tensor, DTensor) for tensor in weights.values()):
         return dict(weights)

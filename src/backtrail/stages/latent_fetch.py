@@ -40,7 +40,7 @@ def command(stage: Stage) -> None:
     if p.single_file is not None:
         from backtrail.teachers.single_file import unpack_single_file  # here: it needs torch
 
-        unpack_single_file(f"{layout.RAW}/{p.single_file}", layout.FETCHED_TEACHER, weight_files(p.source))
+        stage.record.notes["files"] += unpack_single_file(f"{layout.RAW}/{p.single_file}", layout.FETCHED_TEACHER, weight_files(p.source))
 
 
 def named_files(p: LatentTeacher, data: RealImages, prompts: Prompts | None, e: LatentEvaluation) -> list[str]:

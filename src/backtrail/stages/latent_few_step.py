@@ -8,7 +8,7 @@ from backtrail.methods.sfd.distillation import distil
 from backtrail.methods.sfd.trajectories import Pool
 from backtrail.metrics.latent_curve import CURVE, curve_point
 from backtrail.nets.build import load_denoiser, save_denoiser
-from backtrail.parameters.latent import LatentEvaluation, LatentTeacher
+from backtrail.parameters.latent import LatentEvaluation, LatentTeacher, Processes
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
 from backtrail.running.sharded import execution, whole_weights
 from backtrail.running.torch_stage import TorchStage, distributed_stage
@@ -21,7 +21,7 @@ def command(stage: TorchStage) -> None:
     """Train a student whose Euler steps land where its teacher's solver does, both without guidance; writes the student and its curve."""
     p = stage.section(TrajectoryDistillation, f"trajectory_distillation.{stage.method}")
     latent = stage.section(LatentTeacher, "latent")
-    place, executed = execution(stage, latent.sharded and p.lora is None)
+    place, executed = execution(stage, p.batch, stage.section(Processes, "processes").sharded and p.lora is None)
     teacher = telling(place, load_texts(layout.CAPTIONS))(load_denoiser(layout.TEACHER))
     sampling = family.sampling(p, teacher)
     evaluate = curve_point(

@@ -3,6 +3,8 @@
 What lies on the disk is what a run of one process writes, and it can be resumed by another number of processes.
 """
 
+import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
+from backtrail.errors import UserError
 from backtrail.nets.sharded import divided_like, gathered
 from backtrail.training.data_parallel import Group
 from backtrail.training.scratch import Scratch
@@ -23,20 +26,37 @@ class ShardedScratch(Scratch):
     def __init__(self, plain: Scratch):
         super().__init__(plain.folder, plain.writes)
         self.plain, self.due, self.state = plain, False, cast(TrainingState | None, None)
+        self._quiet_until = -math.inf
 
     def restore(self, state: TrainingState) -> bool:
-        """As in `Scratch`; each process takes its parts."""
-        self.state = state
+        """As in `Scratch`; each process takes its parts. Raises UserError if the processes found different states."""
         found = super().restore(cast(TrainingState, _Whole(state)))
-        self.plain.resumed_from = self.resumed_from
+        steps = torch.tensor([state.step, -state.step], device=state.device)
+        distributed.all_reduce(steps, distributed.ReduceOp.MAX)
+        if (newest := int(steps[0])) != (oldest := -int(steps[1])):
+            raise UserError(f"the processes have read the states of steps {oldest} to {newest} in {self.folder}: start the stage again")
+        self.plain.resumed_from, self.state = self.resumed_from, state
         return found
 
     def save(self, state: TrainingState, wait: bool = False) -> None:
         """Save now, which every process has to ask for. Without `wait` it is a wish, which this process's clock had, and which all hear of
-        after the next update (`ShardedGroup.total`)."""
-        self.due = not wait
-        if wait:
-            super().save(cast(TrainingState, _Whole(state, gathered(state.tensors(), self.writes))), wait=True)
+        after the next update (`ShardedGroup.total`).
+
+        All wait while a whole state is gathered and written, so wishes are not heard for ten times as long.
+        """
+        if not wait:
+            self.due = time.monotonic() >= self._quiet_until
+            return
+        began, self.due = time.monotonic(), False
+        super().save(cast(TrainingState, _Whole(state, gathered(state.tensors(), self.writes))), wait=True)
+        self.state, self._copies = state, {}
+        ended = time.monotonic()
+        self._quiet_until = ended + max(10 * (ended - began), 5.0)
+
+    def finish(self) -> None:
+        """As in `Scratch`; the run has ended, and what follows needs the memory."""
+        super().finish()
+        self.state = None
 
     def _copy(self, tensors: dict[str, Tensor]) -> None:
         """What was gathered is a copy, and nothing moves on until it is written."""
