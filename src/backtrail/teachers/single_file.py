@@ -14,11 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from backtrail.artifacts import atomic_write, load_json, save_json
+from backtrail.artifacts import atomic_write, file_digest, load_json, save_json
 from backtrail.data.diffusers_folder import CONFIG
 from backtrail.data.fetched_folder import MANIFEST
 from backtrail.errors import UserError
-from backtrail.ledger.hashes import hash_file
 from backtrail.teachers.reader import Refused
 from backtrail.teachers.zipped_tensors import check_work
 
@@ -50,8 +49,7 @@ def unpack_single_file(file: str | Path, folder: str | Path, names: Sequence[str
             atomic_write(folder / name, lambda path, weights=weights: save_file(weights, path, metadata={"format": "pt"}))
         except SafetensorError as error:  # the file system's errors, in the library's own words
             raise UserError(f"{folder / name} could not be written ({error}): free some space there") from None
-        digest = hash_file(folder / name)
-        about = {"name": name, "sha256": digest.sha256, "size_bytes": digest.size_bytes, "verified": "converted"}
+        about = {"name": name, "sha256": file_digest(folder / name), "size_bytes": (folder / name).stat().st_size, "verified": "converted"}
         made.append({"source": file.name, **about})
     save_json(folder / MANIFEST, {"files": load_json(folder / MANIFEST)["files"] + made})
     return made
