@@ -1,15 +1,16 @@
-"""What the shell around the stages costs: `python benchmarks/pipeline.py [--job]`, in a suite that has run.
+"""What the shell around the stages costs: `python benchmarks/pipeline.py [--job] [--whole]`, in a suite that has run.
 
 Lines of the pipeline and its lock; CPU seconds of what changes nothing (`dvc repro`, `dvc status`, a dry run of Snakemake) and of DVC for a
 job that computes next to nothing; what the engines and torch cost where there is nothing to run; the stages' own work on record. All are
-whole processes with their children. The overhead per job is the CPU time of a whole run (`/usr/bin/time -v make repro`) less that work, by
-the jobs.
+whole processes with their children. The overhead per job is the CPU time of a whole run, in a clone without results (`--whole`), less that
+work, by the jobs.
 """
 
 import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,30 @@ def floors() -> list[tuple[str, str]]:
         return [(f"{words} in an empty project, CPU s", f"{cpu_seconds(python, *rest):.1f}") for words, rest in commands.items()]
 
 
-def rows(job: bool, root: Path) -> list[tuple[str, str]]:
+def whole_run(root: Path, suite: Path) -> list[tuple[str, str]]:
+    """The suite in a clone of the last commit, where no stage has run and no cache is, in this environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder, "clone")
+        subprocess.run(["git", "clone", "--quiet", str(root), str(clone)], check=True)
+        place = clone / suite
+        shutil.rmtree(place / "results/records", ignore_errors=True)
+        (place / "dvc.lock").unlink(missing_ok=True)
+        environment = {"PYTHONPATH": str(clone / "src"), "DVC_SITE_CACHE_DIR": str(Path(folder, "dvc"))}
+        began = time.perf_counter()
+        with chdir(clone):
+            python, profile = sys.executable, str(clone / "workflow/profiles/local")
+            spent = cpu_seconds(python, "-m", "snakemake", "-d", str(suite), "--profile", profile, **environment)
+        seconds = [json.loads(path.read_text(encoding="utf-8"))["cpu_seconds"] for path in place.glob("results/records/*.json")]
+        minutes = (time.perf_counter() - began) / 60
+    jobs = len(seconds) + 1
+    return [
+        ("a whole run in a clone, CPU s", f"{spent:,.0f} ({minutes:.1f} minutes)"),
+        (f"of it the stages' own work, CPU s of {jobs} jobs", f"{sum(seconds):,.0f}"),
+        ("overhead per job, CPU s", f"{(spent - sum(seconds)) / jobs:.1f}"),
+    ]
+
+
+def rows(job: bool, whole: bool, root: Path) -> list[tuple[str, str]]:
     """What is measured, in words, and its value."""
     python, dvc = sys.executable, (sys.executable, "-m", "dvc")
     all_lines, by_hand = lines("dvc.yaml")
@@ -70,7 +94,7 @@ def rows(job: bool, root: Path) -> list[tuple[str, str]]:
     found += floors()
     seconds = [json.loads(path.read_text(encoding="utf-8"))["cpu_seconds"] for path in RECORDS.glob("*.json")]
     found.append(("the stages' own work on record, CPU s", f"{sum(seconds):.0f}"))
-    return found
+    return found + (whole_run(root, Path.cwd().relative_to(root)) if whole else [])
 
 
 def main() -> None:
@@ -81,9 +105,11 @@ def main() -> None:
         action="store_true",
         help=f"also force a job that computes next to nothing ({CHEAP}); `git checkout dvc.lock && dvc checkout --force` undoes it",
     )
+    parser.add_argument("--whole", action="store_true", help="also run the suite in a clone of the last commit, from nothing")
     root, began = Path(__file__).resolve().parents[1], time.perf_counter()
     print("| what | here |\n| --- | --- |")
-    for words, value in rows(parser.parse_args().job, root):
+    asked = parser.parse_args()
+    for words, value in rows(asked.job, asked.whole, root):
         print(f"| {words} | {value} |")
     print(f"\n{time.perf_counter() - began:.0f} s", file=sys.stderr)
 

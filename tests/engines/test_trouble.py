@@ -174,3 +174,20 @@ def test_a_home_that_cannot_be_written_to_is_done_without(project, tmp_path):
     printed = subprocess.run(["make", "help"], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
     assert printed.startswith(f"the home folder /proc/nowhere cannot be written to: caches go to {tmp_path}/.scratch/cache\n")
     assert "caches" not in subprocess.run(["make", "help"], cwd=tmp_path, env=plain, check=True, capture_output=True, text=True).stdout
+
+
+def test_make_works_in_a_folder_whose_name_has_a_space(tmp_path) -> None:
+    """With programs of the environment that say how they were called."""
+    folder = tmp_path / "with a space"
+    (folder / ".venv/bin").mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("requirements.lock", "requirements-uv.lock", "pyproject.toml", ".venv/.complete"):
+        (folder / name).touch()
+    for name in ("ruff", "snakefmt", "python", "snakemake", "backtrail"):
+        program = folder / ".venv/bin" / name
+        program.write_text(f'#!/bin/sh\necho "called: {name} $*"\n', encoding="utf-8")
+        program.chmod(0o755)
+    plain = {name: of for name, of in os.environ.items() if not name.startswith("MAKE")}
+    for target, called in (("test", "python -m pytest"), ("lint", "snakefmt --check workflow"), ("repro", "snakemake --profile local")):
+        done = subprocess.run(["make", target], cwd=folder, env=plain, capture_output=True, text=True)
+        assert done.returncode == 0 and f"called: {called}" in done.stdout, done.stdout + done.stderr

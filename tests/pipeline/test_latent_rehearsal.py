@@ -1,12 +1,20 @@
 """The suites of published latent teachers, rehearsed: their own parameters made small, every file in its published layout, every stage."""
 
+import json
+import os
+import shutil
+import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
+import diffusers
+import numpy as np
 import pytest
 import torch
 import yaml
 from dvc.repo import Repo
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from latent_world import small, unpin, write_suite_files
@@ -22,6 +30,7 @@ from backtrail.tables import load_csv
 from backtrail.teachers.latent_texts import load_texts
 from backtrail.tensors import load_tensors
 from pipeline.conftest import ROOT, TinySuite, run_every_stage
+from unit.refusals import as_yaml
 
 pytest.importorskip("transformers"), pytest.importorskip("peft")
 pytestmark = [pytest.mark.xdist_group("latent-rehearsal"), pytest.mark.slow]
@@ -105,3 +114,57 @@ def test_an_audit_comes_to_the_same_tables_and_figures(rehearsal: TinySuite, mon
         assert [finding.message for finding in found] == []
         assert right and right == {out for out in ledger.makers if out.startswith(below)}
     assert {run.name for run in rehearsal.runs.values()} - {"code", "ledger"} == {*load_json("results/ledger.json")["records"]}
+
+
+def test_a_student_leaves_as_a_u_net_of_diffusers_under_the_teachers_licence(rehearsal: TinySuite, tmp_path: Path) -> None:
+    """Where it makes images with the suite's first stage, those of the archive: `backtrail images`."""
+    values = yaml.safe_load((rehearsal.folder / "params.yaml").read_text(encoding="utf-8"))
+    method = {"sd15": "sfd-v", "sdxl": "disback-lora", "lsun-bedroom": "sfd"}[values["suite"]]
+    archive, _ = load_tensors(rehearsal.folder / f"results/samples/{method}/seed0.safetensors")
+    name, drawn = next((name, of) for name, of in archive.items() if name.startswith("student/nfe"))
+    rehearsal.run("images", method, "--nfe", name.removeprefix("student/nfe"), "--seeds", "0-1", "--out", str(tmp_path / "pictures"))
+    for seed in (0, 1):
+        with Image.open(tmp_path / f"pictures/{seed:06d}.png") as file:
+            assert np.array_equal(np.asarray(file), drawn[seed].permute(1, 2, 0).numpy())
+    with Repo(str(rehearsal.folder)) as repo, chdir(rehearsal.folder):
+        repo.commit(force=True)
+    rehearsal.run("export", str(tmp_path / "crate"))
+    folder = tmp_path / f"crate/models/{method}-seed0"
+    card, licence = (folder / "README.md").read_text(encoding="utf-8"), LATENT_TEACHERS[values["latent"]["source"]].licence
+    assert f"license: other\nlicense_name: {json.dumps(licence)}" in card and f"backtrail images {method}/seed0" in card
+    (unet,) = list(folder.glob("unet")) or list(folder.glob("nfe2/unet"))
+    student = load_denoiser(rehearsal.folder / f"results/students/{method}/seed0/student.safetensors")
+    loaded = getattr(diffusers, student.configuration.kind).from_pretrained(unet)
+    plan = load_json(folder / "student.json")["plans"]
+    assert plan and student.step_condition == (unet.parent.name == "nfe2")
+    if not student.step_condition:
+        assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in student.net.state_dict().items())
+
+
+def test_whole_networks_divided_among_two_processes_end_where_one_ends(rehearsal: TinySuite, tmp_path: Path) -> None:
+    """DisBack on SDXL without adapters, recorded and distilled; what is written is whole."""
+    if yaml.safe_load((rehearsal.folder / "params.yaml").read_text(encoding="utf-8"))["suite"] != "sdxl":
+        pytest.skip("the suite that trains a whole large network is sdxl")
+    folder = shutil.copytree(rehearsal.folder, tmp_path / "divided", symlinks=True)
+    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    values["processes"]["sharded"], method = True, values["score_distillation"]["disback"]
+    adam = {"lr": 1e-3, "betas": [0.0, 0.999], "eps": 0.01}  # so that three updates move what float error does not (test_data_parallel.py)
+    method |= {"batch": 2, "student": adam, "fake": adam}
+    method["recording"] |= {"optimiser": adam}
+    (folder / "params.yaml").write_text(as_yaml(values), encoding="utf-8")
+    ended = []
+    for processes in (1, 2):
+        environment = os.environ | {"BACKTRAIL_PROCESSES": str(processes), "GLOO_SOCKET_IFNAME": "lo"}
+        for stage in ("latent-path", "latent-one-step"):
+            command = [sys.executable, "-m", "backtrail", stage, "--stage", f"{stage}@disback-0"]
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            notes = load_json(folder / f"results/records/{stage}@disback-0.json")["notes"]
+            assert (notes.get("processes", 1), notes.get("sharded", False)) == (processes, processes > 1)
+        nodes = load_path(folder / "results/paths/disback/seed0").nodes
+        student = load_denoiser(folder / "results/students/disback/seed0/student.safetensors")
+        ended.append([nodes[-1].state_dict(), student.state_dict()])
+    for alone, together in zip(*ended, strict=True):
+        squares = sum((alone[name] - together[name]).square().sum() for name in alone)
+        moved = sum((alone[name] - value).square().sum() for name, value in nodes[0].state_dict().items())
+        assert squares < 1e-4 * moved

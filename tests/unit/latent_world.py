@@ -15,12 +15,16 @@ import numpy as np
 import pytest
 import torch
 from latent_pipelines import VAE, moved, sdxl, stable_diffusion, write_tokenizer
+from original_names import original
 from own_inputs import TINY_UNET
 from PIL import Image
 from random_inception import write_random_weights
+from safetensors.torch import save_file
 
 from backtrail.data import latent_sources, sources
+from backtrail.data.latent_sources import weight_files
 
+SINGLE_FILE = "sd_xl_base_1.0.safetensors"
 SIDE = 16  # of images; latents have half of it
 TINY_CLIP: dict[str, Any] = {
     "embed_dim": 8,
@@ -78,8 +82,6 @@ def write_latent_diffusion(folder: Path) -> None:
 def write_clip(path: Path, patch: pytest.MonkeyPatch, name: str = "ViT-g-14") -> None:
     """A model of open_clip's classes, tiny, whose configuration stands here under a published name."""
     open_clip = pytest.importorskip("open_clip")
-    from safetensors.torch import save_file
-
     patch.setitem(open_clip.factory._MODEL_CONFIGS, name, TINY_CLIP)
     torch.manual_seed(3)
     model = open_clip.create_model(name, load_weights=False)
@@ -110,6 +112,10 @@ def write_suite_files(folder: Path, suite: str, patch: pytest.MonkeyPatch) -> No
         return
     write_captions(folder, names)
     write_stable_diffusion(folder, two=suite == "sdxl")
+    if suite == "sdxl":  # with its weights in one file, as `latent.single_file` names it
+        save_file(original(folder, two=True), folder / SINGLE_FILE)
+        for name in weight_files("teacher-sdxl"):
+            (folder / name).unlink()
     write_clip(folder / f"vit-g-14-laion2b-{'s34b-b88k' if suite == 'sd15' else 's12b-b42k'}.safetensors", patch)
 
 
@@ -117,6 +123,8 @@ def small(values: dict[str, Any], licence: str) -> dict[str, Any]:
     """A suite's own parameters with every size made small; what is a choice and no size stays, as do the names of files."""
     p = {**values, "seeds": [0], "runtime": {"threads": 1, "micro_batch": 2, "checkpointing": True}}
     p["latent"] |= {"local": "originals", "accept_licence": licence, "decode_batch": 3}
+    if p["suite"] == "sdxl":
+        p["latent"] |= {"single_file": SINGLE_FILE}
     p["data"] |= {"resolution": SIDE, "n_floor": 4} | ({"n_reference": 6} if "n_reference" in p["data"] else {})
     if p["data"]["n_latents"]:
         p["data"] |= {"n_latents": 3}

@@ -151,7 +151,7 @@ def test_a_program_makes_the_images_that_the_stage_makes(kind: str, length: str,
         assert not torch.equal(standalone.draw(program, about, range(3, 7), untold.nfe), other)
 
 
-@pytest.mark.parametrize("kind", ["built-in, classes", "SongUNet, told its steps"])
+@pytest.mark.parametrize("kind", NETS)
 def test_the_cards_example_needs_torch_alone(kind: str, tmp_path: Path, torch_alone: Path, programs: Programs) -> None:
     student = trained(NETS[kind]())
     facts = few_steps(student.step_condition)

@@ -16,7 +16,7 @@ import torch
 
 from backtrail.artifacts import load_json
 from backtrail.cli import COMMANDS, STAGES
-from backtrail.cli.outside import outside_of_us
+from backtrail.cli.system_errors import system_error_sentence
 from backtrail.errors import UserError
 from backtrail.parameters.base import RESERVED
 from backtrail.parameters.suite import OF_SCALING
@@ -124,11 +124,11 @@ def test_a_log_that_is_not_utf8_shows_question_marks() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_what_the_machine_does_is_one_sentence(error: Exception, expected: str) -> None:
-    assert str(outside_of_us(error)).startswith(expected)
+    assert str(system_error_sentence(error)).startswith(expected)
 
 
 def test_a_fault_of_our_own_keeps_its_traceback() -> None:
-    assert outside_of_us(FileNotFoundError(errno.ENOENT, "No such file or directory", "a")) is None
+    assert system_error_sentence(FileNotFoundError(errno.ENOENT, "No such file or directory", "a")) is None
 
 
 MANY_LINES = "from backtrail import cli; cli.backtrail = lambda **_: print('line\\n' * 100_000); cli.main()"
@@ -172,8 +172,8 @@ def test_a_memory_limit_is_one_sentence_with_what_it_needed(library: str) -> Non
 
 def test_a_gpu_s_memory_is_told_alike() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB")
-    assert str(outside_of_us(error)).startswith("not enough memory: 20.00 GiB were asked for, beside the ")
-    assert outside_of_us(RuntimeError("shapes do not fit")) is None
+    assert str(system_error_sentence(error)).startswith("not enough memory: 20.00 GiB were asked for, beside the ")
+    assert system_error_sentence(RuntimeError("shapes do not fit")) is None
 
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGUSR1])

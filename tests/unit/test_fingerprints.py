@@ -25,6 +25,12 @@ from backtrail.ledger.fingerprints import (
 SOURCES = sorted(PACKAGE_FOLDER.rglob("*.py"))
 CODE = 'X = """a # b\n\n  c  \n"""\n\n\ndef f(x):\n    return f"{x:#x}" + \'#\'\n'
 
+# Nested quotes, a match statement, a lambda in a format, bytes, a line continued: what versions read by other parsers.
+LATER_SYNTAX = (
+    "def g(x):\n    match x:\n        case {'a': [1, *rest]}:  # a comment\n            return f\"{rest!r:>{len('#')}}\" '#'\n"
+    "    return f'{(lambda y: y)(x)}' \\\n        '#' # end\n"
+)
+
 
 @pytest.mark.parametrize(
     "edited",
@@ -55,6 +61,13 @@ def test_what_no_interpreter_reads_is_left_out(edited: str) -> None:
 )
 def test_everything_else_counts(edited: str) -> None:
     assert text_fingerprint("a.py", edited.encode()) != text_fingerprint("a.py", CODE.encode())
+
+
+def test_a_digest_is_the_same_on_every_version_of_python() -> None:
+    """Written down once: each version that runs the tests has to come to it, since the syntax of f-strings, which 3.12 reads anew, is found
+    by the module itself."""
+    assert text_fingerprint("a.py", CODE.encode()) == "6eb4c15062441d5a0edb5dd86dde0fdb8299dee8a32f79ec7929deb84bdc4123"
+    assert text_fingerprint("a.py", LATER_SYNTAX.encode()) == "ee85e79b932ee1be1207ea6f8bedb449c2957061d551cf6fd15998a8f885cb9d"
 
 
 def test_strings_and_comments_are_found_where_python_finds_them() -> None:

@@ -1,6 +1,7 @@
 """The shape of the house: floors, one declaration of the pipeline, and that the package stays out of the engines."""
 
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -19,8 +20,12 @@ from backtrail.cli import COMMANDS, STAGES
 from backtrail.laid_down import declared_stages, lay_down, pipeline_text
 from backtrail.layout import CODE_FILE, LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
 from backtrail.ledger.fingerprints import PACKAGE_FOLDER, closure_files, commands
+from backtrail.methods.disback import distillation as one_step
+from backtrail.methods.disback.recording import record
+from backtrail.methods.sfd import distillation as few_step
 from backtrail.parameters.suite import read_suite
 from backtrail.pipeline import Declared
+from backtrail.training.noise import denoising_loss, score_matching_loss
 
 ROOT = Path(__file__).parents[2]
 SUITES = [ROOT, *sorted(path.parent for path in ROOT.glob("suites/*/params.yaml"))]
@@ -237,3 +242,11 @@ def test_github_runs_the_commands_of_the_readme_with_no_right_to_write(path: Pat
     for of in steps.values():
         (checkout,) = [step["with"] for step in of if step.get("uses", "").startswith("actions/checkout@")]
         assert checkout == {"fetch-depth": 0, "persist-credentials": False}
+
+
+def test_what_the_methods_are_called_with_stays_few() -> None:
+    """What a denoiser knows by itself is not passed beside it; a draw is one object."""
+    for function in (one_step.distil, one_step.update, record, few_step.distil, score_matching_loss, denoising_loss):
+        assert len(inspect.signature(function).parameters) <= 5, function
+    methods = [path for path in (PACKAGE_FOLDER / "methods").rglob("*.py") if "type: ignore" in path.read_text(encoding="utf-8")]
+    assert methods == []

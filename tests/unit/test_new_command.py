@@ -18,7 +18,7 @@ from own_inputs import TINY_UNET, write_diffusers, write_edm, write_images, writ
 
 from backtrail.cli import check, new
 from backtrail.cli.compute_cost import forward_gflop
-from backtrail.cli.measured_cost import cost_lines, duration
+from backtrail.cli.measured_cost import cost_of, duration
 from backtrail.errors import UserError
 from backtrail.nets.build import build, save_denoiser
 from backtrail.nets.edm import VE
@@ -149,7 +149,7 @@ def test_the_suites_folder_may_hold_the_images_already(here: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [10, 18, 28, 64, 96, 100])
-@pytest.mark.parametrize("size", ["small", "full"])
+@pytest.mark.parametrize("size", ["tiny", "small", "full"])
 def test_a_network_fits_images_of_many_sides(here: Path, side: int, size: str) -> None:
     suite, _ = written("sides", "--images", write_images(here / "sides", 50, side=side), "--size", size)
     assert side % suite.data.resolution == 0 and 8 <= suite.data.resolution <= 32
@@ -238,7 +238,7 @@ def test_the_operations_are_those_of_plan_and_the_time_follows_the_speed(here: P
     suite, _ = written("greys", "--images", write_images(here / "grey", 50))
     monkeypatch.setattr("backtrail.cli.measured_cost.tflops_of", lambda *_: 1e-3)
     with chdir("suites/greys"):
-        lines = cost_lines(suite, None, "cpu")
+        lines = cost_of(suite, None, "cpu").lines()
     minutes = float(next(line for line in lines if line.split()[0] == "teacher").split()[-1])
     net = build(suite.teacher.net, 0.5)
     assert minutes == pytest.approx(3 * suite.teacher.steps * suite.teacher.batch * forward_gflop(net) / 60, abs=0.05)
@@ -248,14 +248,39 @@ def test_the_operations_are_those_of_plan_and_the_time_follows_the_speed(here: P
     assert [duration(m) for m in (0.2, 30.4, 600)] == ["a minute", "30 minutes", "10.0 hours"]
 
 
+@pytest.mark.parametrize(("tflops", "size"), [(1.0, "small"), (1e-3, "tiny")])
+def test_a_first_look_is_as_large_as_a_quarter_of_an_hour_allows(
+    here: Path, tflops: float, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backtrail.cli.measured_cost.tflops_of", lambda *_: tflops)
+    images = write_images(here / "rgb", colour=True)
+    suite, lines = written("looks", "--images", images)
+    assert f", cpu {size}" in next(line for line in lines if line.startswith("suites/looks/params.yaml: "))
+    told = next(line for line in lines if line.endswith(" stages at once."))
+    with chdir("suites/looks"):
+        cost = cost_of(suite, None, "cpu")
+    assert told == f"About {duration((cost.minutes + 39 * 8 / 60) / cost.at_once)} in all, with {cost.at_once} stages at once."
+    asked, _ = written("asked", "--images", images, "--size", "small")
+    assert (asked.score_distillation == suite.score_distillation) == (size == "small")
+    assert suite.score_distillation["disback"].updates == {"small": 40, "tiny": 20}[size]
+
+
+def test_a_size_that_a_device_does_not_have(here: Path) -> None:
+    sentence = refused("mine", "--images", write_images(here / "grey"), "--size", "tiny", "--device", "gpu")
+    assert sentence == "--size tiny is not offered for a GPU: expected one of small, full"
+
+
 def test_comments_name_what_other_sizes_have(here: Path) -> None:
     """The comment beside a number of `small` is the number that `full` writes, and the other way round."""
     images = write_images(here / "grey")
-    small, _ = written("small", "--images", images)
+    small, _ = written("small", "--images", images, "--size", "small")
     full, _ = written("full", "--images", images, "--size", "full")
     text = Path("suites/small/params.yaml").read_text(encoding="utf-8")
-    assert f"  steps: {small.teacher.steps} # cpu full {full.teacher.steps}, gpu small " in text
+    assert f"  steps: {small.teacher.steps} # cpu tiny 200, cpu full {full.teacher.steps}, gpu small " in text
     text = Path("suites/full/params.yaml").read_text(encoding="utf-8")
-    assert f"    updates: {full.score_distillation['disback'].updates} # cpu small {small.score_distillation['disback'].updates}," in text
+    assert (
+        f"    updates: {full.score_distillation['disback'].updates} # cpu tiny 20, cpu small {small.score_distillation['disback'].updates},"
+        in text
+    )
     values = yaml.safe_load(text)
     assert set(Suite.model_fields) - {"second_stage", "scaling"} == set(values)

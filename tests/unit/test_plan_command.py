@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from backtrail.cli.compute_cost import count, forward_gflop, inception_gflop, network
-from backtrail.cli.plan import A100_HALF_TFLOPS, command, files, rate_of, summary, work
+from backtrail.cli.plan import A100_HALF_TFLOPS, command, files, operations, rate_of, summary
 from backtrail.parameters.suite import read_suite
 
 ROOT = Path(__file__).parents[2]
@@ -62,11 +62,11 @@ def test_inception_reads_every_sample_once_per_resizing():
 def test_the_rate_is_given_or_measured_or_published(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counted = list(count(SUITES["cifar10"]))
-    table = work(counted, per_forward=2.0, per_image=11.0)
+    table = operations(counted, per_forward=2.0, per_image=11.0)
     assert rate_of(table, 3.0)[0] == 3.0 and rate_of(table, None)[0] == A100_HALF_TFLOPS
     Path("results/records").mkdir(parents=True)
     Path("results/records/trajectory-distillation@sfd-1.json").write_text(json.dumps({"seconds": 100.0}), encoding="utf-8")
-    table = work(counted, per_forward=2.0, per_image=11.0)
+    table = operations(counted, per_forward=2.0, per_image=11.0)
     row = table.set_index("stage").loc["trajectory-distillation@sfd"]
     assert (row["jobs"], row["done"], row["seconds"]) == (3, 1, 100.0)
     rate, origin = rate_of(table, None)

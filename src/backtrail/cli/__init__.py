@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from backtrail import __version__
-from backtrail.cli.outside import open_standard_streams, outside_of_us
+from backtrail.cli.system_errors import open_standard_streams, system_error_sentence
 from backtrail.errors import UserError
 from backtrail.layout import PARAMS_FILE, PIPELINE_FILE
 
@@ -161,7 +161,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain once more when it ends
         sys.exit(1)
     except (OSError, UnicodeDecodeError, MemoryError, RuntimeError) as error:
-        sentence = outside_of_us(error)
+        sentence = system_error_sentence(error)
         if sentence is None:
             raise
         _fail(sentence, 4)

@@ -1,18 +1,12 @@
 """`backtrail export`: the suite for others: an RO-Crate with model cards."""
 
 import shlex
-from pathlib import Path
 
 import click
 
-from backtrail.errors import UserError
 from backtrail.export.crate import export
 from backtrail.export.teacher import export_teacher
 from backtrail.export.vocabulary import checks
-from backtrail.layout import PARAMS_FILE
-from backtrail.parameters.base import read
-from backtrail.parameters.latent_suite import is_latent
-from backtrail.parameters.text_suite import is_text
 
 
 @click.command()
@@ -27,11 +21,6 @@ def command(folder: str, key: str, teacher: bool) -> None:
     if teacher:
         click.echo(f"{folder}: {', '.join(export_teacher(folder))}")
         return
-    if Path(PARAMS_FILE).is_file() and (is_text(values := read(PARAMS_FILE)) or is_latent(values)):
-        raise UserError(
-            "export is for students of images and of points: one of latents is no program without its first stage and its text encoder; "
-            "its weights lie in results/students"
-        )
     files = export(folder, key=key)
     click.echo(f"{folder}: {len(files)} files; ro-crate-preview.html shows them in a browser. To check it against its profile:")
     click.echo(f"  {checks(shlex.quote(folder))}")

@@ -2,8 +2,11 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -11,14 +14,20 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from backtrail import layout
 from backtrail.artifacts import atomic_write
 from backtrail.data.dataset import to_uint8
+from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.layout import PARAMS_FILE, STUDENTS, TEACHER, TEACHER_NAME
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.base import read, section
+from backtrail.parameters.latent import LatentTeacher
+from backtrail.parameters.latent_suite import is_latent
 from backtrail.parameters.runtime import Runtime
 from backtrail.parameters.sampling import TeacherSamples
+from backtrail.parameters.text import TextEvaluation, TextWorld
+from backtrail.parameters.text_suite import is_text
 from backtrail.pipeline import Declared
 from backtrail.running.torch_stage import TorchStage, choose_device, configure
 from backtrail.sampling.sample import Sampler, sample
@@ -38,22 +47,50 @@ def command(model: str, nfe: int | None, seeds: str, guidance: float | None, nam
     """Images of MODEL: `teacher`, a method (its first seed), METHOD/seedN, or a file of weights. Run it in the suite's folder.
 
     Image i is the one of seed i that the suite's own samples hold, to the bit on the same kind of machine. Without --nfe a student makes
-    the fewest evaluations that it was trained for, the teacher those of its sampler.
+    the fewest evaluations that it was trained for, the teacher those of its sampler. Of a model of texts it also says each seed's caption.
     """
     file, indices, in_suite = weights_file(model), seed_range(seeds), Path(PARAMS_FILE).is_file()
     runtime = section(Runtime, "runtime") if in_suite and "runtime" in read(PARAMS_FILE) else Runtime()
     device = choose_device(runtime)
     configure(runtime, device)
     denoiser = TorchStage(Declared("images", "images", {}, (), (), ()), device=device, runtime=runtime).place(load_denoiser(file))
-    if len(denoiser.image_shape) != 3 or denoiser.image_shape[0] not in (1, 3):
-        raise UserError(f"{file} makes {list(denoiser.image_shape)}, and a picture has 1 or 3 channels, height and width")
+    picture, captions = pictures(denoiser, read(PARAMS_FILE) if in_suite else {}, file)
     if "sampling" in load_tensors(file)[1]:
         sampler = student_sampler(file, nfe, 1.0 if guidance is None else guidance)
     else:
         sampler = replace(teacher_sampler(name, nfe, guidance), within=denoiser.noise_range)
-    images = to_uint8(sample(denoiser, sampler, indices, denoiser.image_shape, denoiser.conditions, device=device))
-    save(images, indices, Path(out))
+    save(picture(sample(denoiser, sampler, indices, denoiser.image_shape, denoiser.conditions, device=device)), indices, Path(out))
     click.echo(f"{out}: seeds {indices.start} to {indices.stop - 1} of {file}, NFE {sampler.nfe}, guidance {sampler.guidance:g}")
+    for seed in indices if captions else ():
+        click.echo(f"{seed}: {captions(seed)}")
+
+
+def pictures(denoiser: NetDenoiser, suite: dict[str, Any], file: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[int], str] | None]:
+    """What makes uint8 pictures [n, 1 or 3, H, W] of what a model makes, and the caption of each seed where it is told one.
+
+    A latent model is told the captions of its suite's evaluation from here on, and its latents are decoded by the suite's first stage.
+    Raises UserError if a picture cannot be made of them.
+    """
+    if is_text(suite):
+        from backtrail.data.caption_archive import load_captions  # here and below: what other suites have no need of
+        from backtrail.data.captions import CAPTIONS
+        from backtrail.metrics.decoded import load_decoder
+        from backtrail.teachers.autoencoder import decode
+        from backtrail.teachers.prompts import evaluation_numbers, prompts
+
+        kind = section(TextEvaluation, "evaluation").prompts
+        denoiser.told = prompts(load_captions(layout.CAPTIONS), section(TextWorld, "text").null_text, kind)
+        numbers, net = evaluation_numbers(kind), load_decoder(denoiser.device).net
+        return partial(decode, net), lambda seed: CAPTIONS[int(numbers[seed % len(numbers)])]
+    if is_latent(suite):
+        from backtrail.teachers.latent_images import load_first_stage
+        from backtrail.teachers.latent_texts import load_texts
+
+        denoiser.told = told = load_texts(layout.CAPTIONS)
+        return load_first_stage(layout.FETCHED_TEACHER, section(LatentTeacher, "latent"), denoiser.device).decode, told and told.caption
+    if len(denoiser.image_shape) != 3 or denoiser.image_shape[0] not in (1, 3):
+        raise UserError(f"{file} makes {list(denoiser.image_shape)}, and a picture has 1 or 3 channels, height and width")
+    return to_uint8, None
 
 
 def weights_file(model: str) -> Path:

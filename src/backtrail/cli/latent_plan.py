@@ -11,8 +11,8 @@ import click
 import pandas as pd
 
 from backtrail.cli.compute_cost import Work, inception_gflop
-from backtrail.cli.plan import as_text, file_rows, rate_of, summary, work
-from backtrail.data.latent_sources import LATENT_TEACHERS, file_source
+from backtrail.cli.plan import as_text, file_rows, operations, rate_of, summary
+from backtrail.data.latent_sources import LATENT_TEACHERS, file_source, teacher_source
 from backtrail.data.sources import SOURCES
 from backtrail.methods.disback import family as disback
 from backtrail.methods.sfd import family as sfd
@@ -63,7 +63,7 @@ def plan_latent(suite: LatentSuite, tflops: float | None) -> None:
     click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{as_text(table)}\n{summary(table)}")
     accepted = "accepted" if suite.latent.accept_licence == source.licence else "to be accepted in latent.accept_licence before a download"
     click.echo(f"Licence of the weights: {source.licence} ({source.homepage}), {accepted}\n")
-    counted = work(list(count(suite)), 1.0, inception_gflop())
+    counted = operations(list(count(suite)), 1.0, inception_gflop())
     rate, origin = rate_of(counted, tflops)
     counted["GPU hours"] = counted["tflop"] / rate / 3600
     shown = counted.assign(
@@ -79,8 +79,8 @@ def plan_latent(suite: LatentSuite, tflops: float | None) -> None:
 def files(suite: LatentSuite) -> pd.DataFrame:
     """A row per outside file: stage, file, bytes (None: unknown) and state."""
     local = suite.latent.local
-    rows = file_rows("latent-fetch", LATENT_TEACHERS[suite.latent.source], "data/teacher", local)
-    for name in named_files(suite.data, suite.prompts, suite.evaluation):
+    rows = file_rows("latent-fetch", teacher_source(suite.latent.source, suite.latent.single_file), "data/teacher", local)
+    for name in named_files(suite.latent, suite.data, suite.prompts, suite.evaluation):
         rows += file_rows("latent-fetch", file_source(name), "data/raw", local)
     return pd.DataFrame(rows + file_rows("latent-fetch", SOURCES["inception-2015-12-05"], "data/inception", local))
 
@@ -181,6 +181,11 @@ def assumptions(suite: LatentSuite) -> list[str]:
     ]
     if suite.score_distillation:
         lines.append("of a path of whole networks the teacher and one node are on the GPU at a time; adapters share one frozen teacher")
+    if suite.processes.sharded:
+        lines.append(
+            "GPU memory is that of one process: of several each has its share of the weights of networks that are trained whole; in the "
+            "host's memory the first has a run's whole state while it is saved, and all nodes of a path at its end"
+        )
     unknown = [of.file for of in ((suite.prompts.training, suite.prompts.evaluation) if suite.prompts else ()) if of.count is None]
     if unknown or suite.data.n_reference is None:
         named = ", ".join([*dict.fromkeys(unknown), *([suite.data.file] if suite.data.n_reference is None else [])])

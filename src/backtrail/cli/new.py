@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 import jinja2
@@ -34,6 +34,10 @@ WHAT_TEACHER = {
     "own-edm": "a checkpoint in EDM's format",
     "own-diffusers": "a pipeline of diffusers",
 }
+AUTO = "auto"
+SIZES = ["tiny", "small", "full"]
+FIRST_LOOKS = ["small", "tiny"]  # in the order in which they are tried
+FIRST_LOOK_MINUTES = 15
 SIGMA_INIT = 2.5  # Diff-Instruct's noise level of the student's input
 
 
@@ -50,6 +54,12 @@ class Budget:
     column: str
     columns: list[str]
     table: dict[str, list[Any]]
+
+    @classmethod
+    def read(cls, device: str, size: str) -> Self:
+        """Those of budgets.yaml."""
+        table = load_yaml((TEMPLATES / "budgets.yaml").read_text(encoding="utf-8"))
+        return cls(f"{device} {size}", table.pop("columns"), table)
 
     def chosen(self) -> dict[str, Any]:
         """The numbers of this column."""
@@ -69,7 +79,13 @@ class Budget:
     help=f"What to distil: {READ}.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="What the budget is for; auto: what is here.")
-@click.option("--size", type=click.Choice(["small", "full"]), default="small", help="A first look, or numbers that are worth a table.")
+@click.option(
+    "--size",
+    type=click.Choice([AUTO, *SIZES]),
+    default=AUTO,
+    help="A first look (tiny, small), or numbers that are worth a table (full); auto: small, or tiny where that takes more than "
+    f"{FIRST_LOOK_MINUTES} minutes here.",
+)
 def command(name: str, images: Path, teacher: Path | None, device: str, size: str) -> None:
     """Write suites/NAME/params.yaml for your own images, and say how they are read, what a run costs, and how to start it.
 
@@ -77,27 +93,34 @@ def command(name: str, images: Path, teacher: Path | None, device: str, size: st
     the suite's folder lead to them, because parameters hold no absolute path.
     """
     folder = _new_folder(name)
-    from backtrail.cli.measured_cost import cost_lines  # here: torch takes seconds, and a wrong name is said at once
+    from backtrail.cli.measured_cost import cost_of, duration  # here: torch takes seconds, and a wrong name is said at once
 
     denoiser = _denoiser(teacher)
-    budget = _budget(device, size)
+    device, sizes = _device_and_sizes(device, size)
     found = _understood(images)
-    values = _values(name, found, budget, denoiser, teacher)
+    values = _values(name, found, Budget.read(device, sizes[0]), denoiser, teacher)  # the links are alike for all sizes
     with _undone_on_error(folder) as made:
         linked = [_link(images, folder / values["images"], made)]
         if teacher is not None:
             linked.append(_link(teacher, folder / values["teacher"], made))
         _write(folder / ".gitignore", "".join(f"/{path.name}\n" for path in linked if path), made)
-        _write(folder / PARAMS_FILE, _text(values), made)
+        for chosen in sizes:
+            values = _values(name, found, Budget.read(device, chosen), denoiser, teacher)
+            _write(folder / PARAMS_FILE, _text(values), made)
+            with chdir(folder):
+                suite = read_suite()
+                cost = cost_of(suite, denoiser, device)
+            if cost.wall_minutes <= FIRST_LOOK_MINUTES:
+                break
         with chdir(folder):
-            suite = read_suite()
             lines = check_own_files(suite)
-            cost = cost_lines(suite, denoiser, budget.column.split()[0])
     click.echo("\n".join(lines))
     for path in filter(None, linked):
         click.echo(f"{path} is a link to {path.resolve()}")
-    click.echo(f"{folder / PARAMS_FILE}: {values['resolution']}x{values['resolution']}, {', '.join(suite.methods)}, {budget.column}\n")
-    click.echo("\n".join(cost))
+    click.echo(f"{folder / PARAMS_FILE}: {values['resolution']}x{values['resolution']}, {', '.join(suite.methods)}, {device} {chosen}\n")
+    click.echo("\n".join(cost.lines()))
+    if device == "cpu":
+        click.echo(f"About {duration(cost.wall_minutes)} in all, with {cost.at_once} stages at once.")
     click.echo(f"\nRun it:\n  snakemake -d {folder} --profile local")
 
 
@@ -123,13 +146,18 @@ def _denoiser(teacher: Path | None) -> "NetDenoiser | None":
     return read_teacher(source_of_place(teacher), teacher)
 
 
-def _budget(device: str, size: str) -> Budget:
+def _device_and_sizes(device: str, size: str) -> tuple[str, list[str]]:
+    """cpu or gpu, and the sizes to try in turn until one is a first look. Raises UserError for a size that the device does not have."""
     import torch  # here: as above
 
-    table = load_yaml((TEMPLATES / "budgets.yaml").read_text(encoding="utf-8"))
-    chosen = device if device != "auto" else "gpu" if torch.cuda.is_available() else "cpu"
-    columns = table.pop("columns")
-    return Budget(f"{chosen} {size}", columns, table)
+    if device == AUTO:
+        device = "gpu" if torch.cuda.is_available() else "cpu"
+    offered = [column.split()[1] for column in Budget.read(device, FIRST_LOOKS[0]).columns if column.startswith(device)]
+    if size == AUTO:
+        return device, [first for first in FIRST_LOOKS if first in offered]
+    if size not in offered:
+        raise UserError(f"--size {size} is not offered for a {device.upper()}: expected one of {', '.join(offered)}")
+    return device, [size]
 
 
 def _understood(images: Path) -> Understood:
@@ -278,7 +306,8 @@ def _link(target: Path, link: Path, made: list[Path]) -> Path | None:
 
 
 def _write(path: Path, text: str, made: list[Path]) -> None:
-    """A new file; none for an empty text or where one is."""
-    if text and not path.exists():
+    """A file that was not there before this command; nothing for an empty text or where one was."""
+    if text and (path in made or not path.exists()):
         atomic_write(path, lambda file: file.write_text(text, encoding="utf-8"))
-        made.append(path)
+        if path not in made:
+            made.append(path)

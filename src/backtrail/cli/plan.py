@@ -53,7 +53,7 @@ def command(tflops: float | None) -> None:
         return
     per_forward, per_image = forward_gflop(denoiser), inception_gflop()
     n_weights = sum(parameter.numel() for parameter in denoiser.parameters())
-    table = work(list(count(suite)), per_forward, per_image)
+    table = operations(list(count(suite)), per_forward, per_image)
     rate, origin = rate_of(table, tflops)
     table["GPU hours"] = table["tflop"] / rate / 3600
     click.echo(
@@ -125,7 +125,7 @@ def summary(table: pd.DataFrame) -> str:
     return f"{len(wanted)} of {len(table)} files to get: {known:,} bytes" + (f", and {unknown} of unknown size" if unknown else "")
 
 
-def work(counted: list[Work], per_forward: float, per_image: float) -> pd.DataFrame:
+def operations(counted: list[Work], per_forward: float, per_image: float) -> pd.DataFrame:
     """A row per kind of job: stage, jobs, done (jobs whose record is here), forwards and tflop of all of them, and seconds measured."""
     rows = []
     for item in counted:
@@ -142,7 +142,7 @@ def hours_of_methods(suite: Suite) -> dict[str, float]:
     denoiser, hours = network(suite), dict[str, float]()
     if denoiser is None:
         return hours
-    table = work(list(count(suite)), forward_gflop(denoiser), inception_gflop())
+    table = operations(list(count(suite)), forward_gflop(denoiser), inception_gflop())
     for row in table.itertuples():
         method = row.stage.partition("@")[2].removesuffix(f"-{suite.seeds[0]}") or "teacher"
         if row.stage not in ("teacher", "reference@inception"):

@@ -4,6 +4,7 @@ Sizes and digests of weights are those of the model repositories' own pointers; 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from backtrail.data.registry import File, Source
 from backtrail.parameters.latent import LatentSource
@@ -86,6 +87,20 @@ LATENT_TEACHERS: dict[LatentSource, Source] = {
     ),
 }
 COCO = "https://cocodataset.org"
+
+
+def _single_file(repository: str, name: str, licence: str, date: str, sha256: str, size_bytes: int) -> Source:
+    """A pipeline's weights in one file, as the original codes keep them."""
+    file = File(
+        name=name, addresses=(_HUB.format(repository, name),), sha256=sha256, size_bytes=size_bytes, served_bytes=size_bytes
+    )  # fmt: skip
+    homepage = f"https://huggingface.co/{repository}"
+    return Source(
+        name=name, purpose="a teacher's weights in one file", files=(file,), licence=licence, date=date, homepage=homepage,
+        token_variable="HF_TOKEN",
+    )  # fmt: skip
+
+
 # What else may be fetched, by the file's name; every other file that a suite names is to be got by hand.
 LATENT_FILES: dict[str, Source] = {
     source.files[0].name: source
@@ -114,8 +129,37 @@ LATENT_FILES: dict[str, Source] = {
             homepage=COCO,
             files=(File(name="val2014.zip", addresses=("http://images.cocodataset.org/zips/val2014.zip",)),),
         ),
+        _single_file(
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "v1-5-pruned-emaonly.safetensors",
+            "CreativeML OpenRAIL-M",
+            "2022-10",
+            "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa",
+            4_265_146_304,
+        ),
+        _single_file(
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            "sd_xl_base_1.0.safetensors",
+            "OpenRAIL++-M",
+            "2023-07",
+            "31e35c80fc4829d14f90153f4c74cd59c90b779f6afe05a74cd6120b893f7e5b",
+            6_938_078_334,
+        ),
     )
 }
+
+
+def teacher_source(source: LatentSource, single_file: str | None) -> Source:
+    """A teacher's files; where its weights come in one file, those that describe them."""
+    teacher = LATENT_TEACHERS[source]
+    if single_file is None:
+        return teacher
+    return replace(teacher, files=tuple(file for file in teacher.files if file.name not in weight_files(source)))
+
+
+def weight_files(source: LatentSource) -> list[str]:
+    """The names of a teacher's weights, as its pipeline has them."""
+    return [file.name for file in LATENT_TEACHERS[source].files if file.name.endswith(".safetensors")]
 
 
 def file_source(name: str) -> Source:

@@ -8,13 +8,17 @@ from typing import Any
 
 from backtrail import layout
 from backtrail.artifacts import load_json
+from backtrail.data.latent_sources import LATENT_TEACHERS, file_source
 from backtrail.data.registry import Source
-from backtrail.data.sources import source_of
+from backtrail.data.sources import SOURCES, source_of, source_of_teacher
 from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.parameters.base import section
 from backtrail.parameters.data import Data
+from backtrail.parameters.latent import RealImages
+from backtrail.parameters.latent_suite import is_latent
 from backtrail.parameters.ring import is_ring
+from backtrail.parameters.text_suite import is_text
 from backtrail.sampling.student import student_sampling
 from backtrail.tensors import load_tensors
 
@@ -59,11 +63,28 @@ class Card:
 
 def data_source(ledger: Ledger) -> Source:
     """Where the suite's data come from, with their licence; a ring's are drawn by the suite itself."""
+    file = ledger.folder / PARAMS_FILE
     if is_ring(ledger.params):
         return Source(
-            RING, "points drawn from a known density", (), "none needed: drawn by this suite", "", "https://arxiv.org/abs/2408.15991"
-        )
-    return source_of(section(Data, "data", ledger.folder / PARAMS_FILE))
+            name=RING, purpose="points drawn from a known density", files=(), licence="none needed: drawn by this suite", date="2024-08",
+            homepage="https://arxiv.org/abs/2408.15991",
+        )  # fmt: skip
+    if is_text(ledger.params):
+        return SOURCES["fashion-mnist"]
+    return file_source(section(RealImages, "data", file).file) if is_latent(ledger.params) else source_of(section(Data, "data", file))
+
+
+def teacher_licence(params: dict[str, Any]) -> str | None:
+    """What binds a user of the teacher's weights, and so of students that start from them; None for a teacher that this package trained."""
+    if is_latent(params):
+        return LATENT_TEACHERS[params["latent"]["source"]].licence
+    name = (params.get("teacher") or {}).get("source", "own-backtrail")
+    return None if name == "own-backtrail" else source_of_teacher(name).licence
+
+
+def makes_latents(params: dict[str, Any]) -> bool:
+    """Whether the models of a suite with these parameters make latents, which its first stage decodes."""
+    return is_text(params) or is_latent(params)
 
 
 def cards(ledger: Ledger) -> Iterator[Card]:
@@ -88,6 +109,33 @@ def pipeline_example(weights: Path) -> list[str]:
     return ["", *OF_DIFFUSERS.format(folder=f"./nfe{sampling.trained_nfe[0]}" if told else ".").splitlines()]
 
 
+def use(ledger: Ledger, weights: str, method: str, seed: str) -> list[str]:
+    """How the student is loaded: by torch alone, and by diffusers; of latents by the suite, which decodes them."""
+    nfe, file = student_sampling(ledger.folder / weights).trained_nfe[0], ledger.folder / weights
+    if makes_latents(ledger.params):
+        lines = [
+            "It makes latents, from noise and a caption, which the suite's first stage decodes. In the suite's folder:",
+            "",
+            "```sh",
+            f"backtrail images {method}/{seed} --nfe {nfe} --seeds 0-15 --out samples.png",
+            "```",
+            "",
+            "`student.json` says how it is sampled, `student.safetensors` holds the weights for the package `backtrail`.",
+        ]
+        if is_latent(ledger.params):
+            lines.append("`unet/` (`nfeN/unet/` of one that is told its steps) is the student as a U-Net of diffusers.")
+        return lines
+    return [
+        "```python",
+        example(nfe, is_ring(ledger.params)).rstrip(),
+        "```",
+        "",
+        "`student.pt2` is the student as a program of torch.export, `student.json` says how it is sampled. `student.safetensors` holds the",
+        "same weights for the package `backtrail`.",
+        *pipeline_example(file),
+    ]
+
+
 def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> str:
     """The card as Markdown with the head that model hubs read."""
     record = ledger.records[stage.name] or {}
@@ -95,9 +143,10 @@ def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> 
     measured = load_json(ledger.folder / metrics) if (ledger.folder / metrics).is_file() else {"values": {}, "protocol": []}
     maker = ledger.maker(layout.TEACHER)
     teacher = ((ledger.records[maker.name] if maker else None) or {}).get("outputs", {}).get(layout.TEACHER, "unknown")
+    bound = teacher_licence(ledger.params)
     lines = [
         "---",
-        "license: apache-2.0",
+        *(["license: apache-2.0"] if bound is None else ["license: other", f"license_name: {json.dumps(bound)}"]),
         "library_name: pytorch",
         f"tags: [diffusion, distillation, {method}]",
         f"datasets: [{json.dumps(source.name)}]",
@@ -108,13 +157,7 @@ def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> 
         "",
         "## Use",
         "",
-        "```python",
-        example(student_sampling(ledger.folder / weights).trained_nfe[0], is_ring(ledger.params)).rstrip(),
-        "```",
-        "",
-        "`student.pt2` is the student as a program of torch.export, `student.json` says how it is sampled. `student.safetensors` holds the",
-        "same weights for the package `backtrail`.",
-        *pipeline_example(ledger.folder / weights),
+        *use(ledger, weights, method, seed),
         "",
         "## Quality",
         "",
@@ -131,6 +174,7 @@ def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> 
         "## Limits",
         "",
         "Images are no better than the teacher's, and show what the data set shows. Research use; the data's licence binds you too.",
+        *([] if bound is None else [f"So does that of the teacher's weights, which the student started from: {bound}."]),
         "",
     ]
     return "\n".join(lines)
@@ -139,10 +183,10 @@ def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> 
 def _quality(measured: dict[str, Any]) -> Iterator[str]:
     """A table of the student's metrics and one line of protocol for each."""
     values = measured["values"].get("student", {})
-    names = [entry["metric"] for entry in measured["protocol"]]
-    if not names:
+    if not values:
         yield "Not measured by itself; the suite's figure and its data say how near its samples come to the data."
         return
+    names = list(next(iter(values.values())))
     yield f"| NFE | {' | '.join(names)} |"
     yield f"|{' --- |' * (len(names) + 1)}"
     for nfe, of in values.items():
@@ -150,7 +194,12 @@ def _quality(measured: dict[str, Any]) -> Iterator[str]:
         yield f"| {shown} | {' | '.join(f'{of[name]:.4g}' for name in names)} |"
     yield ""
     for entry in measured["protocol"]:
-        yield (
-            f"- {entry['metric']}: features of {entry['extractor']} (sha256 `{entry['extractor_sha256'][:16]}`), resize {entry['resize']}, "
-            f"{entry['n_images']} images against {entry['n_reference']}, reference sha256 `{entry['reference_sha256'][:16]}`"
-        )
+        said = (f"{key.removesuffix('_sha256')} {_short(key, value)}" for key, value in entry.items() if key != "metric")
+        yield f"- {entry['metric']}: {', '.join(said)}"
+
+
+def _short(key: str, value: Any) -> str:
+    """A value of a protocol, of a digest its head."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {of_it}" for name, of_it in value.items())
+    return f"sha256 `{value[:16]}`" if key.endswith("sha256") and value else str(value)

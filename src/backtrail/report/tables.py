@@ -229,16 +229,16 @@ def _markdown_text(text: str) -> str:
     return " ".join(text.split())
 
 
-def latex(table: Table, origins: Sequence[str] = ()) -> str:
+def latex(table: Table, short_ids: Sequence[str] = ()) -> str:
     """A `tabular` with rules (package booktabs) in a `table`, the notes as a small paragraph under it.
 
-    origins: for each row the short ids of what it was made from, which stand behind it as a comment.
+    short_ids: for each row those of what it was made from, which stand behind it as a comment.
     """
 
     def line(cells: list[str]) -> str:
         return " & ".join(_latex_text(cell) for cell in cells) + r" \\"
 
-    comments = [f" % from {origin}" for origin in origins] or [""] * len(table.rows)
+    comments = [f" % from {of_row}" for of_row in short_ids] or [""] * len(table.rows)
     columns = "l" + "r" * (len(table.headings) - 1) if table.title.startswith("Results") else "l" * len(table.headings)
     return "\n".join(
         [
@@ -292,6 +292,6 @@ def render_table(name: str, suite_folder: str | Path = ".") -> None:
     data = compute(suite)
     text = for_readers(suite, data)
     save_csv(stem.with_suffix(".csv"), data)
-    origins = of_results(suite, data) if name == "results" else [short_id(stem.with_suffix(".csv"))] * len(text.rows)
-    for ending, form in ((".md", markdown(text)), (".tex", latex(text, origins))):
+    short_ids = of_results(suite, data) if name == "results" else [short_id(stem.with_suffix(".csv"))] * len(text.rows)
+    for ending, form in ((".md", markdown(text)), (".tex", latex(text, short_ids))):
         atomic_write(stem.with_suffix(ending), lambda file, form=form: file.write_text(form, encoding="utf-8"))

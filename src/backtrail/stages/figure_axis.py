@@ -1,4 +1,7 @@
-"""`backtrail figure-axis`: one axis of the suite's ablations."""
+"""`backtrail figure-axis`: one axis of the suite's ablations.
+
+An axis is a job, though it starts a process: it is drawn as soon as its own methods are there, and again only when one of them changes.
+"""
 
 from backtrail.report.ablations import render_axis
 from backtrail.running.stage import Stage, stage

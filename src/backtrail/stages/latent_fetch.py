@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from backtrail import layout
 from backtrail.data.fetched_folder import fetch_outside
-from backtrail.data.latent_sources import LATENT_TEACHERS, file_source
+from backtrail.data.latent_sources import LATENT_TEACHERS, file_source, teacher_source, weight_files
 from backtrail.data.registry import Source
 from backtrail.data.sources import SOURCES
 from backtrail.errors import UserError
@@ -26,21 +26,31 @@ def command(stage: Stage) -> None:
             f"the weights of {p.source} have the licence {teacher.licence!r}: read it at {teacher.homepage}, and write its name into "
             "latent.accept_licence if you accept it; nothing was downloaded"
         )
-    named = [file_source(name) for name in named_files(stage.section(RealImages, "data"), prompts, e)]
-    folders = {layout.FETCHED_TEACHER: [teacher], layout.RAW: named, layout.INCEPTION: [SOURCES["inception-2015-12-05"]]}
+    named = [file_source(name) for name in named_files(p, stage.section(RealImages, "data"), prompts, e)]
+    folders = {
+        layout.FETCHED_TEACHER: [teacher_source(p.source, p.single_file)],
+        layout.RAW: named,
+        layout.INCEPTION: [SOURCES["inception-2015-12-05"]],
+    }
     known = {file.name for sources in folders.values() for source in sources for file in source.files}
     if unknown := set(p.sha256) - known:
         raise UserError(f"latent.sha256 names {', '.join(sorted(unknown))}, which is not fetched here; files: {', '.join(sorted(known))}")
     fetched = [fetch_outside(folder, sources, p.local, _pins(sources, p)) for folder, sources in folders.items()]
     stage.record.notes["files"] = [file for of in fetched for file in of["files"]]
+    if p.single_file is not None:
+        from backtrail.teachers.single_file import unpack_single_file  # here: it needs torch
+
+        stage.record.notes["files"] += unpack_single_file(f"{layout.RAW}/{p.single_file}", layout.FETCHED_TEACHER, weight_files(p.source))
 
 
-def named_files(data: RealImages, prompts: Prompts | None, e: LatentEvaluation) -> list[str]:
+def named_files(p: LatentTeacher, data: RealImages, prompts: Prompts | None, e: LatentEvaluation) -> list[str]:
     """The files that params.yaml names beside the teacher's own, each once."""
-    return list(dict.fromkeys(_named(data, prompts, e)))
+    return list(dict.fromkeys(_named(p, data, prompts, e)))
 
 
-def _named(data: RealImages, prompts: Prompts | None, e: LatentEvaluation) -> Iterator[str]:
+def _named(p: LatentTeacher, data: RealImages, prompts: Prompts | None, e: LatentEvaluation) -> Iterator[str]:
+    if p.single_file is not None:
+        yield p.single_file
     yield data.file
     if prompts is not None:
         yield prompts.evaluation.file
@@ -48,7 +58,7 @@ def _named(data: RealImages, prompts: Prompts | None, e: LatentEvaluation) -> It
             yield prompts.training.file
         if prompts.of_images is not None:
             yield prompts.of_images
-    yield from (p.weights for p in e.clip)
+    yield from (clip.weights for clip in e.clip)
 
 
 def _pins(sources: list[Source], p: LatentTeacher) -> dict[str, str]:

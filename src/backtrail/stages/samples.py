@@ -1,4 +1,7 @@
-"""`backtrail samples`: images of a student."""
+"""`backtrail samples`: images of a student.
+
+Apart from `metrics`, though a job more costs 6 CPU s to start and to record: another metric or reference then draws no image again.
+"""
 
 from backtrail import layout
 from backtrail.data.dataset import to_uint8

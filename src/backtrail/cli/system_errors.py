@@ -6,7 +6,7 @@ import re
 import resource
 
 
-def outside_of_us(error: BaseException) -> str | None:
+def system_error_sentence(error: BaseException) -> str | None:
     """A sentence for what the machine or a file's content did to us, whichever file it was; None for what may be our own fault."""
     if isinstance(error, OSError):
         place = shown(error.filename) if error.filename else "a file"
