@@ -1,5 +1,6 @@
 """The shape of the house: floors, one declaration of the pipeline, and that the package stays out of the engines."""
 
+import ast
 import importlib
 import inspect
 import os
@@ -250,3 +251,18 @@ def test_what_the_methods_are_called_with_stays_few() -> None:
         assert len(inspect.signature(function).parameters) <= 5, function
     methods = [path for path in (PACKAGE_FOLDER / "methods").rglob("*.py") if "type: ignore" in path.read_text(encoding="utf-8")]
     assert methods == []
+
+
+def test_where_things_lie_is_said_once() -> None:
+    """In `layout.py`; elsewhere a path below a suite's folder is at most a constant with a name of its own."""
+    places = ("results/", "reports/", "data/raw", "data/teacher/", "data/inception", "data/dataset")
+    found = []
+    for path in (path for name in ("report", "cli", "audit", "export", "stages") for path in (PACKAGE_FOLDER / name).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        named = {id(leaf) for node in tree.body if isinstance(node, ast.Assign) for leaf in ast.walk(node)}
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        for node in (node for node in texts if node.value.startswith(places) and node.value not in ("results/", "reports/")):
+            if id(node) not in docstrings | named:
+                found.append(f"{path.relative_to(PACKAGE_FOLDER)}:{node.lineno}: {node.value[:50]}")
+    assert found == []

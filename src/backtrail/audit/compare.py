@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from backtrail import layout
 from backtrail.audit.published import origin
 from backtrail.audit.runs import Run, open_run, text_of
 from backtrail.errors import UserError
@@ -103,7 +104,7 @@ def _numbers(a: Run, b: Run) -> list[dict[str, Any]]:
     found = []
     for stage in a.stages.values():
         for path in stage.products:
-            if path.startswith("results/metrics/") and stage.name in b.stages:
+            if path.startswith(f"{layout.METRICS}/") and stage.name in b.stages:
                 values = [json.loads(text).get("values", {}) if (text := run.read(path)) else {} for run in (a, b)]
                 unlike = differences(*values)
                 found += [{"file": path, "value": ".".join(place), "first": was, "second": now} for place, was, now in unlike]

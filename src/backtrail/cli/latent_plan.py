@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import click
 import pandas as pd
 
+from backtrail import layout
 from backtrail.cli.compute_cost import Work, inception_gflop
 from backtrail.cli.plan import as_text, file_rows, operations, rate_of, summary
 from backtrail.data.latent_sources import LATENT_TEACHERS, file_source, teacher_source
@@ -79,10 +80,10 @@ def plan_latent(suite: LatentSuite, tflops: float | None) -> None:
 def files(suite: LatentSuite) -> pd.DataFrame:
     """A row per outside file: stage, file, bytes (None: unknown) and state."""
     local = suite.latent.local
-    rows = file_rows("latent-fetch", teacher_source(suite.latent.source, suite.latent.single_file), "data/teacher", local)
+    rows = file_rows("latent-fetch", teacher_source(suite.latent.source, suite.latent.single_file), layout.FETCHED_TEACHER, local)
     for name in named_files(suite.latent, suite.data, suite.prompts, suite.evaluation):
-        rows += file_rows("latent-fetch", file_source(name), "data/raw", local)
-    return pd.DataFrame(rows + file_rows("latent-fetch", SOURCES["inception-2015-12-05"], "data/inception", local))
+        rows += file_rows("latent-fetch", file_source(name), layout.RAW, local)
+    return pd.DataFrame(rows + file_rows("latent-fetch", SOURCES["inception-2015-12-05"], layout.INCEPTION, local))
 
 
 def count(suite: LatentSuite) -> Iterator[Work]:

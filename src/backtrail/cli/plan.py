@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import pandas as pd
 
+from backtrail import layout
 from backtrail.artifacts import load_json
 from backtrail.cli.compute_cost import Work, count, forward_gflop, inception_gflop, network
 from backtrail.data.download import host_of
@@ -69,15 +70,15 @@ def command(tflops: float | None) -> None:
 
 def files(suite: Suite) -> pd.DataFrame:
     """A row per outside file: stage, file, bytes (None: unknown) and state."""
-    rows = file_rows("fetch", source_of(suite.data), "data/raw", suite.data.local)
+    rows = file_rows("fetch", source_of(suite.data), layout.RAW, suite.data.local)
     if isinstance(suite.teacher, ImportedTeacher):
         p = suite.teacher
         source = source_of_teacher(p.source, p.local if Path(p.local).is_dir() else None)
-        rows += file_rows("fetch-teacher", source, "data/teacher", p.local)
+        rows += file_rows("fetch-teacher", source, layout.FETCHED_TEACHER, p.local)
     if needs_inception(suite.metrics.extractors):
         inception = suite.metrics.inception
         for name in ("inception-2015-12-05", *inception.published.values()):
-            rows += file_rows("fetch-inception", SOURCES[name], "data/inception", inception.local)
+            rows += file_rows("fetch-inception", SOURCES[name], layout.INCEPTION, inception.local)
     return pd.DataFrame(rows)
 
 
@@ -129,7 +130,7 @@ def operations(counted: list[Work], per_forward: float, per_image: float) -> pd.
     """A row per kind of job: stage, jobs, done (jobs whose record is here), forwards and tflop of all of them, and seconds measured."""
     rows = []
     for item in counted:
-        records = [load_json(path) for name in item.names if (path := Path(f"results/records/{name}.json")).is_file()]
+        records = [load_json(path) for name in item.names if (path := Path(layout.record(name))).is_file()]
         jobs, stage = len(item.names), item.names[0].rpartition("-")[0] if len(item.names) > 1 else item.names[0]
         operations = (item.forwards * per_forward + item.features * per_image) / 1000
         row = {"stage": stage, "jobs": jobs, "done": len(records), "forwards": item.forwards * jobs, "tflop": operations * jobs}

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from rocrate.model import ContextEntity, Dataset, File
 from rocrate.rocrate import ROCrate
 
-from backtrail import __version__
+from backtrail import __version__, layout
 from backtrail.artifacts import atomic_write, file_digest
 from backtrail.errors import UserError
 from backtrail.export.cards import STUDENT, Card, cards, data_source, makes_latents, teacher_licence
@@ -247,7 +247,7 @@ def workflow(crate: Crate) -> dict[str, str]:
         "#in/parameters", "FormalParameter", name="parameters", additionalType="File", workExample=ref(PARAMETERS),
         conformsTo=ref("https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"), description="every number that the run depends on",
     )  # fmt: skip
-    tables = [name for name in crate.copies if name.startswith("reports/tables/") and name.endswith(".csv")]
+    tables = [name for name in crate.copies if name.startswith(f"{layout.TABLES}/") and name.endswith(".csv")]
     given = [
         crate.add(
             f"#out/{Path(name).stem}", "FormalParameter", name=Path(name).stem, additionalType="File", workExample=ref(name),

@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from backtrail import layout
 from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
 from backtrail.parameters.report import Axis, AxisValue, SamplerAxis
@@ -141,7 +142,7 @@ def render_axis(name: str, suite_folder: str | Path = ".") -> None:
         data, draw, texts = axis_data(suite, axis), draw_axis, (axis_sentence, axis_caption)
     else:
         data, draw, texts = sampler_axis_data(suite, axis), draw_sampler_axis, (sampler_axis_sentence, sampler_axis_caption)
-    stem = Path(suite_folder) / "reports/axes" / name
+    stem = Path(suite_folder) / layout.AXES / name
     save_csv(stem.with_suffix(".csv"), data)
     text = "\n\n".join(write(axis, data) for write in texts) + "\n"
     atomic_write(stem.with_suffix(".md"), lambda file: file.write_text(text, encoding="utf-8"))

@@ -5,7 +5,7 @@ The suite's parameters say which methods and seeds must be there; a file that is
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,12 +95,12 @@ def _table(path: Path, columns: Sequence[str], maker: str) -> pd.DataFrame:
     return table
 
 
-def _per_seed(suite: Suite, methods: Sequence[str], pattern: str, columns: Sequence[str], stage: str) -> pd.DataFrame:
+def _per_seed(suite: Suite, methods: Sequence[str], place: Callable[[str, int], str], columns: Sequence[str], stage: str) -> pd.DataFrame:
     """The CSV files of `methods` and all seeds under one another, with the columns `method` and `seed` in front."""
     tables = []
     for method in methods:
         for seed in suite.seeds:
-            path = suite.folder / pattern.format(method=method, seed=seed)
+            path = suite.folder / place(method, seed)
             table = _table(path, columns, f"stage `{stage}` of {method}, seed {seed},")
             tables.append(table.assign(method=method, seed=seed))
     if not tables:
@@ -111,7 +111,7 @@ def _per_seed(suite: Suite, methods: Sequence[str], pattern: str, columns: Seque
 
 def curves(suite: Suite, methods: Sequence[str]) -> pd.DataFrame:
     """Training curves: method, seed, and the columns of `curve.csv` (costs in F, network forwards on one batch)."""
-    return _per_seed(suite, methods, "results/curves/{method}/seed{seed}.csv", CURVE_COLUMNS, "student")
+    return _per_seed(suite, methods, layout.curve, CURVE_COLUMNS, "student")
 
 
 def costs(suite: Suite) -> pd.DataFrame:
@@ -121,7 +121,7 @@ def costs(suite: Suite) -> pd.DataFrame:
 
 def mismatch(suite: Suite, methods: Sequence[str]) -> pd.DataFrame:
     """Mismatch degree: method, seed, and per update and sigma the mean and standard deviation over samples of three measures."""
-    return _per_seed(suite, methods, "results/mismatch/{method}/seed{seed}.csv", MISMATCH_COLUMNS, "mismatch")
+    return _per_seed(suite, methods, layout.mismatch, MISMATCH_COLUMNS, "mismatch")
 
 
 def _path_of(suite: Suite, method: str, seed: int) -> pd.DataFrame:
@@ -130,18 +130,18 @@ def _path_of(suite: Suite, method: str, seed: int) -> pd.DataFrame:
 
 def paths(suite: Suite) -> pd.DataFrame:
     """Recorded degradation paths: method, seed, node (0 is the teacher), step, and the node's loss on student samples and on data."""
-    return _per_seed(suite, suite.recorded, "results/paths/{method}/seed{seed}/path.csv", PATH_COLUMNS, "path")
+    return _per_seed(suite, suite.recorded, lambda method, seed: f"{layout.path(method, seed)}/path.csv", PATH_COLUMNS, "path")
 
 
 def teacher_metrics(suite: Suite) -> list[tuple[str, int, Path]]:
     """The teacher's metric file, as in `metric_files`."""
-    return [("teacher", 0, suite.folder / "results/metrics/teacher.json")]
+    return [("teacher", 0, suite.folder / layout.metrics())]
 
 
 def metric_files(suite: Suite) -> list[tuple[str, int, Path]]:
     """(method, seed, file) of every metric file that the suite must have; the teacher's first."""
     pairs = [(method, seed) for method in suite.methods() for seed in suite.seeds]
-    return teacher_metrics(suite) + [(method, seed, suite.folder / f"results/metrics/{method}/seed{seed}.json") for method, seed in pairs]
+    return teacher_metrics(suite) + [(method, seed, suite.folder / layout.metrics(method, seed)) for method, seed in pairs]
 
 
 def _metric_file(method: str, seed: int, path: Path) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def floor(suite: Suite, metric: str, of: str = "floor") -> float:
     """
     extractor = extractor_of(metric)
     maker = f"stage `reference` of {extractor}"
-    path = require(suite.folder / f"results/reference/{extractor}.json", maker)
+    path = require(suite.folder / layout.reference_values(extractor), maker)
     floors = load_json(path).get(of, {})
     if (metric := metric.removesuffix("_best")) not in floors:
         found = ", ".join(floors) or "none"

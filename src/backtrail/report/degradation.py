@@ -5,6 +5,7 @@ import hashlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from backtrail import layout
 from backtrail.report.collect import Suite, archive_metadata, images
 from backtrail.report.mosaic import draw_images
 from backtrail.report.names import label, look
@@ -18,7 +19,7 @@ def degradation_data(suite: Suite) -> pd.DataFrame:
     """
     rows = []
     for method in suite.methods("score"):
-        source, maker = f"results/path-samples/{method}.safetensors", f"stage `path-samples` of {method}"
+        source, maker = layout.path_samples(method), f"stage `path-samples` of {method}"
         metadata = archive_metadata(suite.folder / source, maker)
         for row in metadata["rows"]:
             pixels, _ = images(suite.folder / source, row["key"], suite.report.sample_columns, maker)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from backtrail import layout
 from backtrail.errors import UserError
 from backtrail.report import degradation, over_nfe, over_training, trajectory
 from backtrail.report.collect import Suite, open_suite
@@ -49,7 +50,7 @@ def render_figure(name: str, suite_folder: str | Path = ".") -> None:
     """
     if name not in FIGURES:
         raise UserError(f"there is no figure {name}; known: {', '.join(FIGURES)}")
-    plot, stem = FIGURES[name], Path(suite_folder) / "reports/figures" / name
+    plot, stem = FIGURES[name], Path(suite_folder) / layout.FIGURES / name
     data = plot.data(open_suite(suite_folder))
     if data.empty:
         raise UserError(f"figure {name} has nothing to show: no method in score_distillation and trajectory_distillation belongs in it")

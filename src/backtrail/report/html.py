@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from backtrail import layout
 from backtrail.artifacts import atomic_write
 from backtrail.layout import PAGE, PARAMS_FILE
 from backtrail.ledger.chains import Chains
@@ -70,7 +71,7 @@ def figure_blocks(suite: Suite, book: Book) -> list[dict[str, Any]]:
     """What the template needs of each figure: picture, caption, downloads, its data as a table, and the chain behind it."""
     blocks = []
     for name, plot in FIGURES.items():
-        stem = suite.folder / "reports/figures" / name
+        stem = suite.folder / layout.FIGURES / name
         for kind in MEDIA:
             require(stem.with_suffix(f".{kind}"), f"stage `figure` of {name}")
         blocks.append(_block(suite, book, stem, plot.title, plot.caption(load_csv(stem.with_suffix(".csv")))))
@@ -81,7 +82,7 @@ def axis_blocks(suite: Suite, book: Book) -> list[dict[str, Any]]:
     """The same of the ablations that have been drawn; what each says, and its caption, stand in a Markdown file beside it."""
     blocks = []
     for name, axis in (suite.report.axes | suite.report.sampler_axes).items():
-        stem = suite.folder / "reports/axes" / name
+        stem = suite.folder / layout.AXES / name
         if all(stem.with_suffix(f".{kind}").is_file() for kind in (*MEDIA, "md")):
             blocks.append(_block(suite, book, stem, axis.label, " ".join(stem.with_suffix(".md").read_text(encoding="utf-8").split())))
     return blocks
@@ -153,7 +154,7 @@ def render_report(
     chosen for comparison. Raises UserError that names the stage to run if a part is missing.
     """
     suite, book = open_suite(suite_folder), Book(chains)
-    tables = suite.folder / "reports/tables"
+    tables = suite.folder / layout.TABLES
     results = load_results(require(tables / "results.csv", "stage `tables`"))
     claims = load_csv(require(tables / "claims.csv", "stage `tables`"))
     series = [*side_by_side.of_suite(suite), *side_by_side.of_others(beside)]

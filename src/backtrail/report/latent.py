@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from backtrail import layout
 from backtrail.artifacts import atomic_write, load_json
 from backtrail.layout import PARAMS_FILE, reference_values
 from backtrail.parameters.latent_suite import LatentSuite
@@ -58,7 +59,7 @@ def for_readers(results: pd.DataFrame, suite: LatentSuite, floor: dict[str, Any]
 def render_latent(folder: str | Path = ".") -> None:
     """Write the table as CSV and Markdown."""
     folder = Path(folder)
-    tables, results = folder / "reports/tables", latent_results(folder)
+    tables, results = folder / layout.TABLES, latent_results(folder)
     save_csv(tables / "latent.csv", results)
     text = markdown(for_readers(results, open_latent(folder), load_json(folder / reference_values("first-stage"))))
     atomic_write(tables / "latent.md", lambda file: file.write_text(text, encoding="utf-8"))

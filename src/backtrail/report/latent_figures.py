@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from backtrail import layout
 from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.report.collect import images
 from backtrail.report.decoded_sets import draw_lines, pixel_digest, place_of
@@ -70,7 +71,7 @@ def render_latent_figures(folder: str | Path = ".") -> None:
     """Write both figures as PNG, SVG and PDF with their data as CSV."""
     folder = Path(folder)
     suite = open_latent(folder)
-    figures, rows = folder / "reports/figures", sample_rows(folder, suite)
+    figures, rows = folder / layout.FIGURES, sample_rows(folder, suite)
     curves = curve_rows(latent_results(folder), suite.evaluation.names)
     save_csv(figures / "latent-samples.csv", rows.drop(columns="pixels"))
     drawn = rows.assign(row="   " + rows["row"])  # room for names of wide letters

@@ -11,6 +11,7 @@ import seaborn.objects as so
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from backtrail import layout
 from backtrail.errors import UserError
 from backtrail.report.collect import Suite, archive_metadata, costs, floor, images, of_metric, quality
 from backtrail.report.mosaic import draw_images
@@ -170,13 +171,13 @@ def cost_caption(data: pd.DataFrame) -> str:
 
 def samples_data(suite: Suite) -> pd.DataFrame:
     """The grid's images: row, column, source (file), key, image_seed, sha256 of the pixels, and pixels (uint8 [C, H, W], not in CSV)."""
-    teacher, first = "results/samples/teacher.safetensors", suite.seeds[0]
-    plan = [("Real images (test set)", "data/dataset.safetensors", "test_images", "stage `dataset`")]
+    teacher, first = layout.samples(), suite.seeds[0]
+    plan = [("Real images (test set)", layout.DATASET, "test_images", "stage `dataset`")]
     for row in suite.report.sample_solvers:
         solver, _, nfe = row.partition("/nfe")
         plan.append((f"{look(solver).label}, NFE {nfe}", teacher, row, "stage `teacher-samples`"))
     for method in suite.methods():
-        source, maker = f"results/samples/{method}/seed{first}.safetensors", f"stage `samples` of {method}, seed {first},"
+        source, maker = layout.samples(method, first), f"stage `samples` of {method}, seed {first},"
         for nfe in sorted(archive_metadata(suite.folder / source, maker)["trained_nfe"]):
             plan.append((f"{look(method).label}, NFE {nfe}", source, f"student/nfe{nfe}", maker))
     rows = []

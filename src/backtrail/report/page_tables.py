@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from backtrail import layout
 from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.numbers import Number
 from backtrail.parameters.base import read
@@ -50,7 +51,7 @@ def results_table(suite: Suite, table: pd.DataFrame, book: Book) -> HtmlTable:
     """The table of results; each of our numbers links to its chain, each of a paper's to its source."""
     text, values = results_for_readers(suite, table), quality(suite)
     columns = [_column_of(heading, metric_order(suite, values)) for heading in text.headings]
-    numbers = book.rows("reports/tables/results.csv") or [{}] * len(table)
+    numbers = book.rows(f"{layout.TABLES}/results.csv") or [{}] * len(table)
     rows = [[_floor_cell(book, value, column) for value, column in zip(text.rows[0], columns, strict=True)]]
     for (_, row), shown, found in zip(table.iterrows(), text.rows[1:], numbers, strict=True):
         same = values[(values["method"] == row["method"]) & (values["nfe"] == row["nfe"])]
@@ -71,7 +72,7 @@ def _floor_cell(book: Book, text: str, column: str) -> Cell:
     metric = column.removesuffix("_mean")
     if metric == column or text == NONE:
         return cell(text)
-    file = f"results/reference/{extractor_of(metric)}.json"
+    file = layout.reference_values(extractor_of(metric))
     return number_cell(book, text, book.values(file).get(f"floor,{metric}"), metric=metric)
 
 
@@ -87,7 +88,7 @@ def _result_cell(book: Book, text: str, column: str, found: dict[str, Number], v
 def claims_table(suite: Suite, table: pd.DataFrame, book: Book) -> HtmlTable:
     """The table of claims with its verdicts as badges."""
     text = claims_for_readers(suite, table)
-    numbers = book.rows("reports/tables/claims.csv") or [{}] * len(table)
+    numbers = book.rows(f"{layout.TABLES}/claims.csv") or [{}] * len(table)
     at = text.headings.index("Verdict")  # goes beside the claim: on a telephone these two are what is in sight
     order = [0, at, *(n for n in range(1, len(text.headings)) if n != at)]
     rows = []
@@ -126,7 +127,7 @@ def cost_table(suite: Suite, book: Book) -> HtmlTable:
     hours = {number.method: number.hours for number in paper_numbers().numbers if number.data_set == suite.data_set and number.hours}
     rows = []
     for method in suite.methods():
-        files = [f"results/curves/{method}/seed{seed}.csv" for seed in suite.seeds]
+        files = [layout.curve(method, seed) for seed in suite.seeds]
         per_seed = curves(suite, [method]).groupby("seed")
         last, first = per_seed.last(), per_seed.first()
         images = last["cost"] * batches[method] if batches.get(method) else pd.Series(dtype=float)
@@ -148,7 +149,7 @@ def _cost_cell(book: Book, files: list[str], values: "pd.Series[float]") -> Cell
 def paper_table(suite: Suite, table: pd.DataFrame, book: Book) -> HtmlTable:
     """The papers' numbers beside ours, with tolerance, spread and verdict."""
     quoted, rows = paper_numbers(), []
-    numbers = book.rows("reports/tables/results.csv") or [{}] * len(table)
+    numbers = book.rows(f"{layout.TABLES}/results.csv") or [{}] * len(table)
     for one in comparisons(suite, table):
         number = one.quoted
         ours = cell(one.ours) if one.row is None else number_cell(book, one.ours, numbers[one.row].get("fid_inception_mean"))

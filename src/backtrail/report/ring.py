@@ -4,6 +4,7 @@
 """
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from backtrail import layout
 from backtrail.artifacts import load_json
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import read, section
@@ -56,18 +58,18 @@ class RingResults:
 def open_ring(folder: str | Path = ".") -> RingResults:
     """Read the results of a ring's suite. Raises UserError if a method's or a seed's file is absent."""
     path = Path(folder) / PARAMS_FILE
-    values, teacher = read(path), load_json(Path(folder) / "results/teacher/metrics.json")
+    values, teacher = read(path), load_json(Path(folder) / layout.TEACHER_VALUES)
     methods, law = list(values["score_distillation"]), section(RingLaw, "ring", path)
 
-    def stacked(kind: str) -> pd.DataFrame:
-        files = [(method, seed, Path(folder) / f"results/{kind}/{method}/seed{seed}.csv") for method in methods for seed in values["seeds"]]
+    def stacked(place: Callable[[str, int], str]) -> pd.DataFrame:
+        files = [(method, seed, Path(folder) / place(method, seed)) for method in methods for seed in values["seeds"]]
         return pd.concat([load_csv(file).assign(method=method, seed=seed) for method, seed, file in files], ignore_index=True)
 
     return RingResults(
         data_set=f"a ring of {law.modes} Gaussians",
         methods=methods,
-        curves=stacked("curves"),
-        snapshots=stacked("mismatch"),
+        curves=stacked(layout.curve),
+        snapshots=stacked(layout.mismatch),
         floor=teacher["sliced_w2_floor"],
         teacher=teacher["sliced_w2_teacher"],
         evaluation=section(RingEvaluation, "evaluation", path),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from backtrail import layout
 from backtrail.artifacts import file_digest
 from backtrail.report.collect import Suite, extractor_of, metric_files
 
@@ -25,6 +26,6 @@ def of_results(suite: Suite, table: pd.DataFrame) -> list[str]:
     for method, _, path in metric_files(suite):
         files.setdefault(method, []).append(path)
     measured = {extractor_of(name.removesuffix("_mean")) for name in table.columns if name.endswith("_mean")}
-    floor = [suite.folder / f"results/reference/{name}.json" for name in sorted(measured)]
+    floor = [suite.folder / layout.reference_values(name) for name in sorted(measured)]
     owners = ["teacher" if kind == "teacher" else method for kind, method in zip(table["kind"], table["method"], strict=True)]
     return [" ".join(map(short_id, paths)) for paths in (floor, *(files[owner] for owner in owners))]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from backtrail import layout
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import read
 from backtrail.report.collect import Suite, quality, require
@@ -50,7 +51,7 @@ def of_others(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
     found = []
     for folder in map(Path, folders):
         name = read(folder / PARAMS_FILE).get("suite", folder.name)
-        path = require(folder / "reports/tables/results.csv", "stage `tables` of that suite")
+        path = require(folder / layout.TABLES / "results.csv", "stage `tables` of that suite")
         found.append(of_table(f"{name}, mean over seeds", load_results(path)))
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from backtrail import layout
 from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
 from backtrail.report.claims import judge_all
@@ -287,7 +288,7 @@ def render_table(name: str, suite_folder: str | Path = ".") -> None:
     """
     if name not in TABLES:
         raise UserError(f"there is no table {name}; known: {', '.join(TABLES)}")
-    suite, stem = open_suite(suite_folder), Path(suite_folder) / "reports/tables" / name
+    suite, stem = open_suite(suite_folder), Path(suite_folder) / layout.TABLES / name
     compute, for_readers = TABLES[name]
     data = compute(suite)
     text = for_readers(suite, data)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from backtrail import layout
 from backtrail.artifacts import atomic_write, load_json
 from backtrail.layout import PARAMS_FILE, reference_values
 from backtrail.parameters.suite import read_suite
@@ -61,7 +62,7 @@ def for_readers(results: pd.DataFrame, suite: TextSuite) -> Table:
 
 def render_text(folder: str | Path = ".") -> None:
     """Write the table as CSV and Markdown."""
-    tables, suite = Path(folder) / "reports/tables", read_suite(Path(folder) / PARAMS_FILE)
+    tables, suite = Path(folder) / layout.TABLES, read_suite(Path(folder) / PARAMS_FILE)
     assert isinstance(suite, TextSuite)
     results = text_results(folder)
     save_csv(tables / "text.csv", results)

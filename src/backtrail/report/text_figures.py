@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from backtrail import layout
 from backtrail.data.captions import CAPTIONS
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.suite import read_suite
@@ -100,7 +101,7 @@ def render_text_figures(folder: str | Path = ".") -> None:
     """Write both figures as PNG, SVG and PDF with their data as CSV."""
     folder, suite = Path(folder), read_suite(Path(folder) / PARAMS_FILE)
     assert isinstance(suite, TextSuite)
-    figures, rows, curves = folder / "reports/figures", sample_rows(folder, suite), curve_rows(text_results(folder))
+    figures, rows, curves = folder / layout.FIGURES, sample_rows(folder, suite), curve_rows(text_results(folder))
     save_csv(figures / "text-samples.csv", rows.drop(columns="pixels"))
     save_figure(lambda: draw_samples(rows), figures / "text-samples")
     save_csv(figures / "text-nfe.csv", curves)

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
+from backtrail import layout
 from backtrail.errors import UserError
 from backtrail.report.collect import Suite, all_states
 from backtrail.report.names import literal, look
@@ -48,13 +49,13 @@ def trajectory_data(suite: Suite) -> pd.DataFrame:
     `shown` is the share of the trajectory's squared deviation from the straight line that the two components hold. Students of the first
     seed, at the smallest NFE that they were trained for.
     """
-    file = suite.folder / "results/states/teacher.safetensors"
+    file = suite.folder / layout.states()
     stored, metadata = all_states(file, "stage `teacher-samples`")
     key, teacher = max(stored.items(), key=lambda item: len(item[1]))
     tracks = [("teacher", key.partition("/")[0], key, teacher, metadata["times"][key])]
     for method in suite.methods():
         maker = f"stage `samples` of {method}, seed {suite.seeds[0]},"
-        stored, metadata = all_states(suite.folder / f"results/states/{method}/seed{suite.seeds[0]}.safetensors", maker)
+        stored, metadata = all_states(suite.folder / layout.states(method, suite.seeds[0]), maker)
         key = f"student/nfe{min(metadata['trained_nfe'])}"
         if key not in stored:
             raise UserError(f"the states of {method} hold no {key} (found: {', '.join(stored)}): add its time stamps to sample_num_steps")
