@@ -49,12 +49,13 @@ def command(model: str, nfe: int | None, seeds: str, guidance: float | None, nam
     Image i is the one of seed i that the suite's own samples hold, to the bit on the same kind of machine. Without --nfe a student makes
     the fewest evaluations that it was trained for, the teacher those of its sampler. Of a model of texts it also says each seed's caption.
     """
-    file, indices, in_suite = weights_file(model), seed_range(seeds), Path(PARAMS_FILE).is_file()
-    runtime = section(Runtime, "runtime") if in_suite and "runtime" in read(PARAMS_FILE) else Runtime()
+    file, indices = weights_file(model), seed_range(seeds)
+    suite = read(PARAMS_FILE) if Path(PARAMS_FILE).is_file() else {}
+    runtime = section(Runtime, "runtime") if "runtime" in suite else Runtime()
     device = choose_device(runtime)
     configure(runtime, device)
     denoiser = TorchStage(Declared("images", "images", {}, (), (), ()), device=device, runtime=runtime).place(load_denoiser(file))
-    picture, captions = pictures(denoiser, read(PARAMS_FILE) if in_suite else {}, file)
+    picture, captions = pictures(denoiser, suite, file)
     if "sampling" in load_tensors(file)[1]:
         sampler = student_sampler(file, nfe, 1.0 if guidance is None else guidance)
     else:

@@ -111,10 +111,11 @@ def pipeline_example(weights: Path) -> list[str]:
 
 def use(ledger: Ledger, weights: str, method: str, seed: str) -> list[str]:
     """How the student is loaded: by torch alone, and by diffusers; of latents by the suite, which decodes them."""
-    nfe, file = student_sampling(ledger.folder / weights).trained_nfe[0], ledger.folder / weights
+    file = ledger.folder / weights
+    nfe = student_sampling(file).trained_nfe[0]
     if makes_latents(ledger.params):
         lines = [
-            "It makes latents, from noise and a caption, which the suite's first stage decodes. In the suite's folder:",
+            "It makes latents, which the suite's first stage decodes. In the suite's folder:",
             "",
             "```sh",
             f"backtrail images {method}/{seed} --nfe {nfe} --seeds 0-15 --out samples.png",

@@ -1,10 +1,10 @@
 """How a stage of large networks is executed: each process with whole networks, or all with parts of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from torch import Tensor, distributed
+from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
 from backtrail.denoiser import NetDenoiser
@@ -53,11 +53,6 @@ def check_agreement(group: Group, found: dict[str, list[Any]]) -> None:
         raise UserError(
             "the processes have measured different losses of the same weights: set processes.sharded to false, or use one kind of GPU"
         )
-
-
-def whole_weights(stage: TorchStage, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as the process that writes needs them; every process has to ask."""
-    return gathered(weights, stage.writes)
 
 
 def undivided(stage: TorchStage, denoiser: NetDenoiser) -> NetDenoiser:

@@ -8,9 +8,10 @@ from backtrail.methods.sfd.distillation import distil
 from backtrail.methods.sfd.trajectories import Pool
 from backtrail.metrics.latent_curve import CURVE, curve_point
 from backtrail.nets.build import load_denoiser, save_denoiser
+from backtrail.nets.sharded import gathered
 from backtrail.parameters.latent import LatentEvaluation, LatentTeacher, Processes
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
-from backtrail.running.sharded import execution, whole_weights
+from backtrail.running.sharded import execution
 from backtrail.running.torch_stage import TorchStage, distributed_stage
 from backtrail.tables import save_csv
 from backtrail.teachers.latent_texts import load_texts, telling
@@ -28,7 +29,7 @@ def command(stage: TorchStage) -> None:
         sampling.samplers(p.num_steps[:1], [1.0])[0], stage.section(LatentEvaluation, "evaluation"), latent, stage.device
     )
     state = distil(Pool(teacher, p), stage.seed, evaluate, executed)
-    weights = whole_weights(stage, state.modules["student"].state_dict())
+    weights = gathered(state.modules["student"].state_dict(), stage.writes)
     if stage.writes:
         facts = {"cost": state.cost, "sampling": sampling.model_dump(mode="json")}
         save_denoiser(layout.student(*stage.of_method), state.modules["student"], weights, **facts)

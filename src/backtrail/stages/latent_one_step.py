@@ -9,9 +9,10 @@ from backtrail.methods.disback.offloaded import offloaded
 from backtrail.methods.disback.path import load_path
 from backtrail.metrics.latent_curve import CURVE, curve_point
 from backtrail.nets.build import save_denoiser
+from backtrail.nets.sharded import gathered
 from backtrail.parameters.latent import LatentEvaluation, LatentTeacher, Processes
 from backtrail.parameters.score_distillation import ScoreDistillation
-from backtrail.running.sharded import execution, whole_weights
+from backtrail.running.sharded import execution
 from backtrail.running.torch_stage import TorchStage, distributed_stage
 from backtrail.tables import save_csv
 from backtrail.teachers.latent_texts import load_texts, telling
@@ -28,7 +29,7 @@ def command(stage: TorchStage) -> None:
     sampling = family.sampling(p, path.teacher)
     evaluate = curve_point(sampling.samplers(None, [1.0])[0], stage.section(LatentEvaluation, "evaluation"), latent, stage.device)
     state = distil(path, p, stage.seed, evaluate, executed)
-    average = whole_weights(stage, state.averages["student"])
+    average = gathered(state.averages["student"], stage.writes)
     if not stage.writes:
         return
     facts = {"cost": state.rows[-1]["cost"], "sampling": sampling.model_dump(mode="json")}

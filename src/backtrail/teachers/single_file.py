@@ -33,12 +33,12 @@ def unpack_single_file(file: str | Path, folder: str | Path, names: Sequence[str
     is seen when it is imported.
     """
     file, folder = Path(file), Path(folder)
-    tensors, made = read_single_file(file), []
+    tensors, converters, made = read_single_file(file), _converters(), []
     for name in names:
         part = Path(name).parent.name
         config = load_json(folder / part / CONFIG)
         try:
-            found = {key: value for key, value in _converters()[part](tensors, config).items() if isinstance(value, Tensor)}
+            found = {key: value for key, value in converters[part](tensors, config).items() if isinstance(value, Tensor)}
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:  # the converters take what they expect for granted
             reason = f"{type(error).__name__}: {str(error)[:100]}"
             raise UserError(f"{file} is not what {folder / part / CONFIG} describes ({reason}): name the teacher's own file") from None
