@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from snakemake.logging import logger
 if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import Stage
+    from snakemake.scheduling.job_scheduler import JobScheduler
 
 DVC_VERSION = "3.67.1"  # the version whose Python interface `read_stages` was written for
 FOLDER = Path(".snakemake/dvc")
@@ -61,6 +63,28 @@ def load_plan(is_main_process: bool) -> dict[str, Any]:
     if ends_within_a_line(LOCK):
         mend_lock()
     return json.loads(PLAN.read_text(encoding="utf-8"))
+
+
+def remind_once(scheduler: "type[JobScheduler]") -> None:
+    """Let Snakemake's scheduler wake up once a second at most while jobs wait.
+
+    It sets itself a reminder each time that it looks, also when a job has ended, and each reminder sets the next: with 200 jobs it looks at
+    every waiting job's inputs dozens of times a second, and takes half a core from them.
+    """
+    pending: set[JobScheduler] = set()
+
+    def remind(self: "JobScheduler", delay: float) -> None:
+        def wake() -> None:
+            pending.discard(self)
+            self._open_jobs.release()
+
+        if self not in pending:
+            pending.add(self)
+            timer = threading.Timer(delay, wake)
+            timer.daemon = True  # nor does the end of a run wait for one
+            timer.start()
+
+    scheduler._schedule_reevalutation = remind  # type: ignore[method-assign]  # so called in Snakemake
 
 
 def explain_force(arguments: list[str]) -> None:

@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 from .conftest import ROOT, Project
 
@@ -40,6 +42,19 @@ def test_a_reason_is_one_line():
     expected = "changed deps: src/0.py (modified), src/1.py (modified), src/2.py (modified) and 6 more"
     assert dvc_plan.describe([{"changed deps": many}]) == expected
     assert dvc_plan.describe_job({"stale": {"a": "{x}"}}, "a") == "a: {{x}}"
+
+
+def test_a_scheduler_is_reminded_once_at_a_time():
+    assert callable(JobScheduler._schedule_reevalutation)  # what is replaced is there
+    woken = threading.Semaphore(0)
+    scheduler = type("Scheduler", (), {"_open_jobs": woken})
+    dvc_plan.remind_once(scheduler)
+    one = scheduler()
+    for _ in range(2):
+        for _ in range(50):  # as after fifty jobs
+            one._schedule_reevalutation(0.1)
+        assert woken.acquire(timeout=10)
+        assert not woken.acquire(timeout=0.3)
 
 
 @pytest.mark.parametrize(
