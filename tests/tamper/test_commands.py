@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+import click
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -293,6 +294,8 @@ def test_audit_prints_the_finding_its_link_and_its_numbers_and_exits_by_the_wors
 def test_a_pattern_that_fits_no_stage_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"--stage metric@\* fits no stage of this suite; stages are called .*, \.\.\."):
         told(finished, "audit", "--level", "metric", "--stage", "metrics@*", "--stage", "metric@*", capsys=capsys)
+    with pytest.raises(click.UsageError, match="--stage goes with --level metric, figure or stage"):
+        told(finished, "audit", "--stage", "metrics@*", capsys=capsys)
 
 
 def test_the_hash_audit_needs_neither_torch_nor_matplotlib() -> None:
