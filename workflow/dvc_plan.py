@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ BENCHMARKS = FOLDER / "benchmarks"
 LOCK = Path("dvc.lock")
 LOCK_HEAD = "schema: '2.0'\nstages:\n"
 LOCKED_STAGE = re.compile(r"^  \S.*:$", re.MULTILINE)
+CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)
 PATH_LOCKS = Path(".dvc/tmp/rwlock")  # DVC's: which process reads and writes which path
 CODE_STAGE = "code"  # writes code.yaml, which every other stage depends on
 RESOURCES = {"gpus", "mem_mb", "runtime", "threads", "retries"}  # runtime in minutes
@@ -149,8 +150,9 @@ def make_plan() -> dict[str, Any]:
             if not path.exists():
                 path.touch()
         for path in set(STAMPS.iterdir()) - {Path(stamp(name)) for name in fresh}:
-            if path.stat().st_mtime_ns < asked_ns:
-                path.unlink()
+            with suppress(FileNotFoundError):  # another Snakemake was faster
+                if path.stat().st_mtime_ns < asked_ns:
+                    path.unlink()
         draft.write_text(json.dumps(plan, indent=1))
         draft.replace(PLAN)  # at once: a job never reads half a plan
     finally:
@@ -299,11 +301,13 @@ def mend_locked_file() -> None:
 
     DVC writes that file in place, and all of its commands refuse half of it; a stage whose entry is half there would run again. One that is
     cut off it restores from its run cache.
-    A file that is wrong elsewhere than at its end (a merge conflict) is left as it is, for DVC to name. The caller holds DVC's lock.
+    A file that is wrong elsewhere than at its end, or has a merge conflict, is left as it is, for DVC to name. The caller holds DVC's lock.
     """
     if not LOCK.is_file() or (is_lock(LOCK) and not ends_within_a_line(LOCK)):
         return
     text = LOCK.read_text(encoding="utf-8", errors="replace")
+    if CONFLICT.search(text):
+        return
     starts = [found.start() for found in LOCKED_STAGE.finditer(text)]
     if len(starts) > 1:
         draft = LOCK.with_name(f".{LOCK.name}.{os.getpid()}.tmp")
@@ -443,6 +447,8 @@ def read_resources(stage: "Stage") -> dict[str, int]:
     resources = (stage.meta or {}).get("resources", {})
     if isinstance(resources, str):
         resources = named_resources(resources)
+    if not isinstance(resources, dict):
+        raise WorkflowError(f"{stage.addressing}: meta: resources: must be a mapping or a name, found {resources!r}")
     for key, value in resources.items():
         if key not in RESOURCES:
             raise WorkflowError(f"{stage.addressing}: unknown resource {key!r} in meta, expected one of {', '.join(sorted(RESOURCES))}")

@@ -22,6 +22,7 @@ CODE_LINE = re.compile(r"^  - code: .*$", re.MULTILINE)
 CODE_FOLDER = re.compile(r"^      - \$\{code\}(?: #.*)?\n", re.MULTILINE)
 PROJECT_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 BY_HAND = "data/local/README.md"  # in a folder that is there from the start, since stages depend on it
+KEPT = (".dvc/config", BY_HAND)  # the user's own once they are there: remotes, the place of the cache
 OF_THEIR_OWN = ("ring", "text", "latent")  # sections whose suites have a pipeline of their own, in workflow/pipelines
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
 
@@ -76,7 +77,7 @@ def is_laid_down(folder: Path) -> bool:
 def lay_down(folder: Path, writes: bool = True) -> list[str]:
     """Make `folder`, which holds a params.yaml, a DVC project with its pipeline; the repository's own is written by hand.
 
-    Returns the files that are (or, unless `writes`, would be) written. Raises UserError if one of them is there and was not laid down.
+    Returns the files that are (or, unless `writes`, would be) written. Raises UserError if a pipeline is there that was written by hand.
     """
     if folder.resolve() == ROOT:
         return []
@@ -87,7 +88,7 @@ def lay_down(folder: Path, writes: bool = True) -> list[str]:
     for name, text in wanted.items():
         path = folder / name
         found = path.read_text(encoding="utf-8") if path.is_file() else None
-        if found == text:
+        if found == text or (found is not None and name in KEPT):
             continue
         if name == PIPELINE_FILE and not is_laid_down(folder):
             raise UserError(f"{path} was written by hand: move it away, or keep it and do without `backtrail pipeline`")

@@ -69,6 +69,8 @@ def test_resources_are_checked_and_renamed_for_the_scheduler():
     assert dvc_plan.read_resources(stage(meta={"resources": asked})) == asked
     assert dvc_plan.scheduler_resources(asked) == {"mem_mb": 100, "runtime": 5, "gpu": 2, "tasks_per_gpu": 0}
     assert dvc_plan.scheduler_resources({"gpus": 0}) == {} == dvc_plan.scheduler_resources(dvc_plan.read_resources(stage()))
+    with pytest.raises(WorkflowError, match=r"teacher: meta: resources: must be a mapping or a name, found \['light'\]"):
+        dvc_plan.read_resources(stage(meta={"resources": ["light"]}))
     with pytest.raises(WorkflowError, match="teacher: unknown resource 'memory'"):
         dvc_plan.read_resources(stage(meta={"resources": {"memory": 1}}))
     with pytest.raises(WorkflowError, match="'mem_mb' in meta must be a whole number, found '4GB'"):

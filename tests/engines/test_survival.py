@@ -178,10 +178,12 @@ def test_a_lock_without_a_whole_entry_goes_and_one_with_a_conflict_stays(
     dvc_plan.LOCK.write_text(lock[:cut], encoding="utf-8")
     dvc_plan.mend_locked_file()
     assert not dvc_plan.LOCK.exists()
-    conflict = lock.replace("  report:\n", f"{'<' * 7} HEAD\n  report:\n")
-    dvc_plan.LOCK.write_text(conflict, encoding="utf-8")
-    dvc_plan.mend_locked_file()
-    assert dvc_plan.LOCK.read_text(encoding="utf-8") == conflict
+    last = lock[lock.rindex("\n    ") + 1 :]
+    both = f"{'<' * 7} HEAD\n{last}{'=' * 7}\n{last}{'>' * 7} other\n"
+    for conflict in (lock.replace("  report:\n", f"{'<' * 7} HEAD\n  report:\n"), lock.replace(last, both)):
+        dvc_plan.LOCK.write_text(conflict, encoding="utf-8")
+        dvc_plan.mend_locked_file()
+        assert dvc_plan.LOCK.read_text(encoding="utf-8") == conflict
 
 
 def test_half_a_file_that_a_kill_left_in_a_folder_changes_nothing(tiny: Project, lock: str) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+import click
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -216,8 +217,10 @@ def test_impact_of_a_parameter_and_of_a_source_file(finished: Path) -> None:
     assert impact("params.yaml:teacher.steps", finished)["stages"][:2] in (["teacher", "teacher-samples"], ["fetch-teacher", "teacher"])
     assert set(impact("src/backtrail/report/claims.py", finished)["stages"]) == {"tables", "report"}
     assert "dataset" not in impact("params.yaml:teacher", finished)["stages"]
-    with pytest.raises(UserError, match="no stage of this suite read or made nonsense"):
-        impact("nonsense", finished)
+    assert impact("params.yaml:metrics.inception.local", finished)["stages"] == impact("params.yaml:metrics.inception", finished)["stages"]
+    for wrong in ("nonsense", "params.yaml:teacher.stepz", "params.yaml:teacher.steps.more", "params.yaml:nonsense"):
+        with pytest.raises(UserError, match=f"no stage of this suite read or made {wrong}"):
+            impact(wrong, finished)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +268,18 @@ def test_diff_of_what_is_no_run_says_what_is_one(finished: Path) -> None:
         compare("no-such-thing", ".", finished)
 
 
+def test_diff_says_what_it_did_not_compare(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = [str(finished / f"results/metrics/sfd-v/seed{seed}.json") for seed in (0, 1)]
+    with pytest.raises(UserError, match=r"seed0.json is no record of a stage: name two of results/records"):
+        compare(*metrics)
+    records = [str(finished / f"results/records/metrics@sfd-v-{seed}.json") for seed in (0, 1)]
+    assert compare(*records)["parted"]
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n", encoding="utf-8")
+    (tmp_path / "params.yaml").write_text("suite: other\n", encoding="utf-8")
+    _, text = told(finished, "diff", ".", str(tmp_path), capsys=capsys)
+    assert "have no stage in common" in text and "the same results" not in text
+
+
 def test_audit_prints_the_finding_its_link_and_its_numbers_and_exits_by_the_worst(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(ledger, "audit", capsys=capsys)[0] == 0
     replace(ledger / "results/metrics/disback/seed0.json", '"fd_classifier": ', '"fd_classifier": 1')
@@ -279,6 +294,8 @@ def test_audit_prints_the_finding_its_link_and_its_numbers_and_exits_by_the_wors
 def test_a_pattern_that_fits_no_stage_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"--stage metric@\* fits no stage of this suite; stages are called .*, \.\.\."):
         told(finished, "audit", "--level", "metric", "--stage", "metrics@*", "--stage", "metric@*", capsys=capsys)
+    with pytest.raises(click.UsageError, match="--stage goes with --level metric, figure or stage"):
+        told(finished, "audit", "--stage", "metrics@*", capsys=capsys)
 
 
 def test_the_hash_audit_needs_neither_torch_nor_matplotlib() -> None:
@@ -339,6 +356,18 @@ def test_the_example_on_a_model_card_draws_the_images_that_were_measured(finishe
     stored = safetensors.numpy.load_file(finished / f"results/samples/{method}/{seed}.safetensors")[key][:16]
     assert np.array_equal(np.asarray(Image.open(folder / "samples.png")), stored[:, 0].reshape(-1, stored.shape[-1]))
     assert file_digest(folder / "student.safetensors") in text
+
+
+@pytest.mark.parametrize("path", ["reports/tables/results.csv", "results/students/sfd-v/seed0/student.safetensors"])
+def test_bytes_that_are_not_the_ledgers_are_not_carried(ledger: Path, tmp_path: Path, path: str) -> None:
+    whole = (ledger / path).read_bytes()
+    (ledger / path).write_bytes(whole + b"\n")
+    with pytest.raises(UserError, match=f"{path} is not as dvc.lock has it"):
+        export(tmp_path / "crate", ledger)
+    if path.endswith(".safetensors"):
+        (ledger / path).unlink()
+        with pytest.raises(UserError, match=rf"1 of \d+ students are not here \({path}\): `dvc pull`"):
+            export(tmp_path / "crate", ledger)
 
 
 def test_the_crate_is_not_written_over_something(finished: Path, crate: Path) -> None:

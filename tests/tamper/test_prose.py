@@ -112,11 +112,30 @@ def test_what_is_quoted_and_what_is_a_setting_is_left_alone(found, text: str) ->
         "DisBack reaches NFE 5.9",
         "DisBack has 59.8 images",
         "<table><tr><td>DisBack</td><td>59.8</td></tr></table>",
+        "## DisBack: FD 59.8",
+        "| metric | DisBack |\n|---|---|\n| FD | 59.8 |",
+        "## DisBack\n\nFD: 59.8",
+        "DisBack has an FD of\n59. That is the best.",
+        "DisBack: FD<kbd>59.8</kbd>",
+        "DisBack: FD`59.8`",
+        "DisBack: FD~59.8",
+        "DisBack: FD\u200b59.8",
+        "DisBack: 59.8<kbd>FD</kbd>",
+        "|DisBack|https://arxiv.org/abs/1|59.8|",
+        "DisBack reaches an FD <around 59.8>",
+        "<p>DisBack reaches an FD of <!-->59.8<!-- --></p>",
     ],
 )
 def test_a_number_beside_a_method_s_name_without_a_mark_is_unbacked(found, text: str) -> None:
     (finding,) = [one for one in found(text) if one.subject == "RESULTS.md:unmarked"]
     assert finding.verdict == UNBACKED and "1 numbers beside a method's name are quoted from nothing" in finding.message
+
+
+@pytest.mark.parametrize(
+    "text", [f"DisBack has a recall of {DISBACK}9", f"DisBack has an FD of 0.{DISBACK}", f"DisBack has {DISBACK}**9**"]
+)
+def test_digits_that_touch_a_mark_make_another_number_of_it(found, text: str) -> None:
+    assert [one.verdict for one in found(text) if one.subject == "RESULTS.md:unmarked"] == [UNBACKED]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +146,7 @@ def test_a_number_beside_a_method_s_name_without_a_mark_is_unbacked(found, text:
         (f"| SFD-v, NFE 2 | {mark('sfd-v,nfe=3,fd')} |", "stands beside NFE 2, and is of NFE 3"),
         (f"SFD-v has {SFD_V}, and DisBack {SFD_V}", "stands beside disback, and is sfd-v's"),
         (f"DisBack has {mark('disback,fd', '0.01')}", "says 0.01; "),
+        ("| DisBack | <!-- number results/metrics/sfd-v/seed0.json:student/nfe3/fd_classifier -->?<!-- /number --> |", "and is sfd-v's"),
     ],
 )
 def test_a_mark_that_points_to_a_better_row_is_broken(found, text: str, message: str) -> None:

@@ -26,7 +26,13 @@ pytestmark = pytest.mark.xdist_group("tamper")
 def test_what_is_published_is_what_a_suite_imports(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "published"
     assert export_teacher(folder, finished) == ["teacher.safetensors", "classifier.safetensors", "README.md"]
+    export_teacher(folder, finished)  # once more
     card = (folder / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("# Mine\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"README\.md is there and no card of a teacher"):
+        export_teacher(tmp_path / "mine", finished)
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["README.md"]
     listed = fetch_outside(tmp_path / "data", [source_of_teacher("own-backtrail", str(folder))], str(folder))["files"]
     assert [of["name"] for of in listed] == ["teacher.safetensors", "classifier.safetensors"]
     for file in listed:

@@ -91,6 +91,10 @@ def test_what_a_forger_without_the_key_can_do_is_named(signed: Path, trusting: N
     (signed / SIGNATURE).unlink()
     subprocess.run(["ssh-keygen", "-q", "-Y", "sign", "-n", "backtrail", "-f", str(tmp_path / "other"), str(signed / SEAL)], check=True)
     assert "nobody vouches for" in seal_said(audit(signed))[0]
+    (signed / SIGNATURE).unlink()
+    assert seal_said(audit(signed)) == [
+        "ledger.seal has no signature, or neither ssh-keygen nor gpg is here to verify it: nobody vouches for this ledger"
+    ]
     (signed / SEAL).unlink()
     assert seal_said(audit(signed)) == ["nobody has signed this ledger: `backtrail export FOLDER --sign KEY`"]
 
@@ -121,8 +125,14 @@ def test_gpg_signs_and_is_verified_too(ledger: Path, tmp_path: Path, monkeypatch
         export(tmp_path / "dossier", ledger, f"gpg:{WHO}")
         (said,) = seal_said(audit(ledger))
         assert said.startswith(f"signed by {WHO} (gpg ")
+        (strangers := Path(f"{home}-other")).mkdir(mode=0o700)
+        monkeypatch.setenv("GNUPGHOME", str(strangers))  # an auditor who has not the signer's key
+        done = audit(ledger)
+        assert done.exit_code == 8 and "which is not in this keyring: it cannot be verified here" in done.findings[-1].message
+        monkeypatch.setenv("GNUPGHOME", str(home))
         replace(ledger / SEAL, "backtrail:", "Backtrail:")
         assert audit(ledger).exit_code == 30
     finally:
         subprocess.run(["gpgconf", "--kill", "all"], capture_output=True)
-        shutil.rmtree(home, ignore_errors=True)
+        for of in (home, Path(f"{home}-other")):
+            shutil.rmtree(of, ignore_errors=True)

@@ -14,10 +14,12 @@ from diffusers import DiffusionPipeline, EulerDiscreteScheduler, UNet2DModel
 from packaging.requirements import Requirement
 from PIL import Image
 
+from backtrail.data.sources import _EDM_LICENCE
 from backtrail.denoiser import NetDenoiser
 from backtrail.export import standalone
-from backtrail.export.cards import example, pipeline_example
+from backtrail.export.cards import example, pipeline_example, teacher_licence
 from backtrail.export.program import Programs
+from backtrail.ledger.ledger import Ledger
 from backtrail.nets.build import build, construct, save_denoiser, with_step_condition
 from backtrail.nets.dhariwal import DhariwalConfiguration
 from backtrail.nets.discrete_time import DiffusersTeacher
@@ -130,6 +132,23 @@ LENGTHS = [
     *((kind, "few steps") for kind in NETS),
     *((kind, "one step") for kind in ("built-in, classes", "SongUNet, told its steps", "diffusers")),
 ]
+
+
+def test_a_program_says_what_it_cannot_draw(tmp_path: Path, programs: Programs) -> None:
+    exported(tmp_path, trained(NETS["built-in, classes"]()), ONE_STEP, programs)
+    done = subprocess.run([sys.executable, "sample.py", "--nfe", "9"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.endswith("--nfe is one of 1\n") and not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "licence"),
+    [("", None), ("own-edm", "yours to know"), ("teacher-edm-cifar10-32x32-uncond-vp", _EDM_LICENCE), ("x", "that of x, yours to know")],
+)
+def test_students_of_an_imported_teacher_are_bound_by_what_it_was_made_of(source: str, licence: str | None, tmp_path: Path) -> None:
+    """Another suite's teacher.safetensors says in its header what that suite had imported."""
+    facts = {"source": source} if source else {}
+    save_denoiser(tmp_path / "data/teacher/teacher.safetensors", trained(NETS["built-in, classes"]()), **facts)
+    assert teacher_licence(Ledger(tmp_path, {}, {}, {"teacher": {"source": "own-backtrail"}})) == licence
 
 
 @pytest.mark.parametrize(("kind", "length"), LENGTHS)

@@ -38,7 +38,19 @@ def test_help_lists_every_command_and_loads_none_of_them() -> None:
 
 def test_help_of_a_command_names_its_options() -> None:
     done = run("scratch", "--help")
-    assert done.returncode == 0 and "--older-than" in done.stdout and "[default: 0.0" in done.stdout and "days" in done.stdout
+    assert done.returncode == 0 and "--older-than" in done.stdout and "days" in done.stdout
+
+
+def test_states_of_stages_that_may_run_are_not_pruned(tmp_path: Path) -> None:
+    states = [tmp_path / f".scratch/{name}/step-00000001.safetensors" for name in ("teacher-0123", "path@disback-0-0123")]
+    for path in (*states, tmp_path / ".scratch/cache/snakemake/known"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"0" * 100_000)
+    os.utime(states[0], (1, 1))
+    assert [line.split()[0] for line in run("scratch", folder=tmp_path).stdout.splitlines()] == ["path@disback-0-0123", "teacher-0123"]
+    assert run("scratch", "--prune", folder=tmp_path).stdout.startswith("deleted teacher-0123  0.1 MB") and states[1].is_file()
+    run("scratch", "--prune", "--older-than", "0", folder=tmp_path)
+    assert sorted(path.name for path in (tmp_path / ".scratch").iterdir()) == ["cache"]
 
 
 def test_an_unknown_command_is_refused() -> None:

@@ -156,6 +156,17 @@ def test_what_is_read_of_a_pipeline_is_what_dvc_reads(name: str, tmp_path: Path)
     assert {name: (sorted(s.deps), sorted(s.params), sorted(s.outs), s.cmd) for name, s in ours.items()} == theirs
 
 
+def test_what_a_user_wrote_beside_a_pipeline_stays(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes((ROOT / "suites/cifar10/params.yaml").read_bytes())
+    assert ".dvc/config" in lay_down(tmp_path) and not lay_down(tmp_path)
+    for name in (".dvc/config", "data/local/README.md"):
+        with (tmp_path / name).open("a", encoding="utf-8") as file:
+            file.write("[core]\n    remote = store\n")
+    (tmp_path / "dvc.yaml").write_text((tmp_path / "dvc.yaml").read_text(encoding="utf-8").replace("fetch", "get"), encoding="utf-8")
+    assert lay_down(tmp_path) == ["dvc.yaml"]
+    assert "remote = store" in (tmp_path / ".dvc/config").read_text(encoding="utf-8")
+
+
 def of_dvc(stage: object, folder: Path) -> tuple:
     def relative(items: list) -> list[str]:
         return sorted(os.path.relpath(item.fs_path, folder.resolve()) for item in items)

@@ -26,7 +26,11 @@ SIDE = 8
 UNET = {"sample_size": SIDE, "block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4}
 UNET |= {"down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"]}
 SHAPE = {"img_resolution": SIDE, "in_channels": 3, "out_channels": 3, "model_channels": 16, "channel_mult": (1, 2), "num_blocks": 1}
-SAMPLERS = {"heun": {"solver": "heun", "num_steps": [3]}, "guided": {"solver": "euler", "num_steps": [3], "guidance": 2.0}}
+SAMPLERS = {
+    "heun": {"solver": "heun", "num_steps": [3]},
+    "afs": {"solver": "heun", "num_steps": [3], "afs": True},
+    "guided": {"solver": "euler", "num_steps": [3], "guidance": 2.0},
+}
 SEEDS = range(60, 70)  # over the end of a chunk
 
 
@@ -39,6 +43,7 @@ MODELS = {
     "results/teacher/teacher.safetensors": (built_in(), {}),
     "results/students/one/seed0/student.safetensors": (built_in(), {"sampling": OneStep(sigma_init=2.5)}),
     "results/students/one/seed10/student.safetensors": (built_in(), {"sampling": OneStep(sigma_init=2.5)}),
+    "results/students/one/seed0-old/student.safetensors": (built_in(), {"sampling": OneStep(sigma_init=2.5)}),  # a copy, and no seed
     "results/students/few/seed2/student.safetensors": (
         built_in(step_condition=True),
         {"sampling": FewStep(schedule=Schedule(), afs=True, step_condition=True, num_steps=[4, 5])},
@@ -94,6 +99,7 @@ FEW = Sampler("euler", 4, afs=True, step_condition=True)
         (["few/seed2", "--nfe", "6"], "results/students/few/seed2/student.safetensors", Sampler("euler", 8, afs=True, step_condition=True)),
         (["teacher"], "results/teacher/teacher.safetensors", Sampler("heun", 3)),
         (["teacher", "--nfe", "8"], "results/teacher/teacher.safetensors", Sampler("heun", 5)),
+        (["teacher", "--sampler", "afs", "--nfe", "7"], "results/teacher/teacher.safetensors", Sampler("heun", 5, afs=True)),
         (["teacher", "--sampler", "guided"], "results/teacher/teacher.safetensors", Sampler("euler", 3, guidance=2.0)),
         (["edm.safetensors", "--nfe", "4"], "edm.safetensors", Sampler("heun", 3)),
         (["diffusers.safetensors", "--sampler", "guided", "--guidance", "1"], "diffusers.safetensors", Sampler("euler", 3)),
@@ -131,7 +137,10 @@ def test_a_grid_holds_them_row_by_row(suite: Path, tmp_path: Path, monkeypatch: 
         (["one", "--nfe", "2"], "NFE 2 at guidance 1 cannot be; it makes 1 alone"),
         (["few", "--nfe", "3", "--guidance", "2"], "NFE 3 at guidance 2 cannot be; it makes a multiple of 2"),
         (["teacher", "--nfe", "5"], "heun makes 2 evaluations a step at guidance 1: NFE 6 is near, 5 cannot be"),
-        (["teacher", "--sampler", "x"], "teacher_samples has no sampler x; it has heun, guided"),
+        (["teacher", "--sampler", "x"], "teacher_samples has no sampler x; it has heun, afs, guided"),
+        (["one", "--sampler", "heun"], "--sampler is for a teacher; results/students/one/seed0/student.safetensors is a student"),
+        (["teacher", "--out", "grid.jpg"], "--out grid.jpg: expected a .png file, or a folder"),
+        (["teacher", "--out", "params.yaml"], "--out params.yaml: expected a .png file, or a folder"),
         (["diffusers.safetensors", "--guidance", "2"], "needs a denoiser that was trained on classes and on their absence"),
         (["teacher", "--seeds", "5-1"], "--seeds is one seed or FIRST-LAST"),
     ],

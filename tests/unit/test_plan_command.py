@@ -65,12 +65,25 @@ def test_the_rate_is_given_or_measured_or_published(tmp_path, monkeypatch):
     table = operations(counted, per_forward=2.0, per_image=11.0)
     assert rate_of(table, 3.0)[0] == 3.0 and rate_of(table, None)[0] == A100_HALF_TFLOPS
     Path("results/records").mkdir(parents=True)
-    Path("results/records/trajectory-distillation@sfd-1.json").write_text(json.dumps({"seconds": 100.0}), encoding="utf-8")
+    Path("results/records/trajectory-distillation@sfd-1.json").write_text(
+        json.dumps({"seconds": 25.0, "gpu_seconds": 100.0}), encoding="utf-8"
+    )
     table = operations(counted, per_forward=2.0, per_image=11.0)
     row = table.set_index("stage").loc["trajectory-distillation@sfd"]
-    assert (row["jobs"], row["done"], row["seconds"]) == (3, 1, 100.0)
+    assert (row["jobs"], row["done"], row["seconds"]) == (3, 1, 25.0)
     rate, origin = rate_of(table, None)
-    assert rate == pytest.approx(forwards("cifar10")["trajectory-distillation@sfd-0"] * 2 / 1000 / 100) and "measured" in origin
+    assert rate == pytest.approx(forwards("cifar10")["trajectory-distillation@sfd-0"] * 2 / 1000 / 100) and "on a GPU" in origin
+    Path("results/records/trajectory-distillation@sfd-1.json").write_text(
+        json.dumps({"seconds": 9.0, "gpu_seconds": 0.0}), encoding="utf-8"
+    )
+    assert rate_of(operations(counted, 2.0, 11.0), None)[0] == A100_HALF_TFLOPS  # hours of a CPU are none of a GPU
+
+
+def test_the_network_of_an_imported_teacher_is_read_where_it_lies(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("backtrail.layout.TEACHER", "nowhere")
+    done = CliRunner().invoke(command, [], catch_exceptions=False)
+    assert "Work: the network has 0.5 M weights" in done.output and "score-distillation@disback" in done.output
 
 
 def test_files_are_here_supplied_cached_or_to_be_got(tmp_path, monkeypatch):

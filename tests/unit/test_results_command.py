@@ -39,7 +39,16 @@ def test_metrics_are_asked_for_by_name_or_kind(printed) -> None:
     assert printed("recall")[0].split()[-2:] == ["recall_classifier", "recall_efficientnet_lite0"]
     assert printed("kid_classifier", "fd_classifier")[0].split()[-2:] == ["kid_classifier", "fd_classifier"]
     with pytest.raises(UserError, match=r"has no metric nosuch; it has fd_"):
-        printed("nosuch")
+        printed("recall", "nosuch")
+
+
+def test_a_suite_of_a_published_latent_teacher_has_a_table_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reports/tables").mkdir(parents=True)
+    table = "method,nfe,guidance,n_seeds,trained,fid_30k_mean,fid_30k_std\nsfd-v,4,7.5,3,True,13.25,0.5\n"
+    (tmp_path / "reports/tables/latent.csv").write_text(table, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    head, line = CliRunner().invoke(results.command, catch_exceptions=False).output.splitlines()
+    assert head.split()[-1] == "fid_30k" and line.split() == ["sfd-v", "4", "7.5", "3", "13.25", "±", "0.5"]
 
 
 def test_without_a_table_it_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

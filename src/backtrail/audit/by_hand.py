@@ -15,7 +15,7 @@ DATA = "data"
 def places_by_hand(ledger: Ledger) -> frozenset[str]:
     """Paths from the suite. Of a suite below `suites/` only what lies in this one's data, such as the published teacher that it takes over,
     and not where a stage writes: what is shown here needs a stage of this suite."""
-    return ledger.by_hand.union(_of_those_below(ledger))
+    return frozenset(map(os.path.normpath, ledger.by_hand)) | _of_those_below(ledger)
 
 
 def _of_those_below(ledger: Ledger) -> frozenset[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from backtrail import layout
+from backtrail.artifacts import load_json
 from backtrail.audit.published import origin
-from backtrail.audit.runs import Run, open_run, text_of
+from backtrail.audit.runs import Run, open_run
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import Stage
 from backtrail.nested import differences
@@ -113,11 +114,10 @@ def _numbers(a: Run, b: Run) -> list[dict[str, Any]]:
 
 def _compare_records(first: str, second: str) -> dict[str, Any]:
     """Two records of one stage."""
-    texts = [text_of(Path(name)) for name in (first, second)]
-    for name, text in zip((first, second), texts, strict=True):
-        if text is None:
-            raise UserError(f"{name} is missing: name two records, two folders, or two git revisions")
-    a, b = (json.loads(text or "{}") for text in texts)
+    a, b = (load_json(name) for name in (first, second))
+    for name, of in ((first, a), (second, b)):
+        if not isinstance(of, dict) or "outputs" not in of:
+            raise UserError(f"{name} is no record of a stage: name two of {layout.RECORDS}, two folders, or two git revisions")
     keys = ("stage", "parameters", "inputs", "code", "commit", *ENVIRONMENT, "outputs")
     said = [one for key in keys for one in _unlike(key, a.get(key), b.get(key))]
     return {"first": first, "second": second, "parted": [{"stage": a.get("stage"), "reasons": said}] if said else [], "numbers": []}

@@ -6,7 +6,7 @@ from typing import Any
 from backtrail.errors import UserError
 from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.confined import open_confined
-from backtrail.ledger.ledger import Ledger
+from backtrail.ledger.ledger import Ledger, at_key
 from backtrail.ledger.numbers import numbers
 
 
@@ -38,9 +38,7 @@ def touched(ledger: Ledger, file: str, key: str) -> set[str]:
     """What stands for a target in the closures: paths, or the stages that read a parameter or a source file in a folder of code."""
     stages = ledger.stages.values()
     if file == PARAMS_FILE:
-        reading = [
-            s for s in stages if not key or any(k == key or f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}.") for k in s.params)
-        ]
+        reading = [s for s in stages if not key or _has((ledger.records[s.name] or {}).get("parameters") or s.params, key)]
         return {f"stage:{stage.name}" for stage in reading if stage.params}
     if ledger.is_code(file):
         name = file.removeprefix(ledger.code).removeprefix("/")
@@ -48,6 +46,20 @@ def touched(ledger: Ledger, file: str, key: str) -> set[str]:
         return {f"stage:{stage.name}" for stage, record in records if any(_at_or_below(of, name) for of in record.get("code", {}))}
     known = {dep for stage in stages for dep in stage.deps} & {file}
     return {*ledger.below(file), *known}
+
+
+def _has(parameters: dict[str, Any], key: str) -> bool:
+    """Whether parameters by dotted key hold one, or something below it, or are within one that holds it."""
+    within = (key.removeprefix(f"{known}.") for known in parameters if key.startswith(f"{known}."))
+    if any(known == key or known.startswith(f"{key}.") for known in parameters):
+        return True
+    return any(_is_in(parameters[key.removesuffix(f".{rest}")], rest) for rest in within)
+
+
+def _is_in(value: Any, key: str) -> bool:
+    head, _, last = key.rpartition(".")
+    above = at_key(value, head) if head else value
+    return isinstance(above, dict) and last in above
 
 
 def _at_or_below(path: str, of: str) -> bool:

@@ -8,10 +8,10 @@ from backtrail.audit.evidence import Evidence
 from backtrail.audit.findings import ABSENT, BROKEN, STALE, UNBACKED, Finding
 from backtrail.errors import UserError
 from backtrail.laid_down import declared_stages
-from backtrail.layout import LOCK_FILE, PARAMS_FILE
+from backtrail.layout import CODE_FILE, GATHERED, LOCK_FILE, PARAMS_FILE
 from backtrail.ledger.hashes import folder_md5
 from backtrail.ledger.ledger import Entry, Ledger, Stage, at_key
-from backtrail.ledger.repository import file_at
+from backtrail.ledger.repository import file_at, tracked
 from backtrail.nested import differences
 from backtrail.pipeline import Declared
 
@@ -90,6 +90,11 @@ def declarations(ledger: Ledger) -> Iterator[Finding]:
         message = f"{LOCK_FILE} has a stage {name}, and dvc.yaml declares none of that name"
         yield Finding(UNBACKED, f"stage:{name}", f"dvc.yaml -> {name}", message, "dvc repro")
     for name, stage in ledger.stages.items():
+        if stage.keeps_books and not _keeps_books_alone(stage):
+            message = (
+                f"{name} makes {CODE_FILE} or {GATHERED} beside {', '.join(stage.products[:3])}, by {stage.cmd!r}: nothing else checks it"
+            )
+            yield Finding(BROKEN, f"stage:{name}", f"dvc.yaml -> {name}", message, f"git checkout -- {LOCK_FILE}")
         if name in declared and not stage.makes_code and (unlike := _unlike(stage, declared[name])):
             message = f"{name} ran otherwise than dvc.yaml declares it: {'; '.join(unlike[:3])}"
             yield Finding(STALE, f"stage:{name}", f"dvc.yaml -> {name}", message, f"dvc repro {name}")
@@ -99,6 +104,13 @@ def declarations(ledger: Ledger) -> Iterator[Finding]:
         names = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
         message = f"dvc.yaml declares {len(missing)} stages that {LOCK_FILE} lacks: {names}"
         yield Finding(UNBACKED, LOCK_FILE, f"dvc.yaml -> {LOCK_FILE}", message, "dvc repro")
+
+
+def _keeps_books_alone(stage: Stage) -> bool:
+    """Whether a stage that is not checked as others are, since it makes the digests of code or gathers records, makes nothing else."""
+    if stage.makes_code:
+        return stage.command == "code" and stage.outs.keys() == {CODE_FILE}
+    return stage.command == "ledger" and stage.outs.keys() <= {GATHERED, "reports/run.html"}
 
 
 def _unlike(stage: Stage, declared: Declared) -> list[str]:
@@ -162,9 +174,10 @@ def strays(of: Evidence) -> Iterator[Finding]:
     # What is shown is looked through even where no stage makes anything of it: a page may stay behind when its stage is taken away.
     tops = {path.split("/")[0] for path in of.ledger.makers if "/" in path} | {"reports", "results"}
     # .dvcignore has no say: what it names would be hidden from the audit, and be shown all the same.
-    files = (path for top in tops for path in (of.ledger.folder / top).rglob("*") if path.is_file())
-    by_hand = places_by_hand(of.ledger)
+    files = (path for top in tops for path in (of.ledger.folder / top).rglob("*") if path.is_file() or path.is_symlink())
+    by_hand, published = places_by_hand(of.ledger), set(tracked(of.ledger.folder) or ())
     for name in sorted(path.relative_to(of.ledger.folder).as_posix() for path in files):
         hidden = any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
-        if of.ledger.maker(name) is None and not hidden and not lies_in(name, by_hand):
+        hidden = hidden and (name not in published or name.endswith("/.gitignore"))  # what is committed is shown
+        if not of.ledger.below(name) and not hidden and not lies_in(name, by_hand):
             yield Finding(UNBACKED, name, f"? -> {name}", f"{name}: no stage made it")

@@ -96,8 +96,11 @@ def _values(ledger: Ledger) -> Iterator[Suspicion]:
     floor = [_number((classifier.get(name) or {}).get("fd_classifier")) for name in ("floor", "floor_curve")]
     for path in sorted(out for out in ledger.makers if out.startswith(f"{METRICS}/")):
         ends = _ends(ledger.folder / path.replace(METRICS, CURVES, 1).replace(".json", ".csv"))
-        for source, by_nfe in (_json(ledger.folder / path).get("values") or {}).items():
-            for nfe, values in by_nfe.items():
+        measured = _json(ledger.folder / path).get("values")
+        for source, by_nfe in measured.items() if isinstance(measured, dict) else ():
+            for nfe, values in by_nfe.items() if isinstance(by_nfe, dict) else ():
+                if not isinstance(values, dict):
+                    continue
                 for metric in floors.keys() & values.keys():
                     value, least = _number(values[metric]), _number(floors[metric])
                     if value is not None and least is not None and value < least:
@@ -131,9 +134,13 @@ def _records(ledger: Ledger) -> Iterator[Suspicion]:
         yield from (Suspicion(subject, f"{subject}: {what}") for what in _spent(record))
         if name not in spans:
             continue
-        started, made = spans[name][0], commits.get(str(record["commit"]))
-        if made is not None and started < made - CLOCK_SLACK_S:
-            yield Suspicion(subject, f"{subject}: {name} started {made - started:,.0f} s before the commit that it names was made")
+        (started, ended), made = spans[name], commits.get(str(record["commit"]))
+        if ended - started > 1.01 * record["seconds"] + CLOCK_SLACK_S:
+            what = f"{name} took {ended - started:,.0f} s by the clock and {record['seconds']:,.0f} s by its own count"
+            yield Suspicion(subject, f"{subject}: {what}: the machine slept, or the clock was moved")
+        # A record names the commit that lay there when its stage ended: one may commit while it runs.
+        if made is not None and ended < made - CLOCK_SLACK_S:
+            yield Suspicion(subject, f"{subject}: {name} ended {made - ended:,.0f} s before the commit that it names was made")
         for above in {of.name for path in ledger.inputs(ledger.stages[name]) if (of := ledger.maker(path)) and of.name in spans}:
             # That it ran before is no contradiction: the stage above may have run again since, and made the same bytes.
             if spans[above][0] <= started < spans[above][1] - CLOCK_SLACK_S:

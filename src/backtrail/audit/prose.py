@@ -34,9 +34,15 @@ MARK = re.compile(r"<!-- number (\S+) -->(.{0,200}?)<!-- /number -->", re.DOTALL
 MEASURED = re.compile(r"<!-- measured: ([^\n>]{1,200}) -->((?:(?!<!-- measured:).)*?)<!-- /measured -->", re.DOTALL)
 WHOLE = re.compile(r"<!-- quote ([\w./-]{1,200}) -->((?:(?!<!-- quote ).)*?)<!-- /quote -->", re.DOTALL)
 QUOTED = re.compile(r"\0(\d+)\0")  # what stands for a mark while blocks are read
-COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
+COMMENT = re.compile(r"<!--(?:-?>|(.*?)--!?>)", re.DOTALL)  # `<!-->` is a whole one to a browser
 BETWEEN = re.compile(r"</?(?:t[dhr]|p|div|li|br|hr|h\d|table|d[dtl]|[uo]l|pre|summary|details)\b[^<>]{0,500}>", re.IGNORECASE)
-TAG = re.compile(r"</?[a-zA-Z][^<>]{0,500}>")
+ATTRIBUTE = r"""\s+[a-zA-Z_:][\w.:-]{0,50}(?:\s*=\s*(?:"[^"<>]{0,500}"|'[^'<>]{0,500}'|[^\s"'=<>`]{1,500}))?"""
+TAG = re.compile(rf"</?[a-zA-Z][\w-]{{0,50}}(?:{ATTRIBUTE})*\s*/?>")  # `<around 5.9>` is none, and is shown
+# Style or a tag between a letter and a digit: `FD<kbd>5.9</kbd>` is read as two words.
+GLUE = r"(?:<[^<>]{0,500}>|[*~`}\u200b-\u200d\u2060\ufeff])+"
+GLUED = re.compile(rf"(?<=[^\W\d]){GLUE}(?=[\d.])|(?<=\d){GLUE}(?=[^\W\de])")
+# Digits that touch a mark, before and after it, make another number of what it quotes.
+BEFORE, AFTER = re.compile(r"\d[.,']?$|(?<!\w)\.$"), re.compile(r"[.,']?\d|e[-+]?\d", re.IGNORECASE)
 # Emphasis, LaTeX's commands and braces, backslashes before signs, and the addresses of links.
 STYLE = re.compile(r"[*~`{}]+|\\[a-zA-Z]+(?=\{)|\\(?=[^\w\s])|\[([^\][]{0,500})\](?:\([^)\s]{0,2000}\)|\[[^\][]{0,100}\])")
 INVISIBLE = ("Cf", "Mn", "Me")
@@ -46,9 +52,9 @@ ALIKE = str.maketrans(
     "\u0391\u0392\u0395\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a7\u03bf\u00b7\u066b\u2219\u22c5\u2022\u2024\u3002",
     "ABEKMHOPCTXSIaeopcyxsiABEHIKMNOPTXo.......",
 )
-ADDRESS = re.compile(r"https?://\S+")
+ADDRESS = re.compile(r"https?://[^\s|]+")
 # A blank line, an item of a list, a row of a table, a heading or a fence begins a block.
-BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)|\n(?=\s*\|)|(?<=\|)\n|\n(?=#)|```[^\n]{0,100}\n")
+BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d[.)])\s)|\n(?=\s*\|)|(?<=\|)\n|\n(?=#)|```[^\n]{0,100}\n")
 # With letters that pass for digits (`l2.5`, `1O.3`), and without a digit before the point.
 NUMBER = re.compile(
     r"(?<![\w.,])(?<!\w[-.])(?:\d(?:[\d,.']*\d)?(?:e[-+]?\d+)?|(?=[OIl.,]*\d)[\dOIl]+[.,][\dOIl]+)(?!\w)|(?<![\w.,/*)])\.\d+(?!\w)",
@@ -74,7 +80,7 @@ VERDICT = re.compile(r"(?<![\w-])(not held|held|undecided at this size|not run)(
 LEAD = re.compile(
     r"[\W_]*(not held|held|undecided|not run)(?![\w-])(?: (?:\(|at|with|by|in|for|after|here|so far|yet)\b.*| \(.*)?:?\W*", re.IGNORECASE
 )
-ITEM = re.compile(r"\s*?( *)(?:[-*+]|\d+[.)]|\|)(?: |$|(?<=\|))")
+ITEM = re.compile(r"\s*?( *)(?:[-*+]|\d[.)]|\|)(?: |$|(?<=\|))")
 # How the field spells parts of names otherwise than params.yaml does.
 SPELT = {"dpmpp": r"dpmpp|dpm[\s-]*solver[\s-]*\+\+", "3m": r"\(?3m\)?", "trajectory": r"trajectory[\s-]*distillation|algorithm[\s-]*1"}
 
@@ -111,7 +117,7 @@ def texts(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """(path, text) of the Markdown files of a suite that git tracks or that lie at its top, without those that a stage made."""
     folder = ledger.folder
     for name in _markdown(folder):
-        if not (name.startswith(MADE) and ledger.maker(name)) and suite_of(folder, name) is None:
+        if not (name.startswith(MADE) and name in ledger.makers) and suite_of(folder, name) is None:
             path = folder / name
             if path.is_file():
                 yield name, path.read_text(encoding="utf-8", errors="replace")
@@ -160,7 +166,7 @@ def blocks(text: str) -> Iterator[Block]:
         return f"\0{len(marks) - 1}\0"
 
     text = WHOLE.sub("\n\n", text.replace("\0", " ").replace("\r\n", "\n"))
-    text = MEASURED.sub("\n\n", MARK.sub(taken, text))
+    text = GLUED.sub(" ", MEASURED.sub("\n\n", MARK.sub(taken, text)))
     # A comment or a tag may stand in the midst of a number; what a comment says is read too, by itself.
     text = "\n\n".join([TAG.sub("", BETWEEN.sub(" ", COMMENT.sub("", text))), *COMMENT.findall(text)])
     text = unicodedata.normalize("NFKC", html.unescape(text).translate(ALIKE))
@@ -170,15 +176,16 @@ def blocks(text: str) -> Iterator[Block]:
         pieces = QUOTED.split(line)
         read, quotes = pieces[0], []
         for index, after in zip(pieces[1::2], pieces[2::2], strict=True):
-            quotes.append((len(read), *marks[int(index)]))
-            read += "  " + after
+            target, shown = marks[int(index)]
+            quotes.append((len(read), target, shown))
+            read += (shown if BEFORE.search(read) or AFTER.match(after) else "  ") + after
         yield Block(read, tuple(quotes), len(item[1]) if (item := ITEM.match(part)) else None)
 
 
-def unquoted(names: Names, block: Block) -> list[str]:
-    """What looks like a result in a block that names a method, and is in no mark."""
+def unquoted(names: Names, block: Block, above: str = "") -> list[str]:
+    """What looks like a result in a block that names a method, or whose heading or table's head (`above`) does, and is in no mark."""
     pattern = names.pattern
-    if not pattern.search(block.text):
+    if not pattern.search(f"{above} {block.text}"):
         return []
     text = pattern.sub(lambda name: "_" * len(name[0]), block.text)
     found = []
@@ -203,8 +210,11 @@ def unmarked(ledger: Ledger) -> Iterator[Finding]:
     names, claims, by_hand = names_of(ledger), read_rows(ledger.folder / CLAIMS), places_by_hand(ledger)
     for file, text in texts(ledger):
         found: list[str] = []
+        heading = head = ""
         for block, lead in with_leads(blocks(text)):
-            found += [] if lies_in(file, by_hand) else unquoted(names, block)
+            heading = block.text if block.text.startswith("#") else heading
+            head = (head or block.text) if block.text.startswith("|") else ""
+            found += [] if lies_in(file, by_hand) else unquoted(names, block, f"{heading} {head}")
             yield from _verdicts(file, names, block, lead, claims)
         if found:
             shown = "; ".join(f"'... {one}'" for one in found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
@@ -219,6 +229,7 @@ def with_leads(of: Iterable[Block]) -> Iterator[tuple[Block, str]]:
     for block in of:
         if block.text.startswith("#"):
             heading, verdict = (lead[1] if (lead := LEAD.fullmatch(block.text)) else ""), ""
+            yield block, ""
             continue
         if block.indent is None or block.indent <= indent:
             verdict = ""

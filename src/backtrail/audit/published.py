@@ -66,7 +66,7 @@ def numbers_in(ledger: Ledger, file: str, text: str) -> list[Number]:
     if Path(file).is_absolute() or ".." in Path(file).parts:
         return []
     with tempfile.TemporaryDirectory() as folder:
-        (copy := Path(folder) / file).parent.mkdir(parents=True)
+        (copy := Path(folder) / file).parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(text, encoding="utf-8")
         return find(replace(ledger, folder=Path(folder)), file)
 

@@ -6,6 +6,7 @@ machine's own run does not repeat them (another processor rounds differently). T
 be its own.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,14 +16,15 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, Finding
-from backtrail.audit.prose import MARK, WHOLE, Block, blocks, misplaced, names_of, suite_of, texts
+from backtrail.audit.prose import MADE, MARK, WHOLE, Block, blocks, misplaced, names_of, suite_of, texts
 from backtrail.audit.published import numbers_at, text_at
 from backtrail.audit.runs import open_run
 from backtrail.errors import UserError
+from backtrail.layout import METRICS, PARAMS_FILE
 from backtrail.ledger.confined import open_confined
 from backtrail.ledger.hashes import hash_file
 from backtrail.ledger.ledger import Ledger
-from backtrail.ledger.numbers import Number, find
+from backtrail.ledger.numbers import Number, find, owner_of
 
 RENEW = "backtrail quote"
 PLAIN = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
@@ -87,7 +89,10 @@ def wrong_quotes(ledger: Ledger, writer: Writer) -> Iterator[Finding]:
         except (UserError, ValueError) as error:
             yield Finding(UNBACKED, quotation.subject, link, f"{file} quotes {target}, which is not there: {error}")
             continue
-        if wrong := misplaced(names, block, place, dict(number.row)):
+        if os.path.normpath(number.file) != number.file or ledger.maker(number.file) is None:
+            yield Finding(UNBACKED, quotation.subject, link, f"{file} quotes {target}, and no stage made {number.file}")
+            continue
+        if wrong := misplaced(names, block, place, row_of(number)):
             message = f"{file}: {text}, quoted from {number.name}, {wrong}: '{block.text[:100]}'"
             yield Finding(BROKEN, quotation.subject, link, message)
             continue
@@ -101,6 +106,16 @@ def wrong_quotes(ledger: Ledger, writer: Writer) -> Iterator[Finding]:
             yield Finding(BROKEN, quotation.subject, link, f"{file} says {text}; {number.name} is {number.text}", RENEW)
     for quotation in whole(ledger, writer):
         yield from _wrong_text(ledger, writer, quotation)
+
+
+def row_of(number: Number) -> dict[str, str]:
+    """The row that a number stands in; of a metric file, whose name and places say them, with method and NFE."""
+    row = dict(number.row)
+    if number.file.startswith(f"{METRICS}/") and (owner := owner_of(number.file)):
+        source, _, rest = row["value"].partition("/nfe")
+        nfe = rest.partition("/")[0]
+        row |= {"method": source if owner == "teacher" else owner} | ({"nfe": nfe} if nfe.isdecimal() else {})
+    return row
 
 
 def _wrong_text(ledger: Ledger, writer: Writer, quotation: Quotation) -> Iterator[Finding]:
@@ -130,7 +145,8 @@ def _wrong_text(ledger: Ledger, writer: Writer, quotation: Quotation) -> Iterato
 def _wrong_elsewhere(ledger: Ledger, source: str) -> str:
     """What is wrong with a source that another suite within this one made, by its own ledger; empty if nothing, or if it is ours."""
     if (place := suite_of(ledger.folder, source)) is None:
-        return ""
+        ours = source == PARAMS_FILE or source.startswith(MADE)  # a file there that no stage made is a finding of its own
+        return "" if ours else f"{source} lies in no suite: no stage made it"
     path, cure = PurePosixPath(source).relative_to(place).as_posix(), f"`(cd {place}; backtrail audit)` says more"
     try:
         stage = open_confined(ledger.folder / place).maker(path)

@@ -24,7 +24,7 @@ from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.ledger.record import SECRET_NAME
 
 WARNING = "the stage level executes the suite's own code, as you, here and now: audit a suite of others in a container"
-WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD)")
+WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD|BACKTRAIL_(SLICE_S|SAVE_EVERY_S|ATTEMPT))")
 
 
 def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:

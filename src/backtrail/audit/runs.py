@@ -14,7 +14,7 @@ from backtrail.ledger.confined import is_shallow
 from backtrail.ledger.gathered import gathered
 from backtrail.ledger.history import commit_at
 from backtrail.ledger.ledger import Stage, parse_lock
-from backtrail.ledger.repository import cached, file_at
+from backtrail.ledger.repository import OBJECT_NAME, cached, file_at
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Run:
 def open_run(name: str, folder: Path) -> Run:
     """A suite's folder, or a revision of the suite in `folder`. Raises UserError if it is neither."""
     place = Path(name)
-    if (place / LOCK_FILE).is_file():
+    if name != "HEAD" and not OBJECT_NAME.fullmatch(name) and (place / LOCK_FILE).is_file():  # a folder HEAD is `./HEAD`
         text = (place / LOCK_FILE).read_text(encoding="utf-8")
         return Run(name, parse_lock(text, str(place / LOCK_FILE)), lambda path: text_of(place / path))
     lock = file_at(folder, name, LOCK_FILE)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from backtrail.artifacts import file_digest
-from backtrail.audit.findings import BROKEN, STALE, UNBACKED, Finding
+from backtrail.audit.findings import ABSENT, BROKEN, STALE, UNBACKED, Finding
 from backtrail.layout import LOCK_FILE
 from backtrail.ledger.history import history
 from backtrail.ledger.ledger import Ledger
@@ -16,14 +16,17 @@ def seals(ledger: Ledger) -> tuple[list[Finding], list[str]]:
     A finding stands for itself: the numbers are not wrong for it.
     """
     text, link, cure = ledger.folder / SEAL, f"{SIGNATURE} -> {SEAL}", "backtrail export FOLDER --sign KEY"
+    if not (text.is_file() and (ledger.folder / SIGNATURE).is_file()) and (dropped := taken_away(ledger)):
+        message = f"{SEAL} was signed in commit {dropped[:12]}, and it or its signature is not here: the ledger may have changed since"
+        return [Finding(UNBACKED, f"{SEAL}:signature", f"git -> {SEAL}", message, cure)], []
     if not text.is_file():
-        if dropped := taken_away(ledger):
-            message = f"{SEAL} was signed in commit {dropped[:12]}, and is not here: the ledger may have changed since"
-            return [Finding(UNBACKED, f"{SEAL}:signature", f"git -> {SEAL}", message, cure)], []
         return [], ["nobody has signed this ledger: `backtrail export FOLDER --sign KEY`"]
     signed = verify(ledger.folder)
     if signed is None:
         return [], [f"{SEAL} has no signature, or neither ssh-keygen nor gpg is here to verify it: nobody vouches for this ledger"]
+    if not signed.key_is_here:
+        message = f"{SIGNATURE} is of the gpg key {signed.key}, which is not in this keyring: it cannot be verified here"
+        return [Finding(ABSENT, f"{SEAL}:signature", link, message, f"gpg --receive-keys {signed.key}", absent=True)], []
     if not signed.good:
         by = f", by {signed.key}" if signed.key else ""
         return [Finding(BROKEN, f"{SEAL}:signature", link, f"the signature of {SEAL}{by} is not good: one of both was changed", cure)], []

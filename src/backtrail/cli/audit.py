@@ -25,7 +25,9 @@ CODES = ", ".join(f"{code} {verdict}" for verdict, code in EXIT_CODES.items() if
 
 @click.command(epilog=f"Exit code by the worst verdict: 0 if all is well, {CODES}.")
 @click.option("--level", "levels", multiple=True, type=click.Choice(LEVELS), default=["hash"], help="What to do again; may be repeated.")
-@click.option("--stage", "stages", multiple=True, help="For metric and stage: only stages of this name (* for any text); may be repeated.")
+@click.option(
+    "--stage", "stages", multiple=True, help="For the levels above hash: only stages of this name (* for any text); may be repeated."
+)
 @click.option("--sample", type=click.IntRange(1), help="For stage: run this many again, drawn by how many numbers rest on each.")
 @click.option("--seed", type=click.IntRange(0), help="The seed of that draw; by default one that nobody can foresee. It is printed.")
 @click.option("--json", "form", flag_value="json", help="Everything, for programs.")
@@ -39,6 +41,8 @@ def command(levels: tuple[str, ...], stages: tuple[str, ...], sample: int | None
     if (seed is not None and sample is None) or (sample is not None and "stage" not in levels):
         raise click.UsageError("--seed goes with --sample, and --sample with --level stage")
     check_patterns(stages)
+    if stages and set(levels) == {"hash"}:
+        raise click.UsageError("--stage goes with --level metric, figure or stage: the level hash reads every stage")
     done = audit(".", recomputations(levels, stages or ("*",), sample=sample, seed=seed), list(STATEMENTS), TEXTS)
     if form == "json":
         click.echo(json.dumps(done.to_json() | {"levels": list(levels)}, indent=2))

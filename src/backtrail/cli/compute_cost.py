@@ -13,11 +13,11 @@ from backtrail.methods.disback import family as disback
 from backtrail.methods.sfd import family as sfd
 from backtrail.nets.build import BuiltIn, construct_empty
 from backtrail.nets.inception import RESIZE, Inception
+from backtrail.parameters.base_suite import BaseSuite
 from backtrail.parameters.score_distillation import ScoreDistillation
 from backtrail.parameters.suite import Suite
 from backtrail.parameters.teacher import Teacher
 from backtrail.parameters.trajectory_distillation import TrajectoryDistillation
-from backtrail.sampling.sample import Sampler
 from backtrail.sampling.student import OneStep, StudentSampling
 from backtrail.teachers.published import PUBLISHED
 
@@ -40,7 +40,7 @@ def count(suite: Suite) -> Iterator[Work]:
     if isinstance(suite.teacher, Teacher):
         yield Work(["teacher"], 3 * suite.teacher.steps * suite.teacher.batch)
     ways = suite.teacher_samples.samplers.values()
-    teacher_sets = [Sampler(s.solver, n, s.schedule, s.afs, guidance=s.guidance).nfe for s in ways for n in s.num_steps]
+    teacher_sets = [s.nfe(n) for s in ways for n in s.num_steps]
     yield Work(["teacher-samples"], m.n_drawn * sum(teacher_sets))
     for method, p in suite.score_distillation.items():
         yield from _score(suite, method, p)
@@ -55,9 +55,9 @@ def count(suite: Suite) -> Iterator[Work]:
 
 def _score(suite: Suite, method: str, p: ScoreDistillation) -> Iterator[Work]:
     start = suite.start_of(method)
-    yield Work(_names(suite, f"path-from-{start}" if start else "path", method), disback.path_forwards(p))
-    yield Work(_names(suite, "score-distillation", method), disback.training_forwards(p, suite.metrics.n_curve))
-    yield Work(_names(suite, "mismatch", method), disback.mismatch_forwards(p, suite.mismatch))
+    yield Work(job_names(suite, f"path-from-{start}" if start else "path", method), disback.path_forwards(p))
+    yield Work(job_names(suite, "score-distillation", method), disback.training_forwards(p, suite.metrics.n_curve))
+    yield Work(job_names(suite, "mismatch", method), disback.mismatch_forwards(p, suite.mismatch))
     yield from _sampled(suite, method, OneStep(sigma_init=1.0))  # at whatever level
 
 
@@ -66,16 +66,16 @@ def _trajectory(suite: Suite, method: str, p: TrajectoryDistillation) -> Iterato
     if not second:
         yield Work([f"trajectories@{method}"], sfd.pool_forwards(p))
     stage = "second-stage-distillation" if second else "trajectory-distillation"
-    yield Work(_names(suite, stage, method), sfd.training_forwards(p, suite.metrics.n_curve))
+    yield Work(job_names(suite, stage, method), sfd.training_forwards(p, suite.metrics.n_curve))
     yield from _sampled(suite, method, sfd.sampling(p))
 
 
 def _sampled(suite: Suite, method: str, sampling: StudentSampling) -> Iterator[Work]:
     n_images, asked = suite.metrics.n_drawn, suite.students[method]
     ways = sampling.samplers(asked.num_steps, asked.guidance)
-    yield Work(_names(suite, "samples", method), n_images * sum(way.nfe for way in ways))
+    yield Work(job_names(suite, "samples", method), n_images * sum(way.nfe for way in ways))
     if readers := n_readers(suite):
-        yield Work(_names(suite, "metrics", method), 0, readers * n_images * len(ways))
+        yield Work(job_names(suite, "metrics", method), 0, readers * n_images * len(ways))
 
 
 def n_readers(suite: Suite) -> int:
@@ -83,7 +83,8 @@ def n_readers(suite: Suite) -> int:
     return sum(name.startswith("inception") for name in suite.metrics.extractors)
 
 
-def _names(suite: Suite, stage: str, method: str) -> list[str]:
+def job_names(suite: BaseSuite, stage: str, method: str) -> list[str]:
+    """DVC's names of a method's jobs, one for each seed."""
     return [f"{stage}@{method}-{seed}" for seed in suite.seeds]
 
 

@@ -45,9 +45,11 @@ def command(folder: Path, every: float | None) -> None:
         for stage, file in stages:
             run, rows = name_of(file), curve(stage, Path(file))
             old = shown.get(run, [])
-            if rows[: len(old)] != old or run not in writers:  # new here, or trained anew
+            if run not in writers or list(points(rows[: len(old)])) != list(points(old)):  # new here, or trained anew; NaN equals nothing
                 if not rows:
                     continue
+                if run in writers:
+                    writers[run].close()
                 for events in (folder / run).glob(f"events.out.tfevents.*{SUFFIX}"):
                     events.unlink()
                 writers[run], old = SummaryWriter(str(folder / run), filename_suffix=SUFFIX), []

@@ -25,7 +25,8 @@ def command(first: str, second: str, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     if not found["parted"]:
-        click.echo(f"{first} and {second} have the same results")
+        shares_none = not found.get("same") and (found.get("only_first") or found.get("only_second"))
+        click.echo(f"{first} and {second} have {'no stage in common' if shares_none else 'the same results'}")
     for reasons, stages in by_reasons(found["parted"]).items():
         click.echo(f"{', '.join(stages)} {'is' if len(stages) == 1 else 'are'} where they part:")
         code = [reason for reason in reasons if reason.startswith("code: ")][SHOWN:]

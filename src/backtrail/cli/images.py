@@ -35,6 +35,8 @@ from backtrail.sampling.solvers import EVALUATIONS_PER_STEP
 from backtrail.sampling.student import OneStep, student_sampling
 from backtrail.tensors import load_tensors
 
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
 
 @click.command()
 @click.argument("model")
@@ -50,6 +52,9 @@ def command(model: str, nfe: int | None, seeds: str, guidance: float | None, nam
     the fewest evaluations that it was trained for, the teacher those of its sampler. Of a model of texts it also says each seed's caption.
     """
     file, indices = weights_file(model), seed_range(seeds)
+    is_other_file = Path(out).is_file() and Path(out).suffix.lower() != ".png"
+    if is_other_file or Path(out).suffix.lower() in OTHER_PICTURES:  # said before hours of sampling
+        raise UserError(f"--out {out}: expected a .png file, or a folder that is to hold one for each seed")
     suite = read(PARAMS_FILE) if Path(PARAMS_FILE).is_file() else {}
     runtime = section(Runtime, "runtime") if "runtime" in suite else Runtime()
     device = choose_device(runtime)
@@ -57,6 +62,8 @@ def command(model: str, nfe: int | None, seeds: str, guidance: float | None, nam
     denoiser = TorchStage(Declared("images", "images", {}, (), (), ()), device=device, runtime=runtime).place(load_denoiser(file))
     picture, captions = pictures(denoiser, suite, file)
     if "sampling" in load_tensors(file)[1]:
+        if name is not None:
+            raise UserError(f"--sampler is for a teacher; {file} is a student, whose way of sampling is its own")
         sampler = student_sampler(file, nfe, 1.0 if guidance is None else guidance)
     else:
         sampler = replace(teacher_sampler(name, nfe, guidance), within=denoiser.noise_range)
@@ -98,7 +105,8 @@ def weights_file(model: str) -> Path:
     """The weights that a name means. Raises UserError, naming what there is, if nothing fits."""
     if Path(model).is_file():
         return Path(model)
-    known = sorted(path.parent.relative_to(STUDENTS).as_posix() for path in Path(STUDENTS).glob("*/seed*/student.safetensors"))
+    folders = [path.parent for path in Path(STUDENTS).glob("*/seed*/student.safetensors")]
+    known = sorted(of.relative_to(STUDENTS).as_posix() for of in folders if of.name.removeprefix("seed").isdecimal())  # no seed0-old
     places = [place for place in known if place == model or place.startswith(f"{model}/seed")]
     found = Path(TEACHER) if model == TEACHER_NAME else Path(STUDENTS) / min(places, default="", key=_number) / "student.safetensors"
     if not found.is_file():
@@ -140,9 +148,10 @@ def teacher_sampler(name: str | None, nfe: int | None, guidance: float | None) -
     made = Sampler(s.solver, s.num_steps[0], s.schedule, s.afs, guidance=weight, threshold=s.threshold)
     if nfe is None:
         return made
-    each = EVALUATIONS_PER_STEP[s.solver] * (1 if weight == 1 else 2)
-    made = replace(made, num_steps=max(2, math.ceil(nfe / each) + 1 + s.afs))
+    branches, per_step = 1 if weight == 1 else 2, EVALUATIONS_PER_STEP[s.solver]
+    made = replace(made, num_steps=max(2, math.ceil((nfe / branches + s.afs) / per_step) + 1))
     if made.nfe != nfe:
+        each = per_step * branches
         raise UserError(f"{s.solver} makes {each} evaluations a step at guidance {weight:g}: NFE {made.nfe} is near, {nfe} cannot be")
     return made
 

@@ -11,7 +11,7 @@ import click
 import pandas as pd
 
 from backtrail import layout
-from backtrail.cli.compute_cost import Work, inception_gflop
+from backtrail.cli.compute_cost import Work, inception_gflop, job_names
 from backtrail.cli.plan import as_text, file_rows, operations, rate_of, summary
 from backtrail.data.latent_sources import LATENT_TEACHERS, file_source, teacher_source
 from backtrail.data.sources import SOURCES
@@ -103,18 +103,18 @@ def count(suite: LatentSuite) -> Iterator[Work]:
     yield _sampled(suite, ["latent-teacher-samples"], [s.nfe(n) for s in samplers for n in s.num_steps], sum(ways.values()))
     for method, score in suite.score_distillation.items():
         path = disback.path_forwards(score) + _recomputed(suite, score.recording.steps * score.batch if score.recording else 0)
-        yield Work(_names(suite, "latent-path", method), about.gflop * path)
+        yield Work(job_names(suite, "latent-path", method), about.gflop * path)
         trained = disback.training_forwards(score, e.n_curve) + _recomputed(
             suite, score.updates * score.batch * (1 + score.fake_per_student)
         )
         points = len({*range(0, score.updates + 1, score.evaluate_every), *score.snapshots, score.updates}) * e.n_curve
-        yield Work(_names(suite, "latent-one-step", method), about.gflop * trained + about.decode * points, points)
+        yield Work(job_names(suite, "latent-one-step", method), about.gflop * trained + about.decode * points, points)
         yield _student(suite, method, OneStep(sigma_init=1.0), sum(ways.values()))
     for method, few in suite.trajectory_distillation.items():
         steps = sum(n - 1 - few.afs for n in few.num_steps) / len(few.num_steps)
         trained = sfd.training_forwards(few, e.n_curve) + _recomputed(suite, few.rounds * few.batch * steps)
         points = len({*range(0, few.rounds + 1, few.evaluate_every), few.rounds}) * e.n_curve
-        yield Work(_names(suite, "latent-few-step", method), about.gflop * trained + about.decode * points, points)
+        yield Work(job_names(suite, "latent-few-step", method), about.gflop * trained + about.decode * points, points)
         yield _student(suite, method, sfd.sampling(few), sum(ways.values()))
 
 
@@ -126,16 +126,12 @@ def _recomputed(suite: LatentSuite, passes: float) -> float:
 def _student(suite: LatentSuite, method: str, sampling: StudentSampling, features: int) -> Work:
     asked = suite.students[method]
     made: list[Sampler] = sampling.samplers(asked.num_steps, asked.guidance)
-    return _sampled(suite, _names(suite, "latent-samples", method), [way.nfe for way in made], features)
+    return _sampled(suite, job_names(suite, "latent-samples", method), [way.nfe for way in made], features)
 
 
 def _sampled(suite: LatentSuite, names: list[str], evaluations: list[int], features: int) -> Work:
     about, n = PUBLISHED[suite.latent.source], suite.evaluation.n_images
     return Work(names, n * (about.gflop * sum(evaluations) + about.decode * len(evaluations)), features * len(evaluations))
-
-
-def _names(suite: LatentSuite, stage: str, method: str) -> list[str]:
-    return [f"{stage}@{method}-{seed}" for seed in suite.seeds]
 
 
 def memory(suite: LatentSuite) -> list[dict[str, object]]:

@@ -285,7 +285,7 @@ def _text(values: dict[str, Any]) -> str:
 @contextmanager
 def _undone_on_error(folder: Path) -> Iterator[list[Path]]:
     """The suite's folder; what was made of it, and noted in the list, is taken away again if anything goes wrong."""
-    made = [path for path in (folder.parent, folder) if not path.exists()]
+    made = [path for path in (folder.parent, folder) if not os.path.lexists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield made

@@ -85,16 +85,23 @@ def _check_shape(suite: Suite, images: Understood) -> None:
             raise UserError(f"teacher.net.n_classes = {net.n_classes}: the images have {len(images.classes)} classes: write that, or 0")
 
 
+def lies_in(p: ImportedTeacher) -> bool:
+    """Whether the user's own teacher lies where `local` says."""
+    place = Path(p.local)
+    if p.source == "own-diffusers":
+        return place.is_dir()
+    return p.source in OWN_TEACHERS and (place.is_file() or (place / OWN_TEACHERS[p.source][0][0]).is_file())
+
+
 def _check_imported(suite: Suite, p: ImportedTeacher, images: Understood | None) -> None:
     """Raises UserError where a teacher cannot do what students and samplers ask of it, or is not for these images."""
     asked = guided(suite.teacher_samples, suite.students, suite.score_distillation)
     needs = f"guidance of {', '.join(asked)} needs a teacher that was trained on classes and on their absence"
     if asked and (p.source not in OWN_TEACHERS or p.source in DISCRETE_TIME):
         raise UserError(f"{needs}, which {p.source} is not: set it to 1")
-    place = Path(p.local)
     if isinstance(suite.classifier, ImportedClassifier):
-        _check_classifier(place, images)
-    if p.source in OWN_TEACHERS and (place.is_file() or (place / OWN_TEACHERS[p.source][0][0]).is_file() or p.source == "own-diffusers"):
+        _check_classifier(Path(p.local), images)
+    if lies_in(p) or p.source == "own-diffusers":
         can_be_guided = _check_own_teacher(suite, p, images)
         if asked and not can_be_guided:
             raise UserError(f"{needs}, which {p.local} is not: set it to 1")

@@ -8,19 +8,23 @@ import pandas as pd
 from backtrail import layout
 from backtrail.artifacts import load_json
 from backtrail.cli.compute_cost import Work, count, forward_gflop, inception_gflop, network
+from backtrail.cli.own_files import lies_in
 from backtrail.data.download import host_of
 from backtrail.data.registry import File, Source
 from backtrail.data.sources import SOURCES, source_of, source_of_teacher
 from backtrail.data.understood import understood
+from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE
 from backtrail.ledger.ledger import parse_lock
+from backtrail.nets.build import load_denoiser
 from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.parameters.metrics import needs_inception
 from backtrail.parameters.ring import RingSuite
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.parameters.teacher import ImportedTeacher
 from backtrail.parameters.text_suite import TextSuite
+from backtrail.teachers.imported import read_teacher
 
 # Both of SFD's tables of training hours (arXiv 2409.19681, Tables 2 and 3: CIFAR-10 and ImageNet-64, half precision on an A100) come to
 # this rate within 2 %, if its forwards are counted as here.
@@ -34,8 +38,8 @@ def command(tflops: float | None) -> None:
     """Say what a run would fetch (files, bytes, what is here already) and about how many GPU-hours each stage would take.
 
     Nothing is fetched or computed. Hours are estimates: the forwards of each stage are counted from the parameters, their operations
-    from the network, and the rate is the one given, else that of stages that have run here, else that of SFD's published hours (A100, half
-    precision). Reading and writing are left out.
+    from the network, and the rate is the one given, else that of stages that have run on a GPU, else that of SFD's published hours (A100,
+    half precision). Reading and writing are left out.
     """
     suite = read_suite()
     if isinstance(suite, LatentSuite):
@@ -48,9 +52,9 @@ def command(tflops: float | None) -> None:
     click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{as_text(files(suite))}\n{summary(files(suite))}\n")
     if Path(suite.data.local).exists() and (images := understood(suite.data)):
         click.echo("Your images:\n" + "\n".join(images.lines()) + "\n")
-    denoiser = network(suite)
+    denoiser = network(suite) or teacher_here(suite)
     if denoiser is None:
-        click.echo("Work: unknown until the teacher has been fetched (the registry does not know its network).")
+        click.echo("Work: unknown until the teacher's file is here (the registry does not know its network).")
         return
     per_forward, per_image = forward_gflop(denoiser), inception_gflop()
     n_weights = sum(parameter.numel() for parameter in denoiser.parameters())
@@ -66,6 +70,16 @@ def command(tflops: float | None) -> None:
     left = table[table["done"] < table["jobs"]]
     remaining = (left["GPU hours"] * (1 - left["done"] / left["jobs"])).sum()
     click.echo(f"About {table['GPU hours'].sum():.1f} GPU-hours in all (an estimate), {remaining:.1f} of them still to do.")
+    if suite.scaling:
+        click.echo("Not counted: the teachers that `scaling` trains.")
+
+
+def teacher_here(suite: Suite) -> NetDenoiser | None:
+    """The imported teacher, as its stage made it or as it lies in teacher.local; None where neither is there."""
+    if Path(layout.TEACHER).is_file():
+        return load_denoiser(layout.TEACHER)
+    p = suite.teacher
+    return read_teacher(p.source, p.local, p.discrete_time) if isinstance(p, ImportedTeacher) and lies_in(p) else None
 
 
 def files(suite: Suite) -> pd.DataFrame:
@@ -127,37 +141,26 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def operations(counted: list[Work], per_forward: float, per_image: float) -> pd.DataFrame:
-    """A row per kind of job: stage, jobs, done (jobs whose record is here), forwards and tflop of all of them, and seconds measured."""
+    """A row per kind of job: stage, jobs, done (jobs whose record is here), forwards and tflop of all of them, and the measured
+    seconds of the clock and of GPUs."""
     rows = []
     for item in counted:
         records = [load_json(path) for name in item.names if (path := Path(layout.record(name))).is_file()]
         jobs, stage = len(item.names), item.names[0].rpartition("-")[0] if len(item.names) > 1 else item.names[0]
         operations = (item.forwards * per_forward + item.features * per_image) / 1000
         row = {"stage": stage, "jobs": jobs, "done": len(records), "forwards": item.forwards * jobs, "tflop": operations * jobs}
-        rows.append(row | {"seconds": sum(float(record["seconds"]) for record in records)})
+        rows.append(row | {key: sum(float(record[key]) for record in records) for key in ("seconds", "gpu_seconds")})
     return pd.DataFrame(rows)
-
-
-def hours_of_methods(suite: Suite) -> dict[str, float]:
-    """GPU-hours of each method's stages for all seeds, and of the teacher's solvers as `teacher`, at the rate of SFD's published hours."""
-    denoiser, hours = network(suite), dict[str, float]()
-    if denoiser is None:
-        return hours
-    table = operations(list(count(suite)), forward_gflop(denoiser), inception_gflop())
-    for row in table.itertuples():
-        method = row.stage.partition("@")[2].removesuffix(f"-{suite.seeds[0]}") or "teacher"
-        if row.stage not in ("teacher", "reference@inception"):
-            hours[method] = hours.get(method, 0.0) + row.tflop / A100_HALF_TFLOPS / 3600
-    return hours
 
 
 def rate_of(table: pd.DataFrame, given: float | None) -> tuple[float, str]:
     """TFLOP/s, and where the number comes from."""
     if given is not None:
         return given, "(given)"
-    ran = table[(table["done"] > 0) & (table["seconds"] > 0) & (table["tflop"] > 0)]
+    ran = table[(table["done"] > 0) & (table["gpu_seconds"] > 0) & (table["tflop"] > 0)]
     if len(ran):
-        return float((ran["tflop"] * ran["done"] / ran["jobs"]).sum() / ran["seconds"].sum()), "(measured on the stages that have run here)"
+        done = (ran["tflop"] * ran["done"] / ran["jobs"]).sum()
+        return float(done / ran["gpu_seconds"].sum()), "(measured on the stages that have run on a GPU)"
     return A100_HALF_TFLOPS, "(SFD's published hours: an A100 in half precision)"
 
 

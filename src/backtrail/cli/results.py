@@ -9,7 +9,7 @@ from backtrail.layout import PARAMS_FILE, TABLES
 from backtrail.ledger.numbers import read_rows
 from backtrail.parameters.base import read
 
-TABLE, OF_TEXT = f"{TABLES}/results.csv", f"{TABLES}/text.csv"
+TABLE, OF_TEXT, OF_LATENTS = (f"{TABLES}/{name}.csv" for name in ("results", "text", "latent"))
 HEADINGS = ("method", "NFE", "guidance", "seeds", "cost (F)")
 
 
@@ -19,17 +19,19 @@ def command(metrics: tuple[str, ...]) -> None:
     """Print the mean of METRICS over seeds, and their standard deviation, of each method and number of evaluations.
 
     By default that of `report.metric`; others as they are called in reports/tables/results.csv: `kid_classifier`, or `kid` for all of them.
-    A suite of text to images has reports/tables/text.csv, by default its distance and the accuracy of garment and colour.
+    A suite of text to images has reports/tables/text.csv, by default its distance and the accuracy of garment and colour; one of a
+    published latent teacher reports/tables/latent.csv, by default all of it.
     """
-    name = OF_TEXT if Path(OF_TEXT).is_file() else TABLE
+    name = next((of for of in (OF_TEXT, OF_LATENTS) if Path(of).is_file()), TABLE)
     rows = read_rows(Path(name))
     if not rows:
         raise UserError(f"{name} is missing or empty: `make repro`, or `dvc pull`")
-    wanted = list(metrics) or _usual(name)
     known = [column.removesuffix("_mean") for column in rows[0] if column.endswith("_mean")]
-    shown = [metric for of in wanted for metric in known if metric == of or metric.startswith(f"{of}_")]
-    if not shown:
-        raise UserError(f"{name} has no metric {', '.join(wanted)}; it has {', '.join(known)}")
+    wanted = list(metrics) or (known if name == OF_LATENTS else _usual(name))
+    found = {of: [metric for metric in known if metric == of or metric.startswith(f"{of}_")] for of in wanted}
+    if lacking := [of for of, metrics_of in found.items() if not metrics_of]:
+        raise UserError(f"{name} has no metric {', '.join(lacking)}; it has {', '.join(known)}")
+    shown = [metric for metrics_of in found.values() for metric in metrics_of]
     table = [[*HEADINGS, *shown], *([*_row(row), *(_value(row, metric) for metric in shown)] for row in rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     for line in table:

@@ -5,6 +5,8 @@ import os
 import re
 import resource
 
+MISTAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO)
+
 
 def system_error_sentence(error: BaseException) -> str | None:
     """A sentence for what the machine or a file's content did to us, whichever file it was; None for what may be our own fault."""
@@ -14,7 +16,7 @@ def system_error_sentence(error: BaseException) -> str | None:
             return f"{place} could not be written: {error.strerror}; what was there before is untouched"
         if error.errno in (errno.EACCES, errno.EPERM):
             return f"{place} may not be read or written by you: {error.strerror}; what was there before is untouched"
-        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO):
+        if error.errno in MISTAKEN:
             return f"{place} is not what it should be: {error.strerror}"
     if isinstance(error, UnicodeDecodeError):
         return f"a text file is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start}): save it as UTF-8"

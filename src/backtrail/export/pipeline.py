@@ -32,14 +32,14 @@ class StudentPipeline(DiffusionPipeline):
         output_type: str = "pil",
     ) -> ImagePipelineOutput:
         """Images as PIL's, as `np` in [0, 1], or as `pt` [B, C, H, W] in [-1, 1]; noise: unit, of that shape; class_labels [B]."""
-        unet = self.unet
+        unet, drawn_on = self.unet, "cpu" if generator is None else generator.device
         if noise is None:
             side = unet.config.sample_size
             height, width = side if isinstance(side, (list, tuple)) else (side, side)
-            noise = torch.randn((batch_size, unet.config.in_channels, height, width), generator=generator)
+            noise = torch.randn((batch_size, unet.config.in_channels, height, width), generator=generator, device=drawn_on)
         n_classes = unet.config.num_class_embeds
         if n_classes and class_labels is None:
-            class_labels = torch.randint(n_classes, (len(noise),), generator=generator)
+            class_labels = torch.randint(n_classes, (len(noise),), generator=generator, device=drawn_on)
         labels = class_labels.to(self.device) if n_classes else None
         x = (PLAN["start"] * noise.double()).to(self.device, noise.dtype)
         for step, (sigma, following) in enumerate(pairwise(PLAN["sigmas"])):

@@ -82,7 +82,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="how many, from seed 0 on")
     parser.add_argument("--nfe", type=int, help="network evaluations per image")
     options = parser.parse_args()
-    save(draw(*load(), range(options.images), options.nfe), "samples.png")
+    program, about = load()
+    if options.nfe and str(options.nfe) not in about["plans"]:
+        parser.error(f"--nfe is one of {', '.join(about['plans'])}")
+    if about["shape"][0] not in (1, 3):
+        parser.error("this student makes points, no images: the card beside it has lines that write them")
+    save(draw(program, about, range(options.images), options.nfe), "samples.png")
 
 
 if __name__ == "__main__":

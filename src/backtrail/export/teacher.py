@@ -16,6 +16,7 @@ from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, Stage, open_ledger
 from backtrail.parameters.text_suite import is_text
 
+TITLE = "# The teacher of the suite `"  # of a card
 CARD = """\
 ---
 license: apache-2.0
@@ -65,11 +66,14 @@ def export_teacher(folder: str | Path, suite: str | Path = ".") -> list[str]:
     made = {Path(path).name: path for path in (PARTS if is_text(ledger.params) else (layout.TEACHER, layout.CLASSIFIER))}
     digests = {name: _digest(ledger, path) for name, path in made.items()}
     _digest(ledger, layout.metrics())
+    card = Path(folder) / "README.md"
+    if card.exists() and TITLE not in card.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{card} is there and no card of a teacher: name another folder, or move it away")
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, path in made.items():
         atomic_write(Path(folder) / name, lambda file, path=path: shutil.copyfile(ledger.folder / path, file))
     text = _card(ledger, folder, made, digests, own)
-    atomic_write(Path(folder) / "README.md", lambda file: file.write_text(text, encoding="utf-8"))
+    atomic_write(card, lambda file: file.write_text(text, encoding="utf-8"))
     return [*made, "README.md"]
 
 

@@ -67,6 +67,7 @@ class Signed:
     good: bool
     signer: str = ""
     key: str = ""
+    key_is_here: bool = True
 
 
 def verify(folder: Path) -> Signed | None:
@@ -102,10 +103,10 @@ def _by_gpg(text: Path, signature: Path) -> Signed | None:
     done = _run(["gpg", "--batch", "--no-auto-key-retrieve", "--status-fd", "1", "--verify", str(signature), str(text)])
     if done is None:
         return None
-    status = dict(re.findall(r"^\[GNUPG:\] (GOODSIG|NO_PUBKEY|VALIDSIG) (.*)$", done.stdout, re.MULTILINE))
+    status = dict(re.findall(r"^\[GNUPG:\] (GOODSIG|EXPKEYSIG|NO_PUBKEY) (.*)$", done.stdout, re.MULTILINE))
     if "NO_PUBKEY" in status:
-        return Signed(False, key=f"the gpg key {status['NO_PUBKEY']}, which is not in this keyring")
-    key, _, name = status.get("GOODSIG", "").partition(" ")
+        return Signed(False, key=status["NO_PUBKEY"], key_is_here=False)
+    key, _, name = (status.get("GOODSIG") or status.get("EXPKEYSIG", "")).partition(" ")
     return Signed(done.returncode == 0 and bool(key), name, f"gpg {key}")
 
 
