@@ -15,6 +15,8 @@ from backtrail.ledger.repository import file_at, tracked
 from backtrail.nested import differences
 from backtrail.pipeline import Declared
 
+RUN_PAGE = "reports/run.html"  # of the stage `ledger`, which leaves no record
+
 NAMED = 8  # stages that one message names
 
 
@@ -110,7 +112,7 @@ def _keeps_books_alone(stage: Stage) -> bool:
     """Whether a stage that is not checked as others are, since it makes the digests of code or gathers records, makes nothing else."""
     if stage.makes_code:
         return stage.command == "code" and stage.outs.keys() == {CODE_FILE}
-    return stage.command == "ledger" and stage.outs.keys() <= {GATHERED, "reports/run.html"}
+    return stage.command == "ledger" and stage.outs.keys() <= {GATHERED, RUN_PAGE}
 
 
 def _unlike(stage: Stage, declared: Declared) -> list[str]:
