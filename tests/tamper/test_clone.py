@@ -15,8 +15,8 @@ from backtrail.audit.findings import ABSENT, BROKEN, EXIT_CODES, EXTERNAL, UNBAC
 from backtrail.ledger.gathered import gather, gathered
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import open_ledger
-from tamper.conftest import commit
 from tamper.forging import edit_lock, replace
+from tamper.repository import commit
 
 pytestmark = pytest.mark.xdist_group("tamper")
 LEDGER, TEACHER = "results/ledger.json", "results/teacher/teacher.safetensors"

@@ -33,8 +33,9 @@ from backtrail.report.figures import FIGURES
 from backtrail.report.html import render_report
 from backtrail.report.tables import results
 from backtrail.tables import load_csv, save_csv
-from tamper.conftest import commit, copied
+from tamper.conftest import copied
 from tamper.forging import flip, replace
+from tamper.repository import commit
 
 pytestmark = pytest.mark.xdist_group("tamper")
 CELL = "reports/tables/results.csv:disback,fd"

@@ -25,23 +25,12 @@ from backtrail.laid_down import ROOT
 from backtrail.ledger.confined import open_confined
 from backtrail.ledger.ledger import open_ledger
 from backtrail.ledger.seal import SEAL, SIGNATURE
-from tamper.conftest import commit
 from tamper.forging import edit_lock, edit_record, rewrite_lock_only
-from tamper.hand_made import LAST, PARAMS, build
+from tamper.hand_made import LAST, PARAMS
+from tamper.repository import commit
 from unit.refusals import as_yaml
 
 TEACHER, RESULTS = "results/teacher/teacher.safetensors", "reports/tables/results.csv"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("hand-made") / "suite")
-
-
-@pytest.fixture
-def suite(built: Path, tmp_path: Path) -> Path:
-    shutil.copytree(built, tmp_path / "suite", symlinks=True)
-    return tmp_path / "suite"
 
 
 def no_teacher(folder: Path) -> None:

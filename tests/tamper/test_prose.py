@@ -14,8 +14,8 @@ from backtrail.ledger.ledger import Ledger, open_ledger
 from backtrail.ledger.numbers import find
 from backtrail.parameters.base import read
 from pipeline.conftest import ROOT
-from tamper.conftest import commit
 from tamper.forging import edit_lock, rewrite_lock_only
+from tamper.repository import commit
 
 pytestmark = pytest.mark.xdist_group("tamper")
 TABLE = "reports/tables/results.csv"

@@ -12,9 +12,9 @@ from backtrail.audit.audit import audit
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, VERIFIED
 from backtrail.cli.quote import TEXTS
 from backtrail.ledger.hashes import hash_file
-from tamper.conftest import commit
 from tamper.forging import rewrite_ledger
 from tamper.hand_made import LAST, build
+from tamper.repository import commit
 
 TABLE = "reports/tables/claims.csv"
 CLAIMS = """claim,text,source,quantity,verdict,n_seeds,weakest_margin,seeds_to_decide
@@ -44,11 +44,10 @@ and <!-- number {LAST}:heun/nfe34/fd --><!-- /number --> as it stands; the verdi
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    folder = build(tmp_path / "suite")
-    (folder / "reports/tables").mkdir(parents=True)
-    (folder / TABLE).write_text(CLAIMS)
-    return folder
+def suite(suite: Path) -> Path:
+    (suite / "reports/tables").mkdir(parents=True)
+    (suite / TABLE).write_text(CLAIMS)
+    return suite
 
 
 def backtrail(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -3,15 +3,13 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from backtrail.audit.audit import Audit, audit
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, VERIFIED
 from backtrail.audit.published import numbers_in
 from backtrail.ledger.ledger import open_ledger
-from tamper.conftest import commit
 from tamper.forging import rewrite_ledger
-from tamper.hand_made import LAST, build
+from tamper.hand_made import LAST
+from tamper.repository import commit
 
 
 def quote(text: str, target: str = f"{LAST}:heun/nfe34/fd") -> str:
@@ -26,11 +24,6 @@ def run_again(folder: Path, fd: float) -> None:
 
 def verdicts(done: Audit) -> list[str]:
     return [one.verdict for one in done.judged if one.number.file == "README.md"]
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    return build(tmp_path / "suite")
 
 
 def test_one_wrong_quotation_condemns_itself_alone(suite: Path) -> None:

@@ -16,22 +16,11 @@ from backtrail.audit.runs import open_run
 from backtrail.cli.quote import TEXTS
 from backtrail.errors import UserError
 from backtrail.report.statements import STATEMENTS
-from tamper.conftest import commit
-from tamper.hand_made import LAST, build
+from tamper.hand_made import LAST
+from tamper.repository import commit
 
 pytestmark = pytest.mark.xdist_group("tamper")
 CLAIMS = "reports/tables/claims.csv"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("side-doors") / "suite")
-
-
-@pytest.fixture
-def suite(built: Path, tmp_path: Path) -> Path:
-    shutil.copytree(built, tmp_path / "suite")
-    return tmp_path / "suite"
 
 
 def audit(folder: Path) -> Audit:

@@ -23,8 +23,8 @@ from backtrail.cli.reproduced import command
 from backtrail.errors import UserError
 from backtrail.ledger.repository import file_at
 from backtrail.report.tables import render_table
-from tamper.conftest import commit, run
 from tamper.forging import rewrite_lock_only
+from tamper.repository import commit, run
 
 ROOT = Path(__file__).parents[2]
 RESULTS, CLAIMS = "reports/tables/results.csv", "reports/tables/claims.csv"
