@@ -35,6 +35,13 @@ def test_one_wrong_quotation_condemns_itself_alone(suite: Path) -> None:
     assert "README.md says 4.3" in broken.message and len(done.resting_on(broken)) == 1
 
 
+def test_a_number_is_not_rounded_away(suite: Path) -> None:
+    """A recall of 0.51 is not 1, nor 0.49 nothing."""
+    run_again(suite, 0.51)
+    (suite / "README.md").write_text(f"{quote('0.51')}, {quote('0.5')}, {quote('1')}")
+    assert verdicts(audit(suite)) == [VERIFIED, VERIFIED, BROKEN]
+
+
 def test_what_was_published_may_be_quoted_where_it_is_not_repeated(suite: Path) -> None:
     (suite / "README.md").write_text(f"{quote('4.25')} {quote('4.5')} {quote('4.31')}")
     commit(suite, "README")

@@ -281,7 +281,9 @@ def test_what_is_not_here_is_named_with_size_and_command(ledger: Path) -> None:
     size = (ledger / "results/teacher/teacher.safetensors").stat().st_size
     not_here(ledger)
     (finding,) = audit(ledger).findings
-    assert finding.absent and finding.size_bytes == size and finding.cure == "dvc pull teacher"
+    assert finding.absent and finding.size_bytes == size and finding.cure == "dvc repro teacher"
+    (ledger / ".dvc/config").write_text("['remote \"lab\"']\n    url = /nowhere\n", encoding="utf-8")
+    assert [one.cure for one in audit(ledger).findings if one.subject == finding.subject] == ["dvc pull teacher"]
 
 
 def test_an_invented_row_is_unbacked_even_with_a_rewritten_ledger(ledger: Path) -> None:
@@ -290,6 +292,12 @@ def test_an_invented_row_is_unbacked_even_with_a_rewritten_ledger(ledger: Path) 
     done = audit(ledger)
     verdicts = {one.number.row: one.verdict for one in done.judged if "results.csv:best" in one.number.name}
     assert done.exit_code == 20 and set(verdicts.values()) == {UNBACKED}
+    said = done.to_json()
+    invented = [number for number in said["numbers"] if "results.csv:best" in number["name"]]
+    assert len(invented) == sum("results.csv:best" in one.number.name for one in done.judged) > 0
+    for number in invented:
+        (reason,) = (said["findings"][i] for i in number["findings"])
+        assert reason["verdict"] == UNBACKED and reason["numbers"] == [number["name"]] and number["name"] in reason["message"]
 
 
 def recomputed(folder: Path, level: str, *patterns: str) -> Audit:

@@ -1,12 +1,13 @@
 """`backtrail plan`: what a run of the suite would fetch, and about how long it would compute."""
 
+import functools
+import json
 from pathlib import Path
 
 import click
 import pandas as pd
 
 from backtrail import layout
-from backtrail.artifacts import load_json
 from backtrail.cli.compute_cost import Work, count, forward_gflop, inception_gflop, network
 from backtrail.cli.own_files import lies_in
 from backtrail.data.download import host_of
@@ -16,7 +17,7 @@ from backtrail.data.understood import understood
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE
-from backtrail.ledger.ledger import parse_lock
+from backtrail.ledger.ledger import Stage, parse_lock
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.parameters.metrics import needs_inception
@@ -29,6 +30,7 @@ from backtrail.teachers.imported import read_teacher
 # Both of SFD's tables of training hours (arXiv 2409.19681, Tables 2 and 3: CIFAR-10 and ImageNet-64, half precision on an A100) come to
 # this rate within 2 %, if its forwards are counted as here.
 A100_HALF_TFLOPS = 65.0
+SPENT = ("seconds", "gpu_seconds")  # of a record
 CACHED = "in DVC's cache: `dvc checkout` brings it back"
 
 
@@ -49,7 +51,8 @@ def command(tflops: float | None) -> None:
         return
     if isinstance(suite, RingSuite | TextSuite):
         raise UserError(f"suite {suite.suite} takes minutes on a CPU: run it with `dvc repro`; `backtrail plan` is for suites of images")
-    click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{as_text(files(suite))}\n{summary(files(suite))}\n")
+    outside = files(suite)
+    click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{as_text(outside)}\n{summary(outside)}\n")
     if Path(suite.data.local).exists() and (images := understood(suite.data)):
         click.echo("Your images:\n" + "\n".join(images.lines()) + "\n")
     denoiser = network(suite) or teacher_here(suite)
@@ -99,18 +102,23 @@ def files(suite: Suite) -> pd.DataFrame:
 def file_rows(stage: str, source: Source, folder: str, local: str) -> list[dict[str, object]]:
     rows, cached = [], in_cache(folder)
     for file in source.files:
-        here = Path(folder) / file.name
-        size_bytes = here.stat().st_size if here.is_file() else file.served_bytes or file.size_bytes
-        rows.append({"stage": stage, "file": file.name, "bytes": size_bytes, "state": _state(file, source, here, local, cached)})
+        here, supplied = Path(folder) / file.name, _supplied(file, local)
+        lies = here if here.is_file() else supplied
+        size_bytes = lies.stat().st_size if lies else file.served_bytes or file.size_bytes
+        state = "here" if here.is_file() else _state(file, source, supplied, local, cached)
+        rows.append({"stage": stage, "file": file.name, "bytes": size_bytes, "state": state})
     return rows
 
 
-def _state(file: File, source: Source, here: Path, local: str, cached: bool) -> str:
-    if here.is_file():
-        return "here"
-    supplied = Path(local)
-    is_packed = source.name == "image-folder" and supplied.is_dir()  # its images become the file
-    if is_packed or any(place.is_file() for place in (supplied, supplied / file.served_name, supplied / file.name)):
+def _supplied(file: File, local: str) -> Path | None:
+    """The file itself where the user has it; None where it is to be got, or to be made of images."""
+    place = Path(local)
+    return next((path for path in (place, place / file.served_name, place / file.name) if path.is_file()), None)
+
+
+def _state(file: File, source: Source, supplied: Path | None, local: str, cached: bool) -> str:
+    is_packed = source.name == "image-folder" and Path(local).is_dir()  # its images become the file
+    if is_packed or supplied:
         return f"supplied in {local}"
     if cached:
         return CACHED
@@ -123,13 +131,15 @@ def in_cache(folder: str) -> bool:
     """Whether this output stands in the lock file and its content in DVC's cache (in the usual place)."""
     if not Path(LOCK_FILE).is_file():
         return False
-    digests = [
-        out.md5
-        for stage in parse_lock(Path(LOCK_FILE).read_text(encoding="utf-8")).values()
-        for out in stage.outs.values()
-        if out.path == folder
-    ]
+    stages = _parsed(Path(LOCK_FILE).read_text(encoding="utf-8")).values()
+    digests = [out.md5 for stage in stages for out in stage.outs.values() if out.path == folder]
     return any(Path(".dvc/cache/files/md5", digest[:2], digest[2:]).is_file() for digest in digests)
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(lock: str) -> dict[str, Stage]:
+    """The stages of a lock file's text: every source asks for them, and parsing takes long."""
+    return parse_lock(lock)
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -141,16 +151,25 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def operations(counted: list[Work], per_forward: float, per_image: float) -> pd.DataFrame:
-    """A row per kind of job: stage, jobs, done (jobs whose record is here), forwards and tflop of all of them, and the measured
+    """A row per kind of job: stage, jobs, done (jobs whose record is here and whole), forwards and tflop of all of them, and the measured
     seconds of the clock and of GPUs."""
     rows = []
     for item in counted:
-        records = [load_json(path) for name in item.names if (path := Path(layout.record(name))).is_file()]
+        spent = [found for name in item.names if (found := _spent(Path(layout.record(name))))]
         jobs, stage = len(item.names), item.names[0].rpartition("-")[0] if len(item.names) > 1 else item.names[0]
         operations = (item.forwards * per_forward + item.features * per_image) / 1000
-        row = {"stage": stage, "jobs": jobs, "done": len(records), "forwards": item.forwards * jobs, "tflop": operations * jobs}
-        rows.append(row | {key: sum(float(record[key]) for record in records) for key in ("seconds", "gpu_seconds")})
+        row = {"stage": stage, "jobs": jobs, "done": len(spent), "forwards": item.forwards * jobs, "tflop": operations * jobs}
+        rows.append(row | {key: sum(of[key] for of in spent) for key in SPENT})
     return pd.DataFrame(rows)
+
+
+def _spent(path: Path) -> dict[str, float] | None:
+    """The times in a stage's record; None where there is none, or a damaged one, whose stage is to run again."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {key: float(record[key]) for key in SPENT}
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, OverflowError):
+        return None
 
 
 def rate_of(table: pd.DataFrame, given: float | None) -> tuple[float, str]:
