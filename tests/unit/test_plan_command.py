@@ -137,6 +137,27 @@ def test_a_stage_whose_record_is_damaged_is_still_to_do(text, tmp_path, monkeypa
     assert table.loc["trajectory-distillation@sfd", "done"] == 0 and table.loc["trajectory-distillation@sfd", "seconds"] == 0
 
 
+def test_in_a_clone_the_hours_are_those_of_the_ledger_that_git_keeps(monkeypatch):
+    """Nothing of it counts as done here."""
+    monkeypatch.chdir(ROOT / "suites/study")
+    counted = list(count(read_suite()))
+    table = operations(counted, per_forward=1.0, per_image=1.0).set_index("stage")
+    assert table.loc["score-distillation@disback", "seconds"] > 600 and table.loc["score-distillation@disback", "done"] in (0, 6)
+    assert (table.index != "").all() and table.index.is_unique
+
+
+def test_jobs_of_several_extractors_are_called_by_their_stage():
+    table = operations(list(count(SUITES["cifar10"])), per_forward=1.0, per_image=1.0)
+    assert table[table["stage"] == "reference"]["jobs"].tolist() == [2]
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf", "0", "1e-320", "-1"])
+def test_a_rate_that_is_none_is_refused(rate, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(command, ["--tflops", rate])
+    assert done.exit_code != 0 and "--tflops" in f"{done.output}{done.exception}"
+
+
 def test_the_lock_is_parsed_once_and_what_is_outside_is_looked_for_once(tmp_path, monkeypatch):
     for name in ("params.yaml", "dvc.lock"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from backtrail.data.understood import understood
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE
+from backtrail.ledger.gathered import read_gathered
 from backtrail.ledger.ledger import Stage, parse_lock
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.latent_suite import LatentSuite
@@ -30,12 +32,20 @@ from backtrail.teachers.imported import read_teacher
 # Both of SFD's tables of training hours (arXiv 2409.19681, Tables 2 and 3: CIFAR-10 and ImageNet-64, half precision on an A100) come to
 # this rate within 2 %, if its forwards are counted as here.
 A100_HALF_TFLOPS = 65.0
+LEAST_TFLOPS = 1e-6
 SPENT = ("seconds", "gpu_seconds")  # of a record
 CACHED = "in DVC's cache: `dvc checkout` brings it back"
 
 
+def _rate(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """click's own range lets NaN pass, which is neither below nor above anything, and infinity."""
+    if value is not None and not LEAST_TFLOPS <= value < math.inf:
+        raise UserError(f"--tflops is a number of 10^12 operations a second, {LEAST_TFLOPS:g} or more; found {value:g}")
+    return value
+
+
 @click.command()
-@click.option("--tflops", type=click.FloatRange(min=0, min_open=True), default=None, help="10^12 operations a second that your GPU does.")
+@click.option("--tflops", type=float, callback=_rate, default=None, help="10^12 operations a second that your GPU does.")
 def command(tflops: float | None) -> None:
     """Say what a run would fetch (files, bytes, what is here already) and about how many GPU-hours each stage would take.
 
@@ -73,6 +83,8 @@ def command(tflops: float | None) -> None:
     left = table[table["done"] < table["jobs"]]
     remaining = (left["GPU hours"] * (1 - left["done"] / left["jobs"])).sum()
     click.echo(f"About {table['GPU hours'].sum():.1f} GPU-hours in all (an estimate), {remaining:.1f} of them still to do.")
+    if hours := table["seconds"].sum() / 3600:
+        click.echo(f"Where they ran (the records, or the ledger that git keeps), these stages took {hours:.1f} hours one after the other.")
     if suite.scaling:
         click.echo("Not counted: the teachers that `scaling` trains.")
 
@@ -152,23 +164,31 @@ def summary(table: pd.DataFrame) -> str:
 
 def operations(counted: list[Work], per_forward: float, per_image: float) -> pd.DataFrame:
     """A row per kind of job: stage, jobs, done (jobs whose record is here and whole), forwards and tflop of all of them, and the measured
-    seconds of the clock and of GPUs."""
-    rows = []
+    seconds of the clock and of GPUs; in a clone those of the run whose ledger git keeps (`seconds` alone)."""
+    rows, before = [], read_gathered(Path())
     for item in counted:
-        spent = [found for name in item.names if (found := _spent(Path(layout.record(name))))]
-        jobs, stage = len(item.names), item.names[0].rpartition("-")[0] if len(item.names) > 1 else item.names[0]
+        records = [Path(layout.record(name)) for name in item.names]
+        spent = [found for path in records if path.is_file() and (found := _spent(path.read_bytes()))]
+        told = spent or [found for path in records if (found := _spent(before.get(path.as_posix(), b"")))]
+        jobs = len(item.names)
         operations = (item.forwards * per_forward + item.features * per_image) / 1000
-        row = {"stage": stage, "jobs": jobs, "done": len(spent), "forwards": item.forwards * jobs, "tflop": operations * jobs}
-        rows.append(row | {key: sum(of[key] for of in spent) for key in SPENT})
+        row = {"stage": _kind(item.names), "jobs": jobs, "done": len(spent), "forwards": item.forwards * jobs, "tflop": operations * jobs}
+        rows.append(row | {"seconds": sum(of["seconds"] for of in told), "gpu_seconds": sum(of["gpu_seconds"] for of in spent)})
     return pd.DataFrame(rows)
 
 
-def _spent(path: Path) -> dict[str, float] | None:
+def _kind(names: list[str]) -> str:
+    """What several jobs are called together: without the seed, or else the stage alone."""
+    method, _, seed = names[0].rpartition("-")
+    return names[0] if len(names) == 1 else method if seed.isdecimal() else names[0].partition("@")[0]
+
+
+def _spent(content: bytes) -> dict[str, float] | None:
     """The times in a stage's record; None where there is none, or a damaged one, whose stage is to run again."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(content)
         return {key: float(record[key]) for key in SPENT}
-    except (OSError, ValueError, RecursionError, LookupError, TypeError, OverflowError):
+    except (ValueError, RecursionError, LookupError, TypeError, OverflowError):
         return None
 
 
