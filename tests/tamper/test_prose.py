@@ -163,6 +163,10 @@ def test_what_is_quoted_and_what_is_a_setting_is_left_alone(found, text: str) ->
         "SFD-v: 5\u201a9",
         "SFD-v: 5\ua4f89",
         "![DisBack 59.8](x.png)",
+        "DisBack is best[^1].\n\n[^1]: 59.8",
+        "DisBack is best[^note].\n\n[^note]: with an FD of 59.8",
+        "> " * 30 + "DisBack reaches 59.8",
+        "- " * 300 + "DisBack reaches 59.8",
         "<span style='display:none'>DisBack 59.8</span>",
     ],
 )

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import unescape
 
 from markdown_it import MarkdownIt
@@ -51,7 +51,12 @@ ADDRESS = re.compile(r"https?://[^\s|]+")
 # What touches a mark before and after it and makes another number of what it quotes: digits, a sign, letters that pass for digits.
 BEFORE = re.compile(r"\d[.,']?$|(?<![^\W\d_])[OIl][.,']?$|(?<!\w)\.$|(?:^|[\s(|:])-$")
 AFTER = re.compile(r"[.,']?\d|e[-+]?\d", re.IGNORECASE)
-PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+DEPTH = 20  # of lists and quotations in one another, beyond which the parser reads nothing: a line so deep is read by itself
+PARSER = MarkdownIt("commonmark", {"maxNesting": DEPTH}).enable(["table", "strikethrough"])
+DEEP = re.compile(rf"^(?:(?:[ \t]*(?:>|(?:[-*+]|\d{{1,9}}[.)])(?=\s))){{{DEPTH // 3},}}|[ \t]{{{DEPTH},}})(.*)$", re.MULTILINE)
+# Of a footnote, which this parser does not know: a line that it would take for the address of a link.
+NOTE, NOTED = re.compile(r"^ {0,3}\[\^([^\]\n]{1,50})\]:", re.MULTILINE), re.compile(r"\[\^([^\]\n]{1,50})\]")
+FOOTNOTE = re.compile(r"footnote (\S{1,50}):")
 
 
 @dataclass(frozen=True)
@@ -123,10 +128,20 @@ def blocks(text: str) -> Iterator[Block]:
 
     text = substituted(WHOLE, lambda _: "\n\n", OWN.sub("", text).replace("\r\n", "\n"))
     text = substituted(MEASURED, lambda _: "\n\n", substituted(MARK, taken, text))
+    text = NOTE.sub(r"\n\nfootnote \1: ", text)
+    noted: dict[str, str] = {}  # what names a footnote
+    seen: set[str] = set()
     # A comment may stand in the midst of a number; what it says is read too, by itself.
     for part in (COMMENT.sub(SEAM, text), *filter(str.strip, COMMENT.findall(text))):
         for block in _parsed(part):
-            yield _with_quotes(block, marks)
+            seen.add(block.text)
+            noted |= dict.fromkeys(NOTED.findall(block.text), block.text)
+            note = FOOTNOTE.match(block.text)
+            above = (*block.above, noted.get(note[1], "")) if note else block.above
+            yield _with_quotes(replace(block, above=above), marks)
+    for line in map(_read, DEEP.findall(text)):
+        if line not in seen:
+            yield _with_quotes(Block(line), marks)
 
 
 def _parsed(text: str) -> Iterator[Block]:
