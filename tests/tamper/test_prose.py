@@ -168,6 +168,7 @@ def test_what_is_quoted_and_what_is_a_setting_is_left_alone(found, text: str) ->
         "> " * 30 + "DisBack reaches 59.8",
         "- " * 300 + "DisBack reaches 59.8",
         "<span style='display:none'>DisBack 59.8</span>",
+        "Nice <span hidden>`DisBack 59.8`</span>",
     ],
 )
 def test_a_number_beside_a_method_s_name_without_a_mark_is_unbacked(found, text: str) -> None:

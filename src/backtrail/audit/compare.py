@@ -3,14 +3,13 @@
 A run is a suite's folder, a git revision of this suite, or one stage's record.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from backtrail import layout
 from backtrail.artifacts import load_json
 from backtrail.audit.published import origin
-from backtrail.audit.runs import Run, open_run
+from backtrail.audit.runs import Run, object_of, open_run
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import Stage
 from backtrail.nested import differences
@@ -120,10 +119,10 @@ def _numbers(a: Run, b: Run) -> list[dict[str, Any]]:
 def _values(run: Run, path: str) -> Any:
     """The values of a metric file, {} where a run has no such file; None where it is torn or of another form."""
     try:
-        content = json.loads(text) if (text := run.read(path)) is not None else {}
-    except (ValueError, RecursionError):
+        content = {} if (text := run.read(path)) is None else object_of(text)
+    except UnicodeDecodeError:
         return None
-    return content.get("values", {}) if isinstance(content, dict) else None
+    return None if content is None else content.get("values", {})
 
 
 def _compare_records(first: str, second: str) -> dict[str, Any]:

@@ -93,6 +93,10 @@ class Above:
     lists: list[str] = field(default_factory=list)  # the line before each list that is open, and the first line of each item
     line: str = ""  # the paragraph before, if it leads to what follows
 
+    def enter(self, level: int, title: str) -> None:
+        """A heading ends the sections of its level and of those below it."""
+        self.headings = [*(of for of in self.headings if of[0] < level), (level, title)]
+
     def all(self) -> tuple[str, ...]:
         """The title of a text is what it is about, not what each of its numbers is of: it counts where no other heading stands."""
         titles = [text for level, text in self.headings if level > 1] or [text for _, text in self.headings]
@@ -167,15 +171,14 @@ def _parsed(text: str) -> Iterator[Block]:
             yield _row(row, head, above.all())
             head = head or tuple(row)
         elif token.type == "inline":
-            said = _shown(token, aside)
-            kind = tokens[i - 1]
+            said, kind = _shown(token, aside), tokens[i - 1]
             if kind.type in ("td_open", "th_open"):
                 row.append(_read(said))
             elif kind.type == "heading_open":
-                level, above.line = int(kind.tag[1]), ""
-                above.headings = [of for of in above.headings if of[0] < level]
-                yield Block(_read(said), above=above.all())
-                above.headings.append((level, _read(said)))
+                title, above.line = _read(said), ""
+                above.enter(int(kind.tag[1]), "")
+                yield Block(title, above=above.all())
+                above.enter(int(kind.tag[1]), title)
             else:
                 yield from _paragraph(said, token, above)
         elif token.type in ("fence", "code_block"):
@@ -186,7 +189,7 @@ def _parsed(text: str) -> Iterator[Block]:
             before = (html,) if GOES_ON.match(token.content) else ()
             html = _read(TAG.sub("", BETWEEN.sub(" ", token.content)))
             if title := TITLE.search(token.content):
-                above.headings = [of for of in above.headings if of[0] < int(title[1])] + [(int(title[1]), html)]
+                above.enter(int(title[1]), html)
             yield Block(html, above=(*above.all(), *before))
     yield from (Block(_read(part)) for part in aside)
 
@@ -227,11 +230,10 @@ def _shown(token: Token, aside: list[str]) -> str:
         elif child.type in ("softbreak", "hardbreak"):
             shown.append("\n")
         elif child.content:
-            (aside if hidden else shown).append(child.content)
+            text = f"{SEAM}{child.content}{SEAM}" if child.type == "code_inline" else child.content
+            (aside if hidden else shown).append(text)
         else:
             shown.append(SEAM)
-        if child.type == "code_inline":
-            shown[-1:] = [SEAM, child.content, SEAM]
     return "".join(shown)
 
 

@@ -15,7 +15,6 @@ tolerance, below stale. What cannot be read is passed over here: the hash level 
 """
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from backtrail.audit.copies import archive, copied, sampled
+from backtrail.audit.runs import object_at
 from backtrail.layout import CURVES, METRICS, SAMPLES, STATES, reference_values
 from backtrail.ledger.history import commit_times
 from backtrail.ledger.ledger import Ledger
@@ -66,13 +66,6 @@ def _ways(ledger: Ledger) -> Iterator[Suspicion]:
                 kept = path.replace(SAMPLES, STATES, 1)
                 what = f"the first images of {key} lie {apart:.0f} grey levels from the ends of their ways from noise in {kept}"
                 yield Suspicion(path, f"{path}: {what}; one stage made both, and they should be the same")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return _object(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
-        return {}
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -118,7 +111,7 @@ def _values(ledger: Ledger) -> Iterator[Suspicion]:
 
 
 def _floors(ledger: Ledger, extractors: list[str]) -> Floors:
-    references = {name: _json(ledger.folder / reference_values(name)) for name in extractors}
+    references = {name: object_at(ledger.folder / reference_values(name)) for name in extractors}
     found = {metric: _number(value) for one in references.values() for metric, value in _object(one.get("floor")).items()}
     by_metric = {metric: value for metric, value in found.items() if metric.startswith(("fd_", "fid_")) and value is not None}
     classifier = references.get("classifier", {})
@@ -130,7 +123,7 @@ def _measured(ledger: Ledger) -> Iterator[Measured]:
     """Every set of images that a metric file of the ledger tells of."""
     for path in sorted(out for out in ledger.makers if out.startswith(f"{METRICS}/")):
         ends = _ends(ledger.folder / path.replace(METRICS, CURVES, 1).replace(".json", ".csv"))
-        for source, by_nfe in _object(_json(ledger.folder / path).get("values")).items():
+        for source, by_nfe in _object(object_at(ledger.folder / path).get("values")).items():
             for nfe, values in _object(by_nfe).items():
                 end = ends.get(nfe.removeprefix("nfe")) if source == "student" else None
                 yield Measured(path, f"{source}/{nfe}", _object(values), end)

@@ -58,6 +58,8 @@ WHOLE_SETTING = re.compile(
     r"(?:\bNFEs?|\bseeds?|(?:\bNFEs?|\bseeds?|\bEqs?\.|\bTables?|\bpp?\.) [\d, ]+(?:to|and|,|-)?)\s*[\"'<>\u2264\u2265~]*\s*$",
     re.IGNORECASE,
 )
+THOUSANDS = re.compile(r" \d{3} ")  # behind `10`, in `10 000 updates`
+HYPHENED = re.compile(rf"({MEASURES})-(?=[\d.])", re.IGNORECASE)  # `FD-59.8` is no name
 # What is measured is no setting, whatever sign or unit stands beside it: `FD = 5.9`, `FD 5.9 s`, `SFD-v = 5.9` (names are underlined).
 RESULT = re.compile(rf"(?:{MEASURES}[^=.;]{{0,40}}=|{MEASURES}(?:\s*(?::|of|is|was))?(?: about)?|__+\s*=)\s*[\"']?$", re.IGNORECASE)
 # Years, dates, citations and footnotes, which are read as one word.
@@ -162,7 +164,7 @@ def unquoted(names: Names, block: Block) -> list[str]:
         return []
     text = pattern.sub(lambda name: "_" * len(name[0]), block.text)
     text = REFERENCE.sub(lambda found: "_" * len(found[0]), text)
-    text = re.sub(rf"({MEASURES})-(?=[\d.])", r"\1 ", text, flags=re.IGNORECASE)  # `FD-59.8` is no name
+    text = HYPHENED.sub(r"\1 ", text)
     return [block.text[max(0, of.start() - 40) : of.end()].strip() for of in NUMBER.finditer(text) if not _is_setting(text, of)]
 
 
@@ -175,7 +177,7 @@ def _is_setting(text: str, number: re.Match[str]) -> bool:
         return True
     if (UNIT.match(text, end) or SETTING.search(before)) and not RESULT.search(before):
         return True
-    return counts and bool(COUNTED.match(text, end) or re.match(r" \d{3} ", text[end:]) or WHOLE_SETTING.search(before))
+    return counts and bool(COUNTED.match(text, end) or THOUSANDS.match(text, end) or WHOLE_SETTING.search(before))
 
 
 def unmarked(ledger: Ledger) -> Iterator[Finding]:
@@ -236,14 +238,15 @@ def misplaced(names: Names, block: Block, place: int, row: dict[str, Any]) -> st
 
     The words of its own block come first, then the head of its column, then what the block stands below, the nearest first.
     """
-    around = (block.text, block.head_at(place), *reversed(block.above))
-    beside = next(filter(None, (names.beside(text, place if text is block.text else len(text)) for text in around)), set())
+    around = [(block.text, place), *((text, len(text)) for text in (block.head_at(place), *reversed(block.above)))]
+    beside = next(filter(None, (names.beside(text, at) for text, at in around)), set())
     if row.get("method") == REAL:
-        return f"stands beside {' and '.join(sorted(beside))}, and is {REAL}'" if beside and not any(map(OF_REAL.search, around)) else ""
+        told = not beside or any(OF_REAL.search(text) for text, _ in around)
+        return "" if told else f"stands beside {' and '.join(sorted(beside))}, and is {REAL}'"
     if beside and row.get("method") not in (None, *beside):
         return f"stands beside {' and '.join(sorted(beside))}, and is {row['method']}'s"
     in_row = {block.under("NFE")} - {""}
-    said = in_row or next(filter(None, (_nfe(text, place if text is block.text else len(text)) for text in around)), set())
+    said = in_row or next(filter(None, (_nfe(text, at) for text, at in around)), set())
     if said and row.get("nfe") not in (None, *said):
         return f"stands beside NFE {' and '.join(sorted(said))}, and is of NFE {row['nfe']}"
     return ""

@@ -1,7 +1,6 @@
 """Where a number or a file comes from: its chain of links, down to the data."""
 
 import functools
-import json
 import statistics
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from backtrail.audit.audit import judge
 from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import Finding, worst
 from backtrail.audit.ids import ID, by_id
+from backtrail.audit.runs import object_at
 from backtrail.errors import UserError
 from backtrail.laid_down import ROOT
 from backtrail.layout import LOCK_FILE, METRICS, PATHS, STUDENTS
@@ -89,7 +89,7 @@ def _measured(path: Path, row: dict[str, str], metric: str) -> dict[str, Any] | 
 
     A file that is torn or of another form has none either: that its bytes are not the ledger's is found already.
     """
-    content = _object(path)
+    content = object_at(path)
     values, protocols = content.get("values"), content.get("protocol")
     sources = [_student(row), row.get("method", "")]
     of = next((found for source in sources if isinstance(values, dict) and (found := values.get(source))), None)
@@ -108,14 +108,6 @@ def _student(row: dict[str, str]) -> str:
         return f"student-w{float(row['guidance']):g}" if "guidance" in row else "student"
     except ValueError:
         return ""
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _spread(values: list[dict[str, Any]]) -> dict[str, float | None]:
