@@ -367,7 +367,7 @@ def test_bytes_that_are_not_the_ledgers_are_not_carried(ledger: Path, tmp_path: 
         export(tmp_path / "crate", ledger)
     if path.endswith(".safetensors"):
         (ledger / path).unlink()
-        with pytest.raises(UserError, match=rf"1 of \d+ students are not here \({path}\): `dvc pull`"):
+        with pytest.raises(UserError, match=rf"1 of \d+ students are not here \({path}\): run the suite"):
             export(tmp_path / "crate", ledger)
 
 

@@ -8,12 +8,17 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
+from backtrail.audit import rerun
 from backtrail.audit.audit import Audit, audit, judge
 from backtrail.audit.compare import compare
+from backtrail.audit.findings import ABSENT, EXIT_CODES
 from backtrail.audit.plausible import suspicions
 from backtrail.audit.why import describe, why
 from backtrail.cli.audit import recomputations
 from backtrail.cli.diff import command as diff
+from backtrail.data.fetch import fetch
+from backtrail.data.registry import File, Source
+from backtrail.errors import UserError
 from backtrail.ledger.ledger import Entry, Ledger, Stage, open_ledger
 from backtrail.ledger.numbers import Number
 from tamper.hand_made import LAST
@@ -117,3 +122,14 @@ def test_a_stage_that_fails_has_not_run_again(suite: Path) -> None:
     (suite / "dvc.lock").write_text(lock.replace("cmd: python src/backtrail teacher", "cmd: python src/other teacher"), encoding="utf-8")
     done = audit(suite, recomputations(("stage",), ("teacher",), suite))
     assert done.stages_again == 0 and any("fails when run again" in finding.message for finding in done.findings)
+
+
+def test_a_download_without_a_network_is_no_forgery(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = File(name="a.gz", sha256="0" * 64)
+    source = Source(name="clothes", purpose="images", files=(file,), licence="MIT", date="2017", homepage="the folder of somebody")
+    with pytest.raises(UserError) as refused:  # what the stage says
+        fetch(source, tmp_path / "data")
+    monkeypatch.setattr(rerun, "run_again", lambda *_: f"backtrail: {refused.value}")
+    done = audit(suite, recomputations(("stage",), ("teacher",), suite))
+    assert [finding.message for finding in done.findings if finding.message.startswith("teacher cannot be run again here: ")]
+    assert done.stages_again == 0 and EXIT_CODES[ABSENT] == done.exit_code

@@ -160,6 +160,6 @@ def publish(folder: Path) -> dict[str, Any]:
     run = open_run(str(folder), folder)
     content = {**machine(run), "sha256": _digests(run)}
     if not content["processors"] or not content["sha256"]:
-        raise UserError(f"{folder}: no table, or no record that says where it was made: run the suite first, or `dvc pull`")
+        raise UserError(f"{folder}: no table, or no record that says where it was made: run the suite first")
     save_json(folder / FILE, content)
     return content

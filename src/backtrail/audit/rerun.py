@@ -16,7 +16,7 @@ from pathlib import Path
 
 from backtrail.audit.alike import apart
 from backtrail.audit.audit import Rerun
-from backtrail.audit.findings import BROKEN, CLOSE, Finding
+from backtrail.audit.findings import ABSENT, BROKEN, CLOSE, Finding
 from backtrail.audit.recompute import chosen
 from backtrail.audit.rounding import OTHER_INSTRUCTIONS, is_near, same_machine
 from backtrail.layout import LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
@@ -26,6 +26,9 @@ from backtrail.ledger.record import SECRET_NAME
 
 WARNING = "the stage level executes the suite's own code, as you, here and now: audit a suite of others in a container"
 WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD|BACKTRAIL_(SLICE_S|SAVE_EVERY_S|ATTEMPT))")
+
+# What `data/fetch.py` says where there is no network: no byte is wrong then.
+NOT_BROUGHT = re.compile(r"could not get .*; tried: ")
 
 
 def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Rerun:
@@ -46,8 +49,10 @@ def again(ledger: Ledger, todo: Sequence[Stage]) -> Rerun:
         with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
             folder = Path(name)
             if failure := run_again(ledger, stage, folder):
-                message = f"{stage.name} fails when run again: {failure}"
-                found.append(Finding(BROKEN, f"stage:{stage.name}", f"{stage.name} -> again", message))
+                absent = NOT_BROUGHT.search(failure) is not None
+                message = f"{stage.name} {'cannot be run again here' if absent else 'fails when run again'}: {failure}"
+                verdict, link = ABSENT if absent else BROKEN, f"{stage.name} -> again"
+                found.append(Finding(verdict, f"stage:{stage.name}", link, message))
                 continue
             unlike = list(_unlike(ledger, stage, folder / "suite"))
         n_again += 1

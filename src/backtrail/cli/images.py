@@ -17,6 +17,7 @@ from torchvision.utils import make_grid
 
 from backtrail import layout
 from backtrail.artifacts import atomic_write
+from backtrail.audit.evidence import brings
 from backtrail.data.dataset import to_uint8
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
@@ -135,7 +136,9 @@ def weights_file(model: str) -> Path:
     places = [place for place in known if place == model or place.startswith(f"{model}/seed")]
     found = Path(TEACHER) if model == TEACHER_NAME else Path(STUDENTS) / min(places, default="", key=_number) / "student.safetensors"
     if not found.is_file():
-        raise UserError(f"there is no {model} here: name {', '.join([TEACHER_NAME, *known])}, or a file of weights; `dvc pull` brings them")
+        raise UserError(
+            f"there is no {model} here: name {', '.join([TEACHER_NAME, *known])}, or a file of weights; `{brings(Path())}` brings them"
+        )
     return found
 
 

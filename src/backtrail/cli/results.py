@@ -29,7 +29,7 @@ def command(metrics: tuple[str, ...]) -> None:
     name = next((of for of in (OF_TEXT, OF_LATENTS) if Path(of).is_file()), TABLE)
     rows = read_rows(Path(name))
     if not rows:
-        raise UserError(f"{name} is missing or empty: `make repro`, or `dvc pull`")
+        raise UserError(f"{name} is missing or empty: `dvc repro`, or get it from git")
     lines = list(_lines(name))
     known = [column.removesuffix("_mean") for column in rows[0] if column.endswith("_mean")]
     wanted = list(metrics) or (known if name == OF_LATENTS else _usual(name))
@@ -55,7 +55,7 @@ def _lines(table: str) -> Iterator[int]:
             if cells[0].startswith(CONFLICT):
                 raise UserError(f"{place} is a mark of git's, {cells[0][:7]}, that both sides have changed the file: resolve the conflict")
             if n_cells and len(cells) != n_cells:
-                raise UserError(f"{place} has {len(cells)} cells, and the table {n_cells} columns: `make repro`, or `dvc pull`")
+                raise UserError(f"{place} has {len(cells)} cells, and the table {n_cells} columns: `dvc repro`, or get it from git")
             if n_cells:
                 yield reader.line_num
             n_cells = n_cells or len(cells)
@@ -67,7 +67,7 @@ def _check_numbers(row: dict[str, str], columns: list[str], place: str) -> None:
             try:
                 float(text)
             except ValueError:
-                raise UserError(f"{place}: {column} is {shortened(text)}, not a number: `make repro`, or `dvc pull`") from None
+                raise UserError(f"{place}: {column} is {shortened(text)}, not a number: `dvc repro`, or get it from git") from None
 
 
 def _usual(table: str) -> list[str]:

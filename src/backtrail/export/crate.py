@@ -130,7 +130,9 @@ def export(target: str | Path, folder: str | Path = ".", key: str = "") -> list[
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
     students = [out for out in ledger.makers if Path(out).name == STUDENT]
     if absent := [out for out in students if not (ledger.folder / out).is_file()]:
-        raise UserError(f"{len(absent)} of {len(students)} students are not here ({absent[0]}): `dvc pull`, or run the suite")
+        raise UserError(
+            f"{len(absent)} of {len(students)} students are not here ({absent[0]}): run the suite, or `dvc pull` where a remote has them"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     # A rename is what is left to do; that of a folder within, since the temporary one itself can be read by its owner alone.
     with TemporaryDirectory(prefix=f".{target.name}.", suffix=".partial", dir=target.parent) as partial:
