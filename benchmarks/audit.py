@@ -37,8 +37,7 @@ def recorded_s() -> float:
 def what(printed: str) -> str:
     """What an audit looked at."""
     found = json.loads(printed)
-    again = sum(" run again in " in note for note in found["notes"])
-    stages = f", {again} stages again" if again else ""
+    stages = f", {found['stages_again']} stages again" if found["stages_again"] else ""
     return f"{len(found['numbers']):,} numbers, {found['bytes_read'] / 1e6:,.0f} MB read{stages}, exit code {found['exit_code']}"
 
 

@@ -28,7 +28,7 @@ from backtrail.nets.edm import EDM, EDMTeacher
 from backtrail.nets.edm_layers import UNetBlock
 from backtrail.nets.songunet import SongUNetConfiguration
 
-METHODS = ("recording", "diff-instruct", "disback", "sfd", "sfd, cached")
+METHODS = ("recording", "diff-instruct", "disback", "sfd", "sfd, cached", "sfd-v", "sfd-v, cached")
 
 
 def block(self: UNetBlock, x: Tensor, embedding: Tensor, step: Tensor | None = None) -> Tensor:

@@ -90,7 +90,8 @@ def remind_once(scheduler: "type[JobScheduler]") -> None:
 
 def explain_force(arguments: list[str]) -> None:
     """Say what --forcerun, --forceall and --force come to here: the job runs, and DVC restores what it has made before."""
-    if any(argument.startswith("--force") or argument in ("-R", "-F", "-f") for argument in arguments):
+    given = parsed(arguments)
+    if any(given.get(option) for option in ("force", "forceall", "forcerun")):
         logger.warning(
             "A forced job asks DVC, which computes nothing that it has made before: `dvc repro --force --single-item STAGE` computes anew."
         )
@@ -107,13 +108,18 @@ def explain_files(targets: Iterable[str], plan: dict[str, Any]) -> None:
 
 
 def asked_targets(arguments: list[str]) -> list[str]:
-    """Return the targets of a command line of Snakemake, by its own parser; none where it is not one."""
+    """Return the targets of a command line of Snakemake; none where it is not one."""
+    return list(parsed(arguments).get("targets") or [])
+
+
+def parsed(arguments: list[str]) -> dict[str, Any]:
+    """Return the options of a command line of Snakemake by its own parser (`-nF` forces, `--force-use-threads` does not)."""
     from snakemake.cli import get_argument_parser
 
     try:
-        return list(get_argument_parser().parse_known_args(arguments)[0].targets or [])
+        return vars(get_argument_parser().parse_known_args(arguments)[0])
     except SystemExit:
-        return []
+        return {}
 
 
 def stamp(name: str) -> str:
@@ -179,16 +185,20 @@ def prepare_suite() -> None:
     with own_package() as package:
         if package is None or not os.path.lexists("params.yaml"):
             return
+        from backtrail.cli.check import check_names
         from backtrail.cli.own_files import check_places
         from backtrail.errors import UserError
         from backtrail.laid_down import is_laid_down, lay_down
         from backtrail.ledger.repository import nameless
+        from backtrail.parameters.ring import RingSuite
         from backtrail.parameters.suite import Suite, read_suite
 
         try:
             suite = read_suite()
             if is_laid_down(Path.cwd()):
                 lay_down(Path.cwd())
+            if not isinstance(suite, RingSuite):
+                check_names(suite)
             if isinstance(suite, Suite):
                 check_places(suite)
             if said := nameless(package):

@@ -49,11 +49,14 @@ class Progress:
     """What is known of a run: stages by name that are done, those of this run, and since when each that runs does (seconds)."""
 
     def __init__(self, plan: Mapping[str, Any], costs: Mapping[str, float], clock: Callable[[], float] = time.monotonic):
-        names = {stage["name"] for stage in plan["stages"]}
-        self.names, self.done, self.costs, self.clock = names, names - set(plan["stale"]), dict(costs), clock
+        self.parents = {stage["name"]: stage["parents"] for stage in plan["stages"]}
+        self.names, self.costs, self.clock = set(self.parents), dict(costs), clock
+        self.done = self.names - set(plan["stale"])
         self.asked: set[str] = set()
         self.live = False  # a dry run tells of its jobs too, and starts none
         self.finished: set[str] = set()
+        self.failed: set[str] = set()
+        self.spoilt: list[tuple[str, float]] = []  # what failed and after how long: it says how fast this run is, too
         self.running: dict[str, float] = {}
         self.by_job: dict[int, str] = {}
         self.started = clock()
@@ -71,12 +74,16 @@ class Progress:
         elif event == LogEvent.JOB_INFO and record.rule_name in self.names:
             self.by_job[record.jobid] = record.rule_name
             self.running[record.rule_name] = self.clock()
+            self.failed.discard(record.rule_name)
         elif event in (LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR):
             name = self.by_job.get(getattr(record, "job_id", getattr(record, "jobid", None)), "")
-            if self.running.pop(name, None) is not None:
+            if (since := self.running.pop(name, None)) is not None:
                 if event == LogEvent.JOB_FINISHED:
                     self.done.add(name)
                     self.finished.add(name)
+                else:
+                    self.failed.add(name)
+                    self.spoilt.append((name, self.clock() - since))
                 return True
         return False
 
@@ -84,11 +91,18 @@ class Progress:
         """Seconds left, by past costs and by how fast this run has been beside them; None where nothing is known."""
         if not self.costs:
             return None
-        now, todo = self.clock(), self.asked - self.finished
-        spent = {name: min(now - since, self.cost(name)) for name, since in self.running.items()}
-        behind = self._sum(self.finished) + sum(spent.values())
-        ahead = self._sum(todo) - sum(spent.values())
+        now = self.clock()
+        spent = sum(min(now - since, self.cost(name)) for name, since in self.running.items())
+        behind = self._sum(self.finished) + spent + sum(min(seconds, self.cost(name)) for name, seconds in self.spoilt)
+        ahead = self._sum(self.todo()) - spent
         return ahead * (now - self.started) / behind if self.finished and behind else ahead
+
+    def todo(self) -> set[str]:
+        """Stages that this run will still end: neither one that failed nor what stands on it, unless Snakemake tries it again."""
+        lost = set(self.failed)
+        while below := {name for name in self.asked - lost if lost.intersection(self.parents[name])}:
+            lost |= below
+        return self.asked - self.finished - lost
 
     def cost(self, name: str) -> float:
         """Seconds that a stage may take: as before, or as the others of its kind, or as the others."""
@@ -105,7 +119,7 @@ class Progress:
         if running:
             named = ", ".join(f"{name} ({in_words(now - self.running[name])})" for name in running[:SHOWN])
             parts.append(f"running: {named}{f' and {len(running) - SHOWN} more' if len(running) > SHOWN else ''}")
-        if self.asked - self.finished and (left := self.left_s()) is not None:
+        if self.todo() and (left := self.left_s()) is not None:
             parts.append(f"about {in_words(left)} left")
         return "; ".join(parts)
 

@@ -23,6 +23,7 @@ CODE_FOLDER = re.compile(r"^      - \$\{code\}(?: #.*)?\n", re.MULTILINE)
 PROJECT_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 BY_HAND = "data/local/README.md"  # in a folder that is there from the start, since stages depend on it
 KEPT = (".dvc/config", BY_HAND)  # the user's own once they are there: remotes, the place of the cache
+JOINED = (".dvc/.gitignore", ".dvcignore")  # the user's own too, with the lines that a suite needs among them
 OF_THEIR_OWN = ("ring", "text", "latent")  # sections whose suites have a pipeline of their own, in workflow/pipelines
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
 
@@ -74,10 +75,18 @@ def is_laid_down(folder: Path) -> bool:
     return folder.resolve() != ROOT and (not path.is_file() or path.read_text(encoding="utf-8").startswith(LAID_DOWN))
 
 
+def _joined(found: str, text: str) -> str:
+    """What a user wrote, with those of our lines below it that are not among theirs; comments are not missed."""
+    theirs = {line.strip() for line in found.splitlines()}
+    lacking = [line for line in text.splitlines() if line.strip() and not line.startswith("#") and line.strip() not in theirs]
+    return "\n".join([found.removesuffix("\n"), *lacking, ""]) if lacking else found
+
+
 def lay_down(folder: Path, writes: bool = True) -> list[str]:
     """Make `folder`, which holds a params.yaml, a DVC project with its pipeline; the repository's own is written by hand.
 
-    Returns the files that are (or, unless `writes`, would be) written. Raises UserError if a pipeline is there that was written by hand.
+    What the user wrote in the files of JOINED stays. Returns the files that are (or, unless `writes`, would be) written. Raises UserError
+    if a pipeline is there that was written by hand.
     """
     if folder.resolve() == ROOT:
         return []
@@ -88,6 +97,8 @@ def lay_down(folder: Path, writes: bool = True) -> list[str]:
     for name, text in wanted.items():
         path = folder / name
         found = path.read_text(encoding="utf-8") if path.is_file() else None
+        if found is not None and name in JOINED:
+            text = _joined(found, text)
         if found == text or (found is not None and name in KEPT):
             continue
         if name == PIPELINE_FILE and not is_laid_down(folder):

@@ -105,7 +105,7 @@ def test_a_file_of_path_locks_that_was_half_written_is_removed_and_named(parts: 
     Path("params.yaml").write_text("round: 0\n", encoding="utf-8")
     parts.dvc("repro", "--single-item", "source")
     dvc_plan.PATH_LOCKS.write_text('{"write": {"/a/pa')
-    assert "JSON structure is corrupted" in parts.dvc("repro", "--single-item", "part@0", code=1)
+    assert "JSON structure is corrupted" in parts.dvc("repro", "--single-item", "part@0", code=None)
     dvc_plan.mend_path_locks(seconds=0)
     assert "half written" in caplog.text and not dvc_plan.PATH_LOCKS.exists()
     parts.dvc("repro", "--single-item", "part@0")

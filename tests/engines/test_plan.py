@@ -58,6 +58,19 @@ def test_a_scheduler_is_reminded_once_at_a_time():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "forces"),
+    [
+        *((line, True) for line in ("-f teacher", "-F", "-nF", "-R teacher", "--force", "--forceall", "--forcerun=a", "--forcerun a b")),
+        *((line, False) for line in ("teacher", "--force-use-threads", "--rerun-triggers mtime", "-n")),
+    ],
+)
+def test_what_forces_jobs_is_told_from_what_begins_alike(arguments, forces, monkeypatch, caplog):
+    monkeypatch.setattr(dvc_plan.logger, "propagate", True)
+    dvc_plan.explain_force(arguments.split())
+    assert ["dvc repro --force" in said for said in caplog.messages] == [True] * forces
+
+
+@pytest.mark.parametrize(
     ("one", "other", "expected"), [("/a/b", "/a/b", True), ("/a", "/a/b", True), ("/a/b/c", "/a", True), ("/a/b", "/a/bc", False)]
 )
 def test_paths_overlap(one, other, expected):

@@ -1,12 +1,11 @@
 """A finished suite as a user has it: a git repository with the code in it, every stage run and recorded, the ledger committed.
 
-It is built once; each test works on a copy (`ledger`), which it may spoil.
+It is built once; each test works on a copy (`ledger`), which it may spoil. `suite` is the same of the small one that is made by hand.
 """
 
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import pytest
 
 from backtrail.laid_down import CODE_LINE, pipeline_text
 from pipeline.conftest import ROOT, tiny, write_images
+from tamper import hand_made
+from tamper.repository import commit, run
 from unit.refusals import as_yaml, self_contained
 
 
@@ -45,15 +46,6 @@ def of_one_stage(p: dict[str, Any]) -> dict[str, Any]:
     return p
 
 
-def run(folder: Path, *command: str, **environment: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, env={**os.environ, **environment}, capture_output=True)
-
-
-def commit(folder: Path, message: str) -> None:
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", message)
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The suite that is copied; not to be written to."""
@@ -82,6 +74,18 @@ def build(folder: Path) -> Path:
 def ledger(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished suite to spoil."""
     return copied(finished, tmp_path / "suite")
+
+
+@pytest.fixture(scope="session")
+def made_by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small suite that is copied; not to be written to."""
+    return hand_made.build(tmp_path_factory.mktemp("hand-made") / "suite")
+
+
+@pytest.fixture
+def suite(made_by_hand: Path, tmp_path: Path) -> Path:
+    """A copy of the small suite to spoil."""
+    return Path(shutil.copytree(made_by_hand, tmp_path / "suite", symlinks=True))
 
 
 # Files that whoever makes them replaces and never writes into: a copy of the suite shares them.

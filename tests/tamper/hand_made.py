@@ -13,7 +13,7 @@ import yaml
 from backtrail.ledger.fingerprints import digest_of, text_fingerprint
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.record import SCHEMA
-from tamper.conftest import commit
+from tamper.repository import commit
 
 # The suite's own package: it writes what its stage makes, and imports what the real one does.
 MAIN = '''\

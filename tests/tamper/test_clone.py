@@ -15,8 +15,8 @@ from backtrail.audit.findings import ABSENT, BROKEN, EXIT_CODES, EXTERNAL, UNBAC
 from backtrail.ledger.gathered import gather, gathered
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import open_ledger
-from tamper.conftest import commit
 from tamper.forging import edit_lock, replace
+from tamper.repository import commit
 
 pytestmark = pytest.mark.xdist_group("tamper")
 LEDGER, TEACHER = "results/ledger.json", "results/teacher/teacher.safetensors"
@@ -61,6 +61,27 @@ def test_a_clone_is_checked_but_for_the_bytes_that_are_not_there(clone: Path) ->
     assert sum(finding.size_bytes for finding in done.findings) > 1e5
     ledger = open_ledger(clone)
     assert all(ledger.records[name] for name, stage in ledger.stages.items() if not stage.keeps_books)
+
+
+def test_a_history_that_was_squashed_is_no_clone_that_lacks_commits(suite: Path) -> None:
+    """The commit that the records name is nowhere, and no command brings it."""
+    shutil.rmtree(suite / ".git")
+    subprocess.run(["git", "init", "--quiet", "."], cwd=suite, check=True)
+    commit(suite, "everything at once")
+    found = [finding for finding in audit(suite).findings if "is none that this repository holds" in finding.message]
+    assert found and {finding.cure for finding in found} == {""}
+
+
+def test_what_a_partial_clone_lacks_is_not_here_and_was_not_forged(suite: Path, tmp_path: Path) -> None:
+    subprocess.run(["git", "config", "uploadpack.allowFilter", "true"], cwd=suite, check=True)
+    source = next((suite / "src").rglob("*.py"))
+    source.write_text(source.read_text(encoding="utf-8") + "\nMORE = 1\n", encoding="utf-8")
+    commit(suite, "code that has changed since")
+    assert BROKEN not in {finding.verdict for finding in audit(suite).findings}
+    clone = ["git", "clone", "--quiet", "--filter=blob:none", f"file://{suite}", str(tmp_path / "clone")]
+    subprocess.run(clone, check=True)
+    found = [finding for finding in audit(tmp_path / "clone").findings if finding.link.startswith("commit -> ")]
+    assert found and {(finding.absent, finding.cure) for finding in found} == {(True, "git fetch --refetch")}
 
 
 def test_without_the_file_of_records_a_clone_is_unbacked(clone: Path) -> None:

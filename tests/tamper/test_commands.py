@@ -33,8 +33,9 @@ from backtrail.report.figures import FIGURES
 from backtrail.report.html import render_report
 from backtrail.report.tables import results
 from backtrail.tables import load_csv, save_csv
-from tamper.conftest import commit, copied
+from tamper.conftest import copied
 from tamper.forging import flip, replace
+from tamper.repository import commit
 
 pytestmark = pytest.mark.xdist_group("tamper")
 CELL = "reports/tables/results.csv:disback,fd"
@@ -366,7 +367,7 @@ def test_bytes_that_are_not_the_ledgers_are_not_carried(ledger: Path, tmp_path: 
         export(tmp_path / "crate", ledger)
     if path.endswith(".safetensors"):
         (ledger / path).unlink()
-        with pytest.raises(UserError, match=rf"1 of \d+ students are not here \({path}\): `dvc pull`"):
+        with pytest.raises(UserError, match=rf"1 of \d+ students are not here \({path}\): run the suite"):
             export(tmp_path / "crate", ledger)
 
 

@@ -9,17 +9,11 @@ from click.testing import CliRunner
 from backtrail.audit.compare import compare
 from backtrail.audit.published import publish
 from backtrail.cli.diff import SHOWN, by_reasons, command
-from tamper.conftest import commit, run
 from tamper.forging import edit_record, rewrite_ledger
-from tamper.hand_made import LAST, STAGES, build
+from tamper.hand_made import LAST, STAGES
+from tamper.repository import commit, run
 
 OTHER = "Another Maker's Processor"
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    """A finished suite, committed."""
-    return build(tmp_path / "suite")
 
 
 def run_elsewhere(folder: Path) -> None:

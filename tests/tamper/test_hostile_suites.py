@@ -18,22 +18,11 @@ from backtrail.audit.why import why
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import open_ledger
 from backtrail.ledger.repository import changed_since_commit, code_at, file_at, holds
-from tamper.conftest import commit
 from tamper.forging import edit_record, rewrite_lock_only
-from tamper.hand_made import CODE, LAST, build, environment
+from tamper.hand_made import CODE, LAST, environment
+from tamper.repository import commit
 
 SOURCE = Path(__file__).parents[2] / "src"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("hand-made") / "suite")
-
-
-@pytest.fixture
-def suite(built: Path, tmp_path: Path) -> Path:
-    shutil.copytree(built, tmp_path / "suite")
-    return tmp_path / "suite"
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from backtrail.audit.left_out import cells, dropped
 from backtrail.ledger.history import history
 from backtrail.ledger.ledger import open_ledger
 from backtrail.parameters.suite import read_suite
-from tamper.conftest import commit
 from tamper.forging import edit_lock, replace, rewrite_ledger
 from tamper.hand_made import build
+from tamper.repository import commit
 from unit.refusals import as_yaml
 
 pytestmark = pytest.mark.xdist_group("tamper")

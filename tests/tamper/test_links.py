@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -25,23 +26,12 @@ from backtrail.laid_down import ROOT
 from backtrail.ledger.confined import open_confined
 from backtrail.ledger.ledger import open_ledger
 from backtrail.ledger.seal import SEAL, SIGNATURE
-from tamper.conftest import commit
 from tamper.forging import edit_lock, edit_record, rewrite_lock_only
-from tamper.hand_made import LAST, PARAMS, build
+from tamper.hand_made import LAST, PARAMS
+from tamper.repository import commit
 from unit.refusals import as_yaml
 
 TEACHER, RESULTS = "results/teacher/teacher.safetensors", "reports/tables/results.csv"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("hand-made") / "suite")
-
-
-@pytest.fixture
-def suite(built: Path, tmp_path: Path) -> Path:
-    shutil.copytree(built, tmp_path / "suite", symlinks=True)
-    return tmp_path / "suite"
 
 
 def no_teacher(folder: Path) -> None:
@@ -99,13 +89,13 @@ def test_a_ledger_that_names_what_lies_outside_is_refused_and_nothing_is_read(su
 
 
 @pytest.mark.parametrize("git", [False, True])
-def test_a_suite_reaches_as_far_as_its_repository_or_unpacked_sources_do(built: Path, tmp_path: Path, git: bool) -> None:
+def test_a_suite_reaches_as_far_as_its_repository_or_unpacked_sources_do(made_by_hand: Path, tmp_path: Path, git: bool) -> None:
     """The sources' top is where the pipeline and the package lie; of two, the nearest."""
     for top in (tmp_path, tmp_path / "sources"):
         (top / "src/backtrail").mkdir(parents=True)
         (top / "dvc.yaml").touch()
     suite = tmp_path / "sources/suites/one"
-    shutil.copytree(built, suite, ignore=shutil.ignore_patterns(".git", "src"))
+    shutil.copytree(made_by_hand, suite, ignore=shutil.ignore_patterns(".git", "src"))
     if git:
         (tmp_path / "sources/.git").mkdir()
     edit_record(suite, "metrics", lambda record: record["inputs"].update({"../../src/backtrail": "0" * 64}))
@@ -123,6 +113,9 @@ def test_an_archive_of_the_sources_is_questioned_as_a_clone_is(tmp_path: Path) -
         packed.extractall(tmp_path, filter="data")
     found = why("reports/tables/results.csv:sfd,nfe=2,fd_efficientnet_lite0_mean", tmp_path)
     assert len(found["values"]) == 3 and found["verdict"] != BROKEN
+    # `suites/study` has imported the same files: what made them is the suite that trained them.
+    origins = {path.split("/")[1] for path in re.findall(r"suites/[\w-]+/results/", json.dumps(found))}
+    assert origins == {"fashion-mnist-teacher"}
     done = audit(tmp_path / "suites/fashion-mnist-teacher")
     assert len(done.judged) > 100 and not [finding for finding in done.findings if finding.verdict == BROKEN]
 

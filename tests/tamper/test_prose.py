@@ -14,8 +14,8 @@ from backtrail.ledger.ledger import Ledger, open_ledger
 from backtrail.ledger.numbers import find
 from backtrail.parameters.base import read
 from pipeline.conftest import ROOT
-from tamper.conftest import commit
 from tamper.forging import edit_lock, rewrite_lock_only
+from tamper.repository import commit
 
 pytestmark = pytest.mark.xdist_group("tamper")
 TABLE = "reports/tables/results.csv"
@@ -31,6 +31,7 @@ def filled(ledger: Ledger, text: str) -> str:
 
 
 DISBACK, SFD_V = mark("disback,fd"), mark("sfd-v,nfe=3,fd")
+FLOOR = "<!-- number results/reference/classifier.json:floor/fd_classifier -->?<!-- /number -->"
 CLAIM = "SFD-v beats DPM-Solver++(3M) at every NFE from 2 to 5 (FD-classifier)"
 VERDICT = f"undecided at this size: {CLAIM}"
 
@@ -65,6 +66,19 @@ def found(opened: Ledger, monkeypatch: pytest.MonkeyPatch):
         "The data set has 60,000 images, and the teacher's loss was 0.31.",
         "DisBack with sigma = 2.5 and `beta=0.999`, at NFE 1, 2, 4 and 8, for 10,000 updates, by Eq. 2.3 and version 1.2.",
         "<!-- a note without a name: 59.8 -->\n\nDisBack is fast.",
+        "DisBack (Zhang et al., 2024) was run on 2025-03-14 [12][^13], pp. 12-15, issue #123, with 95 % confidence.",
+        "DisBack with PyTorch 2.4, CUDA 12.4, Python 3.11 to 3.13, on a 16 x 16 grid, 3 times as fast.",
+        "DisBack: 200 epochs, batch size 128, learning rate 0.0005, 10 000 updates, 10 of 10 seeds.",
+        "DisBack: seeds 0\u201363, NFEs 10 and 12, NFE \u2264 10",
+        '[DisBack](https://example.org/abs/2408.15991 "Zhang 2024") is a method.',
+        "# DisBack and SFD\n\n## Set-up\n\nThe value is 59.8.",
+        f"SFD\u2011v, NFE 3: {SFD_V}",
+        f"{SFD_V} (SFD-v, NFE 3) against {DISBACK} (DisBack, NFE 1)",
+        f"DisBack and SFD-v have {DISBACK} and {SFD_V}",
+        f"| FD | SFD-v, NFE 3 | DisBack |\n|---|---|---|\n| best | {SFD_V} | {DISBACK} |",
+        f"| method | NFE | FD |\n|---|---|---|\n| SFD-v | 3 | {SFD_V} |\n| DisBack | 1 | {DISBACK} |",
+        f"- undecided at this size (n = 2): {CLAIM}",
+        f"DisBack, beside the floor of {FLOOR}",
     ],
 )
 def test_what_is_quoted_and_what_is_a_setting_is_left_alone(found, text: str) -> None:
@@ -124,6 +138,37 @@ def test_what_is_quoted_and_what_is_a_setting_is_left_alone(found, text: str) ->
         "|DisBack|https://arxiv.org/abs/1|59.8|",
         "DisBack reaches an FD <around 59.8>",
         "<p>DisBack reaches an FD of <!-->59.8<!-- --></p>",
+        "_SFD-v_ reaches 1.25.",
+        "__SFD-v__ reaches 1.25.",
+        "SFD\u2011v reaches 59.8",
+        "SFD\u2212v: 59.8",
+        "DisBack\u00b9 reaches 59.8",
+        "DPM++(3M): 59.8",
+        "SFD-v = 1.25",
+        "SFD-v: fd_classifier = 1.25",
+        "SFD-v's FD is 2.5x lower than DisBack's",
+        "DisBack is 40 times better than before",
+        "DisBack has an FD of 59.8 F",
+        "DisBack: recall 0.93 s",
+        "DisBack: FD-59.8",
+        "## SFD-v\n\n### Quality\n\nFD: 1.25",
+        "SFD-v\n=====\n\nFD: 1.25",
+        "- SFD-v, NFE 2:\n  - FD 1.25",
+        "**DisBack**\n\nFD: 59.8",
+        "<h2>DisBack</h2>\n\nFD: 59.8",
+        "DisBack:\n\n```\nFD 59.8\n```",
+        "<table><tr><th>DisBack</th></tr>\n\n<tr><td>59.8</td></tr></table>",
+        "SFD-v reaches 1\u200a.\u200a2",
+        "$5\\mathord.9$ is what SFD-v reaches",
+        "SFD-v: 5\u201a9",
+        "SFD-v: 5\ua4f89",
+        "![DisBack 59.8](x.png)",
+        "DisBack is best[^1].\n\n[^1]: 59.8",
+        "DisBack is best[^note].\n\n[^note]: with an FD of 59.8",
+        "> " * 30 + "DisBack reaches 59.8",
+        "- " * 300 + "DisBack reaches 59.8",
+        "<span style='display:none'>DisBack 59.8</span>",
+        "Nice <span hidden>`DisBack 59.8`</span>",
     ],
 )
 def test_a_number_beside_a_method_s_name_without_a_mark_is_unbacked(found, text: str) -> None:
@@ -132,9 +177,18 @@ def test_a_number_beside_a_method_s_name_without_a_mark_is_unbacked(found, text:
 
 
 @pytest.mark.parametrize(
-    "text", [f"DisBack has a recall of {DISBACK}9", f"DisBack has an FD of 0.{DISBACK}", f"DisBack has {DISBACK}**9**"]
+    "text",
+    [
+        f"DisBack has a recall of {DISBACK}9",
+        f"DisBack has an FD of 0.{DISBACK}",
+        f"DisBack has {DISBACK}**9**",
+        f"DisBack has l{DISBACK}",
+        f"DisBack has O.{DISBACK}",
+        f"DisBack has 1&hairsp;{DISBACK}",
+        f"DisBack has &minus;{DISBACK}",
+    ],
 )
-def test_digits_that_touch_a_mark_make_another_number_of_it(found, text: str) -> None:
+def test_digits_and_signs_that_touch_a_mark_make_another_number_of_it(found, text: str) -> None:
     assert [one.verdict for one in found(text) if one.subject == "RESULTS.md:unmarked"] == [UNBACKED]
 
 
@@ -146,6 +200,16 @@ def test_digits_that_touch_a_mark_make_another_number_of_it(found, text: str) ->
         (f"| SFD-v, NFE 2 | {mark('sfd-v,nfe=3,fd')} |", "stands beside NFE 2, and is of NFE 3"),
         (f"SFD-v has {SFD_V}, and DisBack {SFD_V}", "stands beside disback, and is sfd-v's"),
         (f"DisBack has {mark('disback,fd', '0.01')}", "says 0.01; "),
+        (f"SFD\u2011v, NFE 3: {DISBACK}", "stands beside sfd-v, and is disback's"),
+        (f"| FD | DisBack | SFD-v |\n|---|---|---|\n| at NFE 3 | {SFD_V} | {SFD_V} |", "stands beside disback, and is sfd-v's"),
+        (f"| method | NFE | FD |\n|---|---|---|\n| SFD-v | 2 | {SFD_V} |", "stands beside NFE 2, and is of NFE 3"),
+        (f"SFD-v with 2 NFE: {SFD_V}", "stands beside NFE 2, and is of NFE 3"),
+        (f"SFD-v, NFE of 2: {SFD_V}", "stands beside NFE 2, and is of NFE 3"),
+        (f"## SFD-v, NFE 2\n\nFD: {SFD_V}", "stands beside NFE 2, and is of NFE 3"),
+        (f"## DisBack\n\nFD: {SFD_V}", "stands beside disback, and is sfd-v's"),
+        (f"SFD-v, NFE 3: ![DisBack](x.png) {DISBACK}", "stands beside sfd-v, and is disback's"),
+        (f"SFD-v <span style='display:none'>DisBack</span> {DISBACK}", "stands beside sfd-v, and is disback's"),
+        (f"SFD-v reaches {FLOOR}", "stands beside sfd-v, and is real images'"),
         ("| DisBack | <!-- number results/metrics/sfd-v/seed0.json:student/nfe3/fd_classifier -->?<!-- /number --> |", "and is sfd-v's"),
     ],
 )
@@ -165,6 +229,11 @@ def test_a_mark_that_points_to_a_better_row_is_broken(found, text: str, message:
         (f"**Held** (three seeds):\n\n* of the few-step students:\n  * {CLAIM}", BROKEN, "says held of"),
         (f"## Not held\n\nIn FD-classifier:\n\n1. {CLAIM}", BROKEN, "says not held of"),
         (f"Held:\n\n| {CLAIM} |", BROKEN, "says held of"),
+        (f"| claim | here |\n|---|---|\n| {CLAIM} | held (n = 3) |", BROKEN, "says held of"),
+        (f"- Held. {CLAIM}", BROKEN, "says held of"),
+        (f"- held \u2014 {CLAIM}", BROKEN, "says held of"),
+        (f"- {CLAIM} held.", BROKEN, "says held of"),
+        (f"{CLAIM}: held, with 3 seeds", BROKEN, "says held of"),
     ],
 )
 def test_a_verdict_that_is_not_the_table_s_is_named(found, text: str, verdict: str, message: str) -> None:
@@ -179,6 +248,13 @@ def test_what_is_measured_by_other_means_is_told_and_what_stands_beside_it_is_no
     assert list(prose.measured_otherwise(opened)) == [
         "RESULTS.md: 1 numbers are said to be measured otherwise than by the suite's stages (make bench): nothing here checks them"
     ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_text_is_read_as_an_editor_shows_it(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "README.md").write_text("DisBack reaches 59.8.\n", encoding=encoding)
+    ledger = Ledger(tmp_path, {}, {}, {"students": {"disback": {}}})
+    assert [finding.subject for finding in prose.unmarked(ledger)] == ["README.md:unmarked"]
 
 
 def test_a_card_that_came_with_a_teacher_is_told_and_is_no_result_of_this_suite(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A teacher that a suite trained, published with its card, and imported by another suite: the chain goes on into the first one."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from backtrail.data.dataset import load_dataset
 from backtrail.data.fetched_folder import fetch_outside
 from backtrail.data.sources import source_of_teacher
 from backtrail.errors import UserError
+from backtrail.export import teacher as teacher_module
 from backtrail.export.teacher import export_teacher
 from backtrail.metrics.classifier import import_classifier
 from backtrail.teachers.imported import import_teacher
@@ -45,6 +47,61 @@ def test_what_is_published_is_what_a_suite_imports(finished: Path, tmp_path: Pat
     import_classifier(tmp_path / "data/classifier.safetensors", dataset.digest)
     with pytest.raises(UserError, match="another data set"):
         import_classifier(tmp_path / "data/classifier.safetensors", "0" * 64)
+
+
+@pytest.mark.parametrize("name", ["teacher.safetensors", "classifier.safetensors", "README.md"])
+def test_what_another_wrote_is_not_overwritten(name: str, finished: Path, tmp_path: Path) -> None:
+    """Neither in a folder without a card nor in this suite's own export, where another file has taken the place of one."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / name).write_bytes(b"mine")
+    words = "README.md is there and no card of a teacher of suite" if name == "README.md" else f"{name} is there and was not exported by"
+    for beside in ([name], ["README.md", "classifier.safetensors", "teacher.safetensors"]):
+        with pytest.raises(UserError, match=words) as error:
+            export_teacher(folder, finished)
+        assert "\n" not in str(error.value) and (folder / name).read_bytes() == b"mine"
+        assert sorted(path.name for path in folder.iterdir()) == beside
+        shutil.rmtree(folder)
+        export_teacher(folder, finished)
+        (folder / name).write_bytes(b"mine")
+
+
+def test_an_earlier_export_of_this_suite_alone_is_renewed(finished: Path, ledger: Path, tmp_path: Path) -> None:
+    """An earlier one has other bytes, which its card says; one that was cut short has none yet, and the bytes that are to be."""
+    folder = tmp_path / "published"
+    export_teacher(folder, finished)
+    card, teacher = (folder / "README.md").read_text(encoding="utf-8"), (folder / "teacher.safetensors").read_bytes()
+    (folder / "README.md").unlink()
+    export_teacher(folder, finished)
+    (folder / "teacher.safetensors").write_bytes(b"earlier")
+    earlier = card.replace(hashlib.sha256(teacher).hexdigest(), hashlib.sha256(b"earlier").hexdigest())
+    (folder / "README.md").write_text(earlier, encoding="utf-8")
+    export_teacher(folder, finished)
+    assert (folder / "teacher.safetensors").read_bytes() == teacher and (folder / "README.md").read_text(encoding="utf-8") == card
+    suite = yaml.safe_load((finished / "params.yaml").read_text(encoding="utf-8"))["suite"]
+    other = card.replace(f"# The teacher of the suite `{suite}`", "# The teacher of the suite `another`")
+    (folder / "README.md").write_text(other, encoding="utf-8")
+    with pytest.raises(UserError, match=f"README.md is there and no card of a teacher of suite {suite}: name another folder"):
+        export_teacher(folder, finished)
+    assert (folder / "README.md").read_text(encoding="utf-8") == other != card
+
+
+def test_a_card_names_the_folder_where_it_lies(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the repository where it lies there, whichever folder it was named from; else as it was given."""
+
+    def local(folder: Path | str) -> str:
+        export_teacher(folder, finished)
+        card = (Path(folder) / "README.md").read_text(encoding="utf-8")
+        return yaml.safe_load(card[card.index("```yaml") + 7 : card.index("```\n\n## Quality")])["teacher"]["local"]
+
+    (tmp_path / "repository/suites/one").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "repository/suites/one")
+    monkeypatch.setattr(teacher_module, "ROOT", tmp_path / "repository")
+    assert local("../../teachers/mine") == "teachers/mine"
+    assert local(tmp_path / "repository/suites/one/export") == "suites/one/export"
+    assert local("../../123") == "123"
+    assert local(tmp_path / "out: here #1") == str(tmp_path / "out: here #1")
+    assert local("../../../out") == "../../../out"
 
 
 def test_what_a_suite_imported_is_published_by_the_suite_that_trained_it(ledger: Path, tmp_path: Path) -> None:

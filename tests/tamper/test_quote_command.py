@@ -12,9 +12,9 @@ from backtrail.audit.audit import audit
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, VERIFIED
 from backtrail.cli.quote import TEXTS
 from backtrail.ledger.hashes import hash_file
-from tamper.conftest import commit
-from tamper.forging import rewrite_ledger
+from tamper.forging import edit_lock, edit_record, rewrite_ledger
 from tamper.hand_made import LAST, build
+from tamper.repository import commit
 
 TABLE = "reports/tables/claims.csv"
 CLAIMS = """claim,text,source,quantity,verdict,n_seeds,weakest_margin,seeds_to_decide
@@ -44,11 +44,10 @@ and <!-- number {LAST}:heun/nfe34/fd --><!-- /number --> as it stands; the verdi
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    folder = build(tmp_path / "suite")
-    (folder / "reports/tables").mkdir(parents=True)
-    (folder / TABLE).write_text(CLAIMS)
-    return folder
+def suite(suite: Path) -> Path:
+    (suite / "reports/tables").mkdir(parents=True)
+    (suite / TABLE).write_text(CLAIMS)
+    return suite
 
 
 def backtrail(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -106,16 +105,36 @@ def test_another_suites_verdicts_stand_beside_and_answer_to_its_own_ledger(suite
         return [one.message for one in audit(suite, writer=TEXTS).findings if "quotes the text" in one.message]
 
     assert [message.partition("and ")[2].partition(";")[0] for message in said()] == [f"no stage of suites/study made {TABLE}"]
-    lock = yaml.safe_load((study / "dvc.lock").read_text())
-    stage = next(iter(lock["stages"].values()))
-    stage["outs"].append({"path": TABLE, "hash": "md5", "md5": hash_file(study / TABLE).md5, "size": 1})
-    (study / "dvc.lock").write_text(yaml.safe_dump(lock))
+    other = f"suites/study/{TABLE} is not what suites/study's own lock and records have"
+
+    def locked() -> None:
+        """The lock alone names the bytes that lie there."""
+        entry = {"path": TABLE, "hash": "md5", "md5": hash_file(study / TABLE).md5, "size": 1}
+        edit_lock(study, lambda stages: stages["metrics"].update(outs=[*made, entry]))
+
+    made = yaml.safe_load((study / "dvc.lock").read_text())["stages"]["metrics"]["outs"]
+    locked()
+    assert len(said()) == 1 and other in said()[0]
+    edit_record(study, "metrics", lambda record: record["outputs"].update({TABLE: hash_file(study / TABLE).sha256}), in_lock=False)
     assert said() == []
     (study / TABLE).write_text(STUDY.replace("not held", "held"))
     backtrail(suite, "quote")
-    assert len(said()) == 1 and f"suites/study/{TABLE} is not what suites/study's own ledger has" in said()[0]
+    assert len(said()) == 1 and other in said()[0]
+    locked()
+    assert len(said()) == 1 and other in said()[0], "the record still says what the stage wrote"
     (study / "dvc.lock").unlink()
     assert len(said()) == 1 and "nothing has been run here" in said()[0]
+
+
+def test_marks_that_are_shown_as_code_are_no_marks(suite: Path) -> None:
+    """A text that explains them loses nothing, and what it shows is no quotation."""
+    text = (
+        "Write `<!-- quote claims -->` where they begin,\nthen three hours' work,\nand close with `<!-- /quote -->`.\n\n"
+        f"```\n<!-- number {LAST}:heun/nfe34/fd -->PLACEHOLDER<!-- /number -->\n```\n"
+    )
+    (suite / "README.md").write_text(text)
+    assert backtrail(suite, "quote").returncode == 0 and (suite / "README.md").read_text() == text
+    assert verdicts(suite) == []
 
 
 def test_the_verdicts_are_those_of_the_table() -> None:

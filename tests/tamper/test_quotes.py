@@ -3,15 +3,13 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from backtrail.audit.audit import Audit, audit
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, VERIFIED
 from backtrail.audit.published import numbers_in
 from backtrail.ledger.ledger import open_ledger
-from tamper.conftest import commit
 from tamper.forging import rewrite_ledger
-from tamper.hand_made import LAST, build
+from tamper.hand_made import LAST
+from tamper.repository import commit
 
 
 def quote(text: str, target: str = f"{LAST}:heun/nfe34/fd") -> str:
@@ -28,11 +26,6 @@ def verdicts(done: Audit) -> list[str]:
     return [one.verdict for one in done.judged if one.number.file == "README.md"]
 
 
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    return build(tmp_path / "suite")
-
-
 def test_one_wrong_quotation_condemns_itself_alone(suite: Path) -> None:
     (suite / "README.md").write_text(f"{quote('4.25')}, {quote('4.3')}, {quote('4.2')}, {quote('4')}, {quote('5', f'{LAST}:nothing')}")
     done = audit(suite)
@@ -40,6 +33,13 @@ def test_one_wrong_quotation_condemns_itself_alone(suite: Path) -> None:
     assert verdicts(done) == [VERIFIED, BROKEN, VERIFIED, VERIFIED, UNBACKED] and done.exit_code == 30
     broken = next(finding for finding in done.findings if finding.verdict == BROKEN)
     assert "README.md says 4.3" in broken.message and len(done.resting_on(broken)) == 1
+
+
+def test_a_number_is_not_rounded_away(suite: Path) -> None:
+    """A recall of 0.51 is not 1, nor 0.49 nothing."""
+    run_again(suite, 0.51)
+    (suite / "README.md").write_text(f"{quote('0.51')}, {quote('0.5')}, {quote('1')}")
+    assert verdicts(audit(suite)) == [VERIFIED, VERIFIED, BROKEN]
 
 
 def test_what_was_published_may_be_quoted_where_it_is_not_repeated(suite: Path) -> None:

@@ -1,5 +1,6 @@
 """Short ids: whatever digest is printed of a suite's files, `why` finds the file by its head, in each suite of the repository."""
 
+import functools
 import re
 import shutil
 from pathlib import Path
@@ -63,14 +64,15 @@ def test_an_id_of_another_suite_is_answered_with_its_chain(finished: Path, tmp_p
     why_module.made_in_suites.cache_clear()
 
 
-def test_an_id_in_a_committed_picture_is_found_or_said_to_be_of_a_suite_whose_ledger_is_not_here() -> None:
+def test_an_id_in_a_committed_picture_is_found_or_said_to_be_of_a_suite_whose_ledger_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids, "open_confined", functools.cache(open_confined))  # each ledger is read once for all pictures
     pictures, answered = sorted(ROOT.glob("suites/*/reports/**/*.png")), {True: 0, False: 0}
     for picture in pictures:
         name = re.search(rb"backtrail why ([0-9a-f]{12})", picture.read_bytes())[1].decode()
         suite = next(above for above in picture.parents if above.parent == ROOT / "suites")
         has_ledger = (suite / "dvc.lock").is_file()
         if has_ledger:
-            ledger, (path,) = by_id(name, open_confined(ROOT))
+            ledger, (path,) = by_id(name, ids.open_confined(ROOT))
             assert ledger.folder / path == picture.with_suffix(".csv")
         elif not answered[False]:  # each takes a second
             place, file = suite.relative_to(ROOT), re.escape(str(picture.relative_to(ROOT)))

@@ -16,22 +16,11 @@ from backtrail.audit.runs import open_run
 from backtrail.cli.quote import TEXTS
 from backtrail.errors import UserError
 from backtrail.report.statements import STATEMENTS
-from tamper.conftest import commit
-from tamper.hand_made import LAST, build
+from tamper.hand_made import LAST
+from tamper.repository import commit
 
 pytestmark = pytest.mark.xdist_group("tamper")
 CLAIMS = "reports/tables/claims.csv"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("side-doors") / "suite")
-
-
-@pytest.fixture
-def suite(built: Path, tmp_path: Path) -> Path:
-    shutil.copytree(built, tmp_path / "suite")
-    return tmp_path / "suite"
 
 
 def audit(folder: Path) -> Audit:
@@ -144,11 +133,11 @@ def test_metrics_of_another_shape_are_no_traceback(suite: Path) -> None:
         assert audit(suite).exit_code == 30
 
 
-def test_results_are_checked_out_with_their_bytes_whatever_git_is_told_of_line_ends(built: Path, tmp_path: Path) -> None:
-    shutil.copyfile(Path(__file__).parents[2] / ".gitattributes", built / ".gitattributes")
-    subprocess.run(["git", "add", ".gitattributes"], cwd=built, check=True)
-    subprocess.run(["git", "commit", "--quiet", "--message", "bytes"], cwd=built, check=True)
-    subprocess.run(["git", "-c", "core.autocrlf=true", "clone", "--quiet", str(built), str(tmp_path / "clone")], check=True)
+def test_results_are_checked_out_with_their_bytes_whatever_git_is_told_of_line_ends(suite: Path, tmp_path: Path) -> None:
+    shutil.copyfile(Path(__file__).parents[2] / ".gitattributes", suite / ".gitattributes")
+    subprocess.run(["git", "add", ".gitattributes"], cwd=suite, check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message", "bytes"], cwd=suite, check=True)
+    subprocess.run(["git", "-c", "core.autocrlf=true", "clone", "--quiet", str(suite), str(tmp_path / "clone")], check=True)
     for path in (LAST, "dvc.lock", "results/records/metrics.json"):
-        assert (tmp_path / "clone" / path).read_bytes() == (built / path).read_bytes()
+        assert (tmp_path / "clone" / path).read_bytes() == (suite / path).read_bytes()
     assert load_json(tmp_path / "clone" / LAST)["values"]

@@ -19,6 +19,7 @@ from backtrail.layout import FIGURES, PAGE
 from backtrail.ledger.fingerprints import digest_of, file_fingerprint
 from backtrail.ledger.gathered import gather
 from backtrail.ledger.ledger import Entry, Ledger, Stage
+from backtrail.report.run_page import RUN_PAGE
 from tamper.forging import edit_lock, edit_record, flip, replace, rewrite_ledger, rewrite_lock_only
 
 pytestmark = pytest.mark.xdist_group("tamper")
@@ -280,7 +281,9 @@ def test_what_is_not_here_is_named_with_size_and_command(ledger: Path) -> None:
     size = (ledger / "results/teacher/teacher.safetensors").stat().st_size
     not_here(ledger)
     (finding,) = audit(ledger).findings
-    assert finding.absent and finding.size_bytes == size and finding.cure == "dvc pull teacher"
+    assert finding.absent and finding.size_bytes == size and finding.cure == "dvc repro teacher"
+    (ledger / ".dvc/config").write_text("['remote \"lab\"']\n    url = /nowhere\n", encoding="utf-8")
+    assert [one.cure for one in audit(ledger).findings if one.subject == finding.subject] == ["dvc pull teacher"]
 
 
 def test_an_invented_row_is_unbacked_even_with_a_rewritten_ledger(ledger: Path) -> None:
@@ -289,6 +292,12 @@ def test_an_invented_row_is_unbacked_even_with_a_rewritten_ledger(ledger: Path) 
     done = audit(ledger)
     verdicts = {one.number.row: one.verdict for one in done.judged if "results.csv:best" in one.number.name}
     assert done.exit_code == 20 and set(verdicts.values()) == {UNBACKED}
+    said = done.to_json()
+    invented = [number for number in said["numbers"] if "results.csv:best" in number["name"]]
+    assert len(invented) == sum("results.csv:best" in one.number.name for one in done.judged) > 0
+    for number in invented:
+        (reason,) = (said["findings"][i] for i in number["findings"])
+        assert reason["verdict"] == UNBACKED and reason["numbers"] == [number["name"]] and number["name"] in reason["message"]
 
 
 def recomputed(folder: Path, level: str, *patterns: str) -> Audit:
@@ -324,6 +333,15 @@ def test_a_table_and_a_picture_forged_with_their_whole_ledger_are_found_by_rende
     assert {finding.subject for finding in recomputed(ledger, "figure", "figures").findings} == {"reports/figures/nfe.svg"}
 
 
+def test_the_page_of_the_run_is_written_again_from_the_records(ledger: Path) -> None:
+    assert not recomputed(ledger, "figure", "ledger").findings
+    replace(ledger / RUN_PAGE, "CPU seconds", "CPU  seconds")
+    rewrite_ledger(ledger)
+    assert audit(ledger).exit_code == 0
+    (finding,) = recomputed(ledger, "figure", "ledger").findings
+    assert (finding.subject, finding.verdict) == (RUN_PAGE, STALE) and finding.cure == "dvc repro -f ledger"
+
+
 @pytest.mark.parametrize("error", [KeyError("guidance"), UserError("nothing to show"), TypeError("no number"), AttributeError("no text")])
 def test_what_this_version_cannot_draw_is_a_finding_and_no_traceback(tmp_path: Path, error: Exception) -> None:
     """A suite of an earlier version, or one whose tables were made to fail: its columns are not those that the report reads."""
@@ -334,7 +352,7 @@ def test_what_this_version_cannot_draw_is_a_finding_and_no_traceback(tmp_path: P
     makes = {"figures": f"{FIGURES}/nfe.png", "report": PAGE}
     stages = {name: Stage(name, f"python src/backtrail {name}", {}, {}, {path: Entry(path, "", 0)}) for name, path in makes.items()}
     ledger = Ledger(tmp_path, stages, dict.fromkeys(stages), {})
-    found, right, _ = figures(ledger, set(), ("*",), Renderers({FIGURES: fails}, fails))
+    found, right, _ = figures(ledger, set(), ("*",), Renderers({FIGURES: fails}, {PAGE: fails}))
     said = {finding.subject: finding.message for finding in found}
     assert right == set() and {"stage:figures", PAGE} <= said.keys() and all(finding.verdict == BROKEN for finding in found)
     told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

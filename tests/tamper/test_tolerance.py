@@ -14,16 +14,11 @@ from backtrail.audit.rounding import is_near
 from backtrail.cli.audit import recomputations
 from backtrail.ledger.record import processor
 from tamper.forging import edit_record, rewrite_ledger
-from tamper.hand_made import LAST, build
+from tamper.hand_made import LAST
 
 THIS_MACHINE = {"packages": {"torch": metadata.version("torch")}, "host": {"system": "Linux", "machine": "x86_64", "cpus": 1}}
 METRIC = "results/metrics/disback/seed0.json"
 GPU = {"name": "NVIDIA H100", "driver": "1", "cuda": "12", "cudnn": 9}
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    return build(tmp_path / "suite")
 
 
 def audited(folder: Path, fd: float, **said: Any) -> Audit:

@@ -17,7 +17,7 @@ from PIL import Image
 from backtrail.data.sources import _EDM_LICENCE
 from backtrail.denoiser import NetDenoiser
 from backtrail.export import standalone
-from backtrail.export.cards import example, pipeline_example, teacher_licence
+from backtrail.export.cards import _quality, example, pipeline_example, teacher_licence
 from backtrail.export.program import Programs
 from backtrail.ledger.ledger import Ledger
 from backtrail.nets.build import build, construct, save_denoiser, with_step_condition
@@ -149,6 +149,31 @@ def test_students_of_an_imported_teacher_are_bound_by_what_it_was_made_of(source
     facts = {"source": source} if source else {}
     save_denoiser(tmp_path / "data/teacher/teacher.safetensors", trained(NETS["built-in, classes"]()), **facts)
     assert teacher_licence(Ledger(tmp_path, {}, {}, {"teacher": {"source": "own-backtrail"}})) == licence
+
+
+def test_a_card_shows_every_set_that_was_measured_under_guidance_too() -> None:
+    """Of two evaluations a guided step of four is a step of two, which the student was trained for; the second metric is of one set."""
+    values = {
+        "student": {"nfe2": {"fd": 3.0}, "nfe3": {"fd": 2.0}},
+        "student-w1.5": {"nfe4": {"fd": 1.25, "clip_score": 0.5}},
+    }
+    measured = {"values": values, "trained_nfe": [2], "protocol": [{"metric": "fd", "n_images": 8}]}
+    assert list(_quality(measured)) == [
+        "| NFE | guidance | fd | clip_score |",
+        "| --- | --- | --- | --- |",
+        "| 2 | none | 3 |  |",
+        "| 3 (untrained) | none | 2 |  |",
+        "| 4 | 1.5 | 1.25 | 0.5 |",
+        "",
+        "- fd: n_images 8",
+    ]
+    del values["student-w1.5"]
+    assert list(_quality(measured))[:3] == ["| NFE | fd |", "| --- | --- |", "| 2 | 3 |"]
+    assert [line for line in _quality({"values": {"student-w2": {"nfe4": {"fd": 1.0}}}, "trained_nfe": [2], "protocol": []})][2:3] == [
+        "| 4 | 2 | 1 |"
+    ]
+    (said,) = _quality({"values": {}, "protocol": []})
+    assert said.startswith("Not measured")
 
 
 @pytest.mark.parametrize(("kind", "length"), LENGTHS)

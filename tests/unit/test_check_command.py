@@ -1,6 +1,8 @@
 """`backtrail check` on a suite's own files: what is understood is printed, what a stage would refuse later is refused here."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from snakemake.exceptions import WorkflowError
 import dvc_plan
 from backtrail.cli.own_files import check_own_files, check_text_teacher
 from backtrail.data.fetched_folder import fetch_outside
+from backtrail.data.folders import open_folder
+from backtrail.data.images import _drawn
 from backtrail.data.sources import source_of_teacher
 from backtrail.data.text_teacher import PARTS, fetched
 from backtrail.errors import UserError
@@ -113,6 +117,56 @@ def test_what_a_stage_would_refuse_later_is_refused(inside: Path, changes: dict,
     with pytest.raises(UserError) as error:
         checked(parameters(**changes))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def labelled(place: Path, labels: dict[str, int]) -> None:
+    place.write_text(json.dumps({"labels": [[name, label] for name, label in labels.items()]}), encoding="utf-8")
+
+
+def test_a_class_that_no_training_image_has_is_refused(inside: Path) -> None:
+    """Folders of two splits that do not bear the same names, labels with gaps, and a class that was drawn for the test images."""
+
+    def said(p: dict) -> str:
+        with pytest.raises(UserError) as error:
+            checked(p)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    (inside / "split").mkdir()
+    for source, place in (("cat", "train/cats"), ("dog", "test/cat")):
+        shutil.copytree(inside / "mine" / source, inside / "split" / place)
+    p = parameters(data__local="split", data__held_out=0, metrics__n_samples=20, metrics__n_curve=20)
+    assert said(p).startswith(
+        "split: there are no training images of class cat, only of cats, and samples are drawn from every class alike"
+    )
+    shutil.copytree(inside / "split/train/cats", inside / "split/train/cat")
+    shutil.copytree(inside / "split/train/cats", inside / "split/test/cats")
+    checked(p)
+
+    names = sorted(path.relative_to(inside / "mine").as_posix() for path in (inside / "mine").rglob("*.png"))
+    labelled(inside / "mine/dataset.json", {name: (1, 2, 5)[k % 3] for k, name in enumerate(names)})
+    assert said(parameters()).startswith("mine: there are no training images of class 0, 3, 4, only of 1, 2, 5,")
+    labelled(inside / "mine/dataset.json", {name: k % 2 for k, name in enumerate(names)})
+    checked(parameters())
+    in_test = _drawn(len(names), N_TEST, open_folder(inside / "mine"))
+    alone = int(np.flatnonzero(in_test)[0])
+    labelled(inside / "mine/dataset.json", {name: int(k == alone) for k, name in enumerate(names)})
+    assert said(parameters()).startswith("mine: there are no training images of class 1, only of 0,")
+    alone = int(np.flatnonzero(~in_test)[0])
+    labelled(inside / "mine/dataset.json", {name: int(k == alone) for k, name in enumerate(names)})
+    checked(parameters())
+
+
+def test_labels_of_folders_that_are_numbers_are_said_where_their_order_is_another(inside: Path) -> None:
+    mine, p = inside / "mine", parameters(teacher__net__n_classes=3)
+    for k, path in enumerate(sorted(mine.rglob("*.png"))):
+        (mine / str((1, 2, 10)[k % 3])).mkdir(exist_ok=True)
+        path.rename(mine / str((1, 2, 10)[k % 3]) / path.name)
+    said = "labels go by the text of the folders' names, not by the numbers: 1 -> 0, 10 -> 1, 2 -> 2; zeros in front (01, 02, ... 10)"
+    assert checked(p)[-1].startswith(said)
+    for old, new in (("1", "01"), ("2", "02")):
+        (mine / old).rename(mine / new)
+    assert checked(p)[-1].startswith("left out")
 
 
 def test_a_data_set_without_test_images_needs_enough_that_are_held_out(inside: Path) -> None:

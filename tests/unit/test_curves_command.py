@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from backtrail.cli import curves
 from backtrail.errors import UserError
+from backtrail.laid_down import declared_stages
+from backtrail.layout import TEACHER_LOG
 from backtrail.ledger.fingerprints import closure_files
 from backtrail.tables import load_csv, save_csv
 from backtrail.training.scratch import Scratch
@@ -39,13 +42,11 @@ def training(stage: str, rows: list[dict[str, object]]) -> None:
 
 def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Every scalar of a run by TensorBoard's own reader."""
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(folder)).Reload()
     return {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def write(folder: Path) -> str:
-    pytest.importorskip("tensorboard")
     return CliRunner().invoke(curves.command, [str(folder)], catch_exceptions=False).output
 
 
@@ -65,6 +66,14 @@ def test_a_stage_that_trains_shows_what_it_last_saved(suite: Path) -> None:
     write(suite / "board")
     assert read(suite / "board/sfd/seed1") == {"fd_classifier": [(0, 9.0), (10, 8.0), (20, 7.0)]}
     assert read(suite / "board/teacher") == {"images": [(50, 6400.0), (100, 12800.0)], "loss": [(50, 0.5)]}
+
+
+def test_a_stage_whose_name_begins_with_another_s_is_not_that_other(suite: Path) -> None:
+    training("teacher", [{"step": 50, "loss": 0.5}])
+    os.utime(next(Path(".scratch/teacher-0123456789abcdef").glob("step-*")), (1, 1))  # the oldest, and the only one that is its own
+    training("teacher-samples", [{"step": 1, "loss": 7.0}])
+    (stage,) = [stage for stage in declared_stages() if stage.name == "teacher"]
+    assert curves.curve(stage, Path(TEACHER_LOG)) == [{"step": 50, "loss": 0.5}]
 
 
 def test_what_is_trained_anew_takes_the_place_of_the_old_curve_until_it_is_done(suite: Path) -> None:

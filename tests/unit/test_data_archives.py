@@ -490,6 +490,17 @@ def test_images_of_the_wrong_kind(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("saved", [{}, {"progressive": True}, {"restart_marker_blocks": 3}, {"comment": b"\xff\xd9"}])
+def test_a_jpeg_whose_end_was_filled_with_zeros_is_refused(saved):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = encoded(Image.fromarray(noise), "JPEG", **saved)
+    behind = decode(whole + bytes(600), "x")  # what stands behind the end is of no concern
+    assert np.array_equal(behind, decode(whole, "x"))
+    for kept in (len(whole) // 10, len(whole) // 2, len(whole) - 1):
+        with pytest.raises(UserError, match="no whole JPEG"):
+            decode(whole[:kept].ljust(len(whole), b"\0"), "x")
+
+
 def test_a_picture_that_claims_a_billion_pixels(tmp_path):
     claim = bytearray(PICTURE)
     claim[16:24] = struct.pack(">2L", 40_000, 40_000)

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import Tensor
 
-from backtrail.cli.images import command, seed_range
+from backtrail.cli.images import check_finite, command, seed_range
 from backtrail.data.dataset import to_uint8
 from backtrail.errors import UserError
 from backtrail.nets.build import BuiltIn, construct, load_denoiser, save_denoiser
@@ -143,13 +143,38 @@ def test_a_grid_holds_them_row_by_row(suite: Path, tmp_path: Path, monkeypatch: 
         (["teacher", "--out", "params.yaml"], "--out params.yaml: expected a .png file, or a folder"),
         (["diffusers.safetensors", "--guidance", "2"], "needs a denoiser that was trained on classes and on their absence"),
         (["teacher", "--seeds", "5-1"], "--seeds is one seed or FIRST-LAST"),
+        (["teacher", "--seeds", "9" * 5000], "--seeds is one seed or FIRST-LAST, of at most 18 digits each, for example 0-63; found '999"),
+        (["teacher", "--seeds", f"0-{'9' * 5000}"], "--seeds is one seed or FIRST-LAST"),
+        (["teacher", "--guidance", "nan"], "--guidance is a weight from 0 to 1000; found nan"),
+        (["teacher", "--guidance", "inf"], "--guidance is a weight from 0 to 1000; found inf"),
+        (["one", "--guidance", "1e40"], "--guidance is a weight from 0 to 1000; found 1e+40"),
+        (["teacher", "--guidance", "-1"], "--guidance is a weight from 0 to 1000; found -1"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
 def test_what_cannot_be_is_refused_in_a_sentence(suite: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError) as refused:
         invoke(suite, monkeypatch, *arguments)
     assert message in str(refused.value) and not (suite / "images.png").exists()
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
+
+
+def test_no_picture_is_made_of_what_is_no_number(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As uint8, NaN is 0: images of a network that has run away would look black, and like its own."""
+    denoiser = load_denoiser(suite / "results/teacher/teacher.safetensors")
+    with torch.no_grad():
+        for value in denoiser.parameters():
+            value.fill_(1e38)
+    save_denoiser(tmp_path / "away.safetensors", denoiser)
+    with pytest.raises(
+        UserError, match=r"away\.safetensors makes values that are not finite in 10 of 10 images, the first of seed 60: lower"
+    ):
+        invoke(suite, monkeypatch, str(tmp_path / "away.safetensors"), "--seeds", "60-69", "--out", str(tmp_path / "images.png"))
+    assert not (tmp_path / "images.png").exists()
+    made = torch.zeros(10, 3, SIDE, SIDE)
+    made[4, 2, 1, 0] = torch.inf
+    with pytest.raises(UserError, match="in 1 of 10 images, the first of seed 64"):
+        check_finite(made, SEEDS, Path("weights"))
 
 
 def test_seed_ranges() -> None:

@@ -212,6 +212,39 @@ def test_teachers_that_do_not_fit(here: Path) -> None:
     assert "text.pkl" in refused("mine", "--images", images, "--teacher", here / "text.pkl")
 
 
+def test_classes_without_training_images(here: Path) -> None:
+    (here / "split").mkdir()
+    for n, place in ((60, "train/a"), (20, "test/b")):
+        write_images(here / "split" / place, n)
+    assert refused("mine", "--images", here / "split").startswith(f"{here / 'split'}: there are no training images of class b, only of a,")
+    write_images(here / "split/train/b", 60)
+    written("mine", "--images", here / "split")
+
+
+def test_folders_that_are_numbers_in_the_order_of_text(here: Path) -> None:
+    """A teacher that was trained elsewhere counts them as numbers; one of another suite has learned them as they are told here."""
+    images = here / "numbers"
+    for number in (1, 2, 10):
+        write_images(images / str(number), 60, colour=True)
+    said = "labels go by the text of the folders' names, not by the numbers: 1 -> 0, 10 -> 1, 2 -> 2; zeros"
+    _, lines = written("numbers", "--images", images)
+    assert any(line.startswith(said) for line in lines)
+    written("unconditional", "--images", images, "--teacher", write_edm(here / "plain.pkl"))
+    conditional = write_edm(here / "net.pkl", label_dim=3)
+    assert refused("mine", "--images", images, "--teacher", conditional).startswith(
+        f"--teacher {conditional} would be told other classes than it was trained on: {said}"
+    )
+    pipeline = write_diffusers(here / "classes", num_class_embeds=3)
+    assert "would be told other classes" in refused("mine", "--images", images, "--teacher", pipeline)
+    net = UNetParameters(image_channels=3, resolution=16, channels=[8, 8], n_classes=3)
+    save_denoiser(here / "built.safetensors", build(net, 0.5))
+    written("built", "--images", images, "--teacher", here / "built.safetensors")
+    for digit in ("1", "2"):
+        (images / digit).rename(images / f"0{digit}")
+    _, lines = written("ordered", "--images", images, "--teacher", conditional)
+    assert not any(line.startswith("labels go by") for line in lines)
+
+
 def test_a_safetensors_file_that_is_no_teacher_is_called_what_it_is(here: Path) -> None:
     """Nothing is to be deleted or run again: the file is the user's only one."""
     images, path = write_images(here / "rgb", 60, colour=True), here / "x.safetensors"

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from backtrail.cli.compute_cost import count, forward_gflop, inception_gflop, network
 from backtrail.cli.plan import A100_HALF_TFLOPS, command, files, operations, rate_of, summary
+from backtrail.ledger.ledger import parse_lock
 from backtrail.parameters.suite import read_suite
 
 ROOT = Path(__file__).parents[2]
@@ -111,8 +112,61 @@ def test_files_are_here_supplied_cached_or_to_be_got(tmp_path, monkeypatch):
     table = files(supplied).set_index("file")
     assert table.loc["cifar-10-binary.tar.gz", "state"] == "here" and table.loc["cifar-10-binary.tar.gz", "bytes"] == 5
     assert table.loc["edm-cifar10-32x32-uncond-vp.pkl", "state"] == "supplied in mine.pkl"
+    assert table.loc["edm-cifar10-32x32-uncond-vp.pkl", "bytes"] == 3
     assert table.loc["cifar10-32x32.npz", "state"].startswith("in DVC's cache")
     assert summary(files(supplied)) == "0 of 5 files to get: 0 bytes"
+
+
+def test_a_file_that_lies_in_git_is_said_with_its_size(monkeypatch):
+    """The built-in suite's teacher, before `fetch-teacher` has put it in its place."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("backtrail.layout.FETCHED_TEACHER", "nowhere")
+    table = files(read_suite())
+    table = table[table["stage"] == "fetch-teacher"]
+    lies = ROOT / "data/teachers/fashion-mnist"
+    assert set(table["state"]) == {"supplied in data/teachers/fashion-mnist"} and "teacher.safetensors" in set(table["file"])
+    assert list(table["bytes"]) == [(lies / name).stat().st_size for name in table["file"]]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "", '{"seconds": 1.0, "gpu_', '{"seconds": null, "gpu_seconds": 0.0}'])
+def test_a_stage_whose_record_is_damaged_is_still_to_do(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results/records").mkdir(parents=True)
+    Path("results/records/trajectory-distillation@sfd-1.json").write_text(text, encoding="utf-8")
+    table = operations(list(count(SUITES["cifar10"])), 2.0, 11.0).set_index("stage")
+    assert table.loc["trajectory-distillation@sfd", "done"] == 0 and table.loc["trajectory-distillation@sfd", "seconds"] == 0
+
+
+def test_in_a_clone_the_hours_are_those_of_the_ledger_that_git_keeps(monkeypatch):
+    """Nothing of it counts as done here."""
+    monkeypatch.chdir(ROOT / "suites/study")
+    counted = list(count(read_suite()))
+    table = operations(counted, per_forward=1.0, per_image=1.0).set_index("stage")
+    assert table.loc["score-distillation@disback", "seconds"] > 600 and table.loc["score-distillation@disback", "done"] in (0, 6)
+    assert (table.index != "").all() and table.index.is_unique
+
+
+def test_jobs_of_several_extractors_are_called_by_their_stage():
+    table = operations(list(count(SUITES["cifar10"])), per_forward=1.0, per_image=1.0)
+    assert table[table["stage"] == "reference"]["jobs"].tolist() == [2]
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf", "0", "1e-320", "-1"])
+def test_a_rate_that_is_none_is_refused(rate, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(command, ["--tflops", rate])
+    assert done.exit_code != 0 and "--tflops" in f"{done.output}{done.exception}"
+
+
+def test_the_lock_is_parsed_once_and_what_is_outside_is_looked_for_once(tmp_path, monkeypatch):
+    for name in ("params.yaml", "dvc.lock"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    parsed, looked = [], []
+    monkeypatch.setattr("backtrail.cli.plan.parse_lock", lambda text: parsed.append(text) or parse_lock(text))
+    monkeypatch.setattr("backtrail.cli.plan.files", lambda suite: looked.append(suite) or files(suite))
+    assert "To fetch:" in CliRunner().invoke(command, [], catch_exceptions=False).output
+    assert len(parsed) <= 1 and len(looked) == 1
 
 
 def test_the_command_says_all_of_it_and_does_nothing(monkeypatch, tmp_path):

@@ -17,14 +17,14 @@ import yaml
 from click.testing import CliRunner, Result
 from synthetic_suite import SEEDS, STUDENTS, write_suite
 
-from backtrail.audit.published import FILE, last_with_results, publish
-from backtrail.audit.reproduced import FLOAT, OUTSIDE, ROUNDED, SAME, WITHIN, Reproduction, reproduced
+from backtrail.audit.published import FILE, Origin, last_with_results, publish
+from backtrail.audit.reproduced import FLOAT, OUTSIDE, ROUNDED, SAME, WITHIN, Held, Reproduction, reproduced
 from backtrail.cli.reproduced import command
 from backtrail.errors import UserError
 from backtrail.ledger.repository import file_at
 from backtrail.report.tables import render_table
-from tamper.conftest import commit, run
 from tamper.forging import rewrite_lock_only
+from tamper.repository import commit, run
 
 ROOT = Path(__file__).parents[2]
 RESULTS, CLAIMS = "reports/tables/results.csv", "reports/tables/claims.csv"
@@ -45,9 +45,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def suite(published: Path, tmp_path: Path) -> Path:
-    """A clone of it, without the records, to run anew."""
+    """A copy of it, which has run on the same machine."""
     shutil.copytree(published, tmp_path / "suite")
-    shutil.rmtree(tmp_path / "suite/results/records")
     return tmp_path / "suite"
 
 
@@ -86,6 +85,7 @@ def flip(folder: Path, claim: str, was: str, now: str) -> None:
     changed = [line.replace(f",{was},", f",{now},", 1) if line.startswith(f"{claim},") else line for line in lines]
     assert changed != lines
     (folder / CLAIMS).write_text("".join(changed), encoding="utf-8")
+    rewrite_lock_only(folder)
 
 
 def owners(found: Reproduction, near: str) -> set[str]:
@@ -99,7 +99,7 @@ def test_the_published_run_is_the_same_to_the_last_digit(suite: Path) -> None:
     found = reproduced(suite)
     assert found.exit_code == 0 and not found.changed and found.n_verdicts == 12
     assert len(found.of(SAME)) == len(found.numbers) > 300
-    assert found.published.processors == (HERE,) and found.here.processors == (HERE,)  # nothing was run in the clone
+    assert found.published.processors == (HERE,) and found.here.processors == (HERE,)
 
 
 def test_another_machine(suite: Path) -> None:
@@ -112,7 +112,7 @@ def test_another_machine(suite: Path) -> None:
     found = reproduced(suite)
     assert owners(found, SAME) >= {"diff-instruct", "trajectory", "euler", "heun"}
     assert (owners(found, ROUNDED), owners(found, WITHIN), owners(found, OUTSIDE)) == ({"sfd"}, {"sfd-v"}, {"disback"})
-    assert found.exit_code == 1 and [(one.claim, one.published, one.here) for one in found.changed] == [
+    assert found.exit_code == 6 and [(one.claim, one.published, one.here) for one in found.changed] == [
         ("sfd-beats-dpmpp", "held", "undecided at this size")
     ]
     assert (found.published.processors, found.here.processors) == ((HERE,), (THERE,))
@@ -131,6 +131,11 @@ def test_the_teacher_is_one_model_and_judged_by_its_metrics_usual_spread(suite: 
     assert owners(reproduced(suite), OUTSIDE) >= {"heun", "euler"}
 
 
+def test_the_farthest_stand_first_and_what_has_no_spread_before_them() -> None:
+    held = [Held(name, 1.0, here, std, OUTSIDE) for name, here, std in (("near", 2.0, 0.4), ("alone", 1.5, math.nan), ("far", 9.0, 1.0))]
+    assert [one.name for one in Reproduction(Origin(""), Origin(""), held, 0, []).of(OUTSIDE)] == ["alone", "far", "near"]
+
+
 def test_a_spread_that_grew_is_no_excuse(suite: Path) -> None:
     """It is the published spread that counts, not that of the run which is judged."""
     path = suite / "results/metrics/disback/seed0.json"
@@ -139,13 +144,54 @@ def test_a_spread_that_grew_is_no_excuse(suite: Path) -> None:
     assert any(one.name.startswith(RESULTS) for one in reproduced(suite).of(OUTSIDE))
 
 
+def test_published_files_laid_over_another_run_s_are_no_result_of_it(suite: Path) -> None:
+    """What lies here is what was published, and the lock of the run here names other bytes."""
+    right = {path: path.read_bytes() for path in (suite / "results/metrics").rglob("*.json")}
+    moved(suite, "disback", 2.0)
+    rewrite_lock_only(suite)
+    for path, content in right.items():
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="it is of another run"):
+        reproduced(suite)
+
+
 def test_what_is_missing_is_named(suite: Path) -> None:
     path = suite / "results/metrics/sfd/seed2.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     del content["values"]["student"]["nfe2"]["fd_classifier"]
     path.write_text(json.dumps(content), encoding="utf-8")
+    rewrite_lock_only(suite)
     found = reproduced(suite)
-    assert found.missing == ["results/metrics/sfd/seed2.json:student/nfe2,fd_classifier"] and found.exit_code == 1
+    assert found.missing == ["results/metrics/sfd/seed2.json:student/nfe2,fd_classifier"] and found.exit_code == 6
+
+
+def test_nothing_to_hold_it_against_is_told_from_every_other_error(suite: Path, published: Path, tmp_path: Path) -> None:
+    shutil.rmtree(suite / ".git")
+    with pytest.raises(UserError) as without_history:
+        reproduced(suite)
+    run(suite, "git", "init", "--quiet", ".")
+    run(suite, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--allow-empty", "--message", "none")
+    with pytest.raises(UserError) as without_results:
+        reproduced(suite)
+    assert without_history.value.exit_code == without_results.value.exit_code == 7
+    shutil.rmtree(suite / "results/records")
+    with pytest.raises(UserError) as without_a_run:
+        reproduced(suite)
+    assert without_a_run.value.exit_code == 7
+    with pytest.raises(UserError) as no_commit:
+        reproduced(published, "no-such-commit")
+    assert no_commit.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("code", "passes"), [(0, True), (6, True), (7, True), (1, False), (2, False), (4, False), (130, False)])
+def test_make_is_content_with_another_result_and_with_no_failure(code: int, passes: bool, tmp_path: Path) -> None:
+    """The line of `make repro`, on a command that ends so."""
+    printed = subprocess.run(["make", "--dry-run", "repro"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in printed.splitlines() if line.startswith("backtrail reproduced ")]
+    (tmp_path / "backtrail").write_text(f"#!/bin/sh\nexit {code}\n", encoding="utf-8")
+    (tmp_path / "backtrail").chmod(0o755)
+    ended = subprocess.run(["sh", "-c", line], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).returncode
+    assert ended == (0 if passes else code)
 
 
 def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
@@ -160,7 +206,7 @@ def test_text_and_json(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (suite / "reports/index.html").write_text("page")
     said, told = invoke(suite, monkeypatch), invoke(suite, monkeypatch, "--json")
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=suite, check=True, capture_output=True, text=True).stdout.strip()
-    assert said.exit_code == told.exit_code == 1
+    assert said.exit_code == told.exit_code == 6
     found = json.loads(told.stdout)
     assert found["published"]["commit"] == head and sum(found["counts"].values()) == len(reproduced(suite).numbers)
     lines = said.stdout.splitlines()
@@ -177,13 +223,19 @@ def inside(text: str, tag: str) -> list[str]:
     return [html.unescape(re.sub(r"<[^>]+>", "", of)).strip() for of in found]
 
 
+def test_a_page_takes_no_other_file_s_place(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (suite / "dvc.lock").read_bytes()
+    said = invoke(suite, monkeypatch, "--page", "dvc.lock")
+    assert isinstance(said.exception, UserError) and (suite / "dvc.lock").read_bytes() == before
+
+
 def test_the_page_has_every_number_beside_the_published_one(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved(suite, "disback", 1.1)
     finish(suite, THERE)
     flip(suite, "sfd-beats-dpmpp", "held", "not held")
     (suite / "reports/index.html").write_text("page")
     found, said = reproduced(suite), invoke(suite, monkeypatch, "--page", "there/near.html")
-    assert said.stdout.splitlines()[-1] == "Number by number: there/near.html" and said.exit_code == 1
+    assert said.stdout.splitlines()[-1] == "Number by number: there/near.html" and said.exit_code == 6
     page = (suite / "there/near.html").read_text(encoding="utf-8")
     assert '<a href="../reports/index.html">What came out</a>' in page and "The run" not in page
     body = page[page.index("<tbody>") : page.index("</tbody>")]
@@ -252,11 +304,13 @@ def test_a_cell_that_is_no_number_is_missing(suite: Path) -> None:
     place = lines[0].split(",").index("fd_classifier_mean")
     lines[-1] = ",".join([*cells[:place], "better", *cells[place + 1 :]])
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rewrite_lock_only(suite)
     (name,) = reproduced(suite).missing
     assert name.startswith(f"{RESULTS}:") and name.endswith("fd_classifier_mean")
 
 
 def test_nothing_is_published_without_a_record(suite: Path) -> None:
+    shutil.rmtree(suite / "results/records")
     with pytest.raises(UserError, match="no record that says where it was made"):
         publish(suite)
     finish(suite, THERE)

@@ -55,3 +55,39 @@ def test_without_a_table_it_says_what_makes_one(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"results\.csv is missing or empty: `make repro`"):
         CliRunner().invoke(results.command, catch_exceptions=False)
+
+
+HEAD = "method,nfe,guidance,n_seeds,trained,cost_F,fid_mean,fid_std\n"
+FIRST, SECOND = ("sfd-v,4,1.0,3,True,10.0,13.25,0.5\n", "sfd-v,5,1.0,3,True,10.0,{},{}\n")
+OURS, THEIRS = SECOND.format("12.0", "0.4"), SECOND.format("11.0", "0.4")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (f"{FIRST}<<<<<<< HEAD\n{OURS}=======\n{THEIRS}>>>>>>> other\n", "line 3 is a mark of git's, <<<<<<<, that both sides have"),
+        (f"{FIRST}{OURS}>>>>>>> other\n", "line 4 is a mark of git's, >>>>>>>"),
+        (f"{FIRST}\n{SECOND.format('n.a.', '')}", "line 4: fid_mean is 'n.a.', not a number"),
+        (FIRST + SECOND.format("12.0", "?"), "line 3: fid_std is '?', not a number"),
+        (f"{FIRST}sfd-v,5\n", "line 3 has 2 cells, and the table 8 columns"),
+    ],
+)
+def test_a_table_that_is_none_is_refused_by_its_line(rows: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "reports/tables/results.csv"
+    table.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    table.write_text(HEAD + FIRST + OURS, encoding="utf-8")
+    assert CliRunner().invoke(results.command, ["fid"], catch_exceptions=False).output.splitlines()[1].split()[-3:] == ["13.25", "±", "0.5"]
+    table.write_text(HEAD + rows, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        CliRunner().invoke(results.command, ["fid"], catch_exceptions=False)
+    assert str(error.value).startswith(f"reports/tables/results.csv, {said}") and "\n" not in str(error.value)
+
+
+def test_a_conflict_over_the_columns_is_said_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "reports/tables/results.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text(f"<<<<<<< HEAD\n{HEAD}{FIRST}=======\n{HEAD}{OURS}>>>>>>> other\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"results\.csv, line 1 is a mark of git's, <<<<<<<"):
+        CliRunner().invoke(results.command, ["fid"], catch_exceptions=False)

@@ -10,7 +10,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from run_progress import AROUND_S, CLEAR, Display, Progress, in_words, past_costs
 
-PLAN = {"stages": [{"name": name} for name in ("data", "teacher", "student@a-0", "student@a-1", "figure")], "stale": {}}
+PARENTS = {"data": [], "teacher": ["data"], **{f"student@a-{n}": ["teacher"] for n in (0, 1)}, "figure": ["student@a-0", "student@a-1"]}
+PLAN = {"stages": [{"name": name, "parents": parents} for name, parents in PARENTS.items()], "stale": {}}
 
 
 def event(kind: LogEvent, **said: object) -> logging.LogRecord:
@@ -56,6 +57,43 @@ def test_a_run_says_what_is_done_what_runs_and_what_is_left(progress: Progress, 
     clock.now = 600
     assert str(progress).startswith("2 of 5 stages done; running: student@a-1 (2 min); about ")
     assert not progress.note(event(LogEvent.JOB_INFO, jobid=1, rule_name="all"))
+
+
+def run(progress: Progress, clock: Clock, name: str, until: float, ends: LogEvent = LogEvent.JOB_FINISHED) -> None:
+    job = sorted(progress.names).index(name)
+    progress.note(event(LogEvent.JOB_INFO, jobid=job, rule_name=name))
+    clock.now = until
+    progress.note(event(ends, **{"job_id" if ends == LogEvent.JOB_FINISHED else "jobid": job}))
+
+
+def test_what_failed_and_what_stands_on_it_is_not_waited_for_until_it_is_tried_again(progress: Progress, clock: Clock) -> None:
+    run(progress, clock, "teacher", until=100)
+    run(progress, clock, "student@a-0", until=120, ends=LogEvent.JOB_ERROR)
+    assert progress.todo() == {"student@a-1"} and progress.left_s() == 40, "the 20 s that failed are no sign of a slow run"
+    run(progress, clock, "student@a-0", until=130, ends=LogEvent.JOB_ERROR)
+    assert progress.todo() == {"student@a-1"}
+    progress.note(event(LogEvent.JOB_INFO, jobid=3, rule_name="student@a-0"))
+    assert progress.todo() == {"student@a-0", "student@a-1", "figure"} and progress.left_s() == 100
+    run(progress, clock, "student@a-0", until=170)
+    run(progress, clock, "student@a-1", until=200, ends=LogEvent.JOB_ERROR)
+    assert str(progress) == "3 of 5 stages done", "nothing is left to wait for"
+
+
+def test_a_frozen_stage_passes_no_failure_on(clock: Clock) -> None:
+    """It is up to date whatever became of its parents: the run has not asked for it, and makes what stands on it."""
+    of = Progress({**PLAN, "stale": {"teacher": "changed", "figure": "changed"}}, {"figure": 20 - AROUND_S}, clock)
+    of.note(event(LogEvent.RUN_INFO, stats={"teacher": 1, "figure": 1, "total": 2}))
+    of.note(event(LogEvent.JOB_STARTED, jobs=[1]))
+    run(of, clock, "teacher", until=1, ends=LogEvent.JOB_ERROR)
+    assert of.todo() == {"figure"}
+
+
+def test_a_failure_is_noted_where_no_time_is_known(clock: Clock) -> None:
+    of = Progress({**PLAN, "stale": {"figure": "changed"}}, {}, clock)
+    of.note(event(LogEvent.RUN_INFO, stats={"figure": 1, "total": 1}))
+    of.note(event(LogEvent.JOB_STARTED, jobs=[1]))
+    run(of, clock, "figure", until=1, ends=LogEvent.JOB_ERROR)
+    assert str(of) == "4 of 5 stages done" and of.left_s() is None
 
 
 def test_a_stage_that_is_forced_is_not_done_yet(clock: Clock) -> None:

@@ -49,6 +49,7 @@ class Audit:
     notes: list[str] = field(default_factory=list)
     bytes_read: int = 0
     suspicions: list[Suspicion] = field(default_factory=list)
+    stages_again: int = 0  # whole stages that ran again to their end
 
     @property
     def exit_code(self) -> int:
@@ -65,19 +66,22 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for programs."""
-        order = {id(finding): i for i, finding in enumerate(self.findings)}
+        # A number that nothing is behind has a finding of its own, which is none of the suite's files.
+        findings = list(dict.fromkeys([*self.findings, *(finding for one in self.judged for finding in one.because)]))
+        order = {finding: i for i, finding in enumerate(findings)}
         return {
             "exit_code": self.exit_code,
             "bytes_read": self.bytes_read,
+            "stages_again": self.stages_again,
             "notes": self.notes,
             "suspicions": [vars(one) for one in self.suspicions],
-            "findings": [vars(finding) | {"numbers": [one.number.name for one in self.resting_on(finding)]} for finding in self.findings],
+            "findings": [vars(finding) | {"numbers": [one.number.name for one in self.resting_on(finding)]} for finding in findings],
             "numbers": [
                 {
                     "name": one.number.name,
                     "text": one.number.text,
                     "verdict": one.verdict,
-                    "findings": [order[id(finding)] for finding in one.because],
+                    "findings": [order[finding] for finding in one.because],
                 }
                 for one in self.judged
             ],
@@ -85,7 +89,8 @@ class Audit:
         }
 
 
-Recompute = Callable[[Ledger, set[str]], tuple[list[Finding], set[str], list[str]]]
+Rerun = tuple[list[Finding], set[str], list[str], int]  # findings, files that came out the same, notes, stages that ran to their end
+Recompute = Callable[[Ledger, set[str]], tuple[list[Finding], set[str], list[str]] | Rerun]
 
 
 def no_text(name: str, *_: object) -> NoReturn:
@@ -101,8 +106,8 @@ def audit(
 ) -> Audit:
     """Check every byte and link and what was left out, then recompute what is asked for.
 
-    Each recomputation gives findings, the files it confirmed, and notes. claims: the keys that the package's table of claims has.
-    writer: of the texts that prose quotes whole.
+    Each recomputation gives findings, the files it confirmed, notes, and, if it runs stages, how many ran again to their end. claims: the
+    keys that the package's table of claims has. writer: of the texts that prose quotes whole.
     """
     ledger = open_confined(folder)
     hashes = Hashes(ledger.folder)
@@ -113,13 +118,16 @@ def audit(
         findings.append(Finding(BROKEN, f"{PUBLISHED_FILE}:machine", f"{RECORDS} -> {PUBLISHED_FILE}", said_otherwise, REPUBLISH))
     notes, confirmed = [*_notes(ledger), *papers_digest(ledger), *said], set()
     bad = {finding.subject for finding in findings if finding.verdict != VERIFIED}
+    stages_again = 0
     for recompute in recomputations or []:
-        found, right, said = recompute(ledger, bad)
+        found, right, said, *again = recompute(ledger, bad)
         findings += found
         confirmed |= right
         notes += said
+        stages_again += sum(again)
     judged = [judge(ledger, number, findings, confirmed) for number in [*numbers(ledger), *quoted(ledger, writer)]]
-    return Audit(ledger, findings, judged, list(_documents(ledger, findings, confirmed)), notes, hashes.bytes_read, suspicions(ledger))
+    documents = list(_documents(ledger, findings, confirmed))
+    return Audit(ledger, findings, judged, documents, notes, hashes.bytes_read, suspicions(ledger), stages_again)
 
 
 def judge(ledger: Ledger, number: Number, findings: list[Finding], confirmed: set[str]) -> Judged:

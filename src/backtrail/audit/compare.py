@@ -3,19 +3,19 @@
 A run is a suite's folder, a git revision of this suite, or one stage's record.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from backtrail import layout
 from backtrail.artifacts import load_json
 from backtrail.audit.published import origin
-from backtrail.audit.runs import Run, open_run
+from backtrail.audit.runs import Run, object_of, open_run
 from backtrail.errors import UserError
 from backtrail.ledger.ledger import Stage
 from backtrail.nested import differences
 
 ENVIRONMENT = ("python", "packages", "environment_sha256", "determinism", "host", "device", "processes")
+NO_METRIC_FILE = "is no metric file: torn, or of another form"
 LEAST_SURE = "nothing that is recorded differs: the stage does not make the same bytes on every run"
 
 
@@ -101,15 +101,28 @@ def _unlike(name: str, was: Any, now: Any) -> list[str]:
 
 
 def _numbers(a: Run, b: Run) -> list[dict[str, Any]]:
-    """Values of metric files that differ."""
+    """Values of metric files that differ. One that is none in either run is named in place of its values."""
     found = []
     for stage in a.stages.values():
         for path in stage.products:
             if path.startswith(f"{layout.METRICS}/") and stage.name in b.stages:
-                values = [json.loads(text).get("values", {}) if (text := run.read(path)) else {} for run in (a, b)]
+                values = [_values(run, path) for run in (a, b)]
+                if None in values:
+                    said = [NO_METRIC_FILE if of is None else "can be read" for of in values]
+                    found.append({"file": path, "value": "as a whole", "first": said[0], "second": said[1]})
+                    continue
                 unlike = differences(*values)
                 found += [{"file": path, "value": ".".join(place), "first": was, "second": now} for place, was, now in unlike]
     return found
+
+
+def _values(run: Run, path: str) -> Any:
+    """The values of a metric file, {} where a run has no such file; None where it is torn or of another form."""
+    try:
+        content = {} if (text := run.read(path)) is None else object_of(text)
+    except UnicodeDecodeError:
+        return None
+    return None if content is None else content.get("values", {})
 
 
 def _compare_records(first: str, second: str) -> dict[str, Any]:

@@ -5,15 +5,23 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from backtrail.audit.findings import ABSENT, BROKEN, UNBACKED, Finding
 from backtrail.layout import GATHERED
 from backtrail.ledger.fingerprints import text_fingerprint
 from backtrail.ledger.hashes import Digest, Hashes, hash_bytes
 from backtrail.ledger.ledger import Entry, Ledger, Stage
-from backtrail.ledger.repository import cached, code_at, file_at, silence
+from backtrail.ledger.repository import cached, code_at, file_at, root_of, silence
 
 TEXT_BYTES = 1 << 22  # of longer files the lines that differ are not looked for
+
+
+def brings(folder: Path) -> str:
+    """What brings an output that is not here: `dvc pull` where the suite names a remote, or else making it."""
+    configs = (folder / ".dvc" / name for name in ("config", "config.local"))
+    named = any('remote "' in config.read_text(encoding="utf-8", errors="replace") for config in configs if config.is_file())
+    return "dvc pull" if named else "dvc repro"
 
 
 @dataclass
@@ -34,6 +42,16 @@ class Evidence:
     def git_is_silent(self) -> str | None:
         """Why git holds no commit of the suite; None if it does."""
         return silence(self.ledger.folder)
+
+    @cached_property
+    def fetches_more(self) -> str:
+        """What brings objects that git left behind when the repository was cloned: commits, or files' contents; empty if it left none."""
+        git = (root_of(self.ledger.folder) or self.ledger.folder) / ".git"
+        if (git / "shallow").is_file():
+            return "git fetch --unshallow"
+        config = git / "config"
+        partial = config.is_file() and "promisor" in config.read_text(encoding="utf-8", errors="replace")
+        return "git fetch --refetch" if partial else ""
 
     def code_in(self, commit: str) -> dict[str, str]:
         """Fingerprints of the code's files in a commit that is held, by path in the folder of the code."""
@@ -68,7 +86,7 @@ def _output(of: Evidence, stage: Stage, entry: Entry) -> Iterator[Finding]:
         recorded = entry.path in ((of.ledger.records[stage.name] or {}).get("outputs") or {}) or stage.keeps_books
         message = f"{entry.path} ({entry.size_bytes:,} bytes) is not here"
         verdict = ABSENT if recorded else UNBACKED
-        yield Finding(verdict, entry.path, link, message, f"dvc pull {stage.name}", entry.size_bytes, absent=True)
+        yield Finding(verdict, entry.path, link, message, f"{brings(of.ledger.folder)} {stage.name}", entry.size_bytes, absent=True)
     elif digest.md5 != entry.md5:
         message = f"{entry.path}: md5 {digest.md5}, dvc.lock has {entry.md5} ({digest.size_bytes:,} and {entry.size_bytes:,} bytes)"
         yield Finding(BROKEN, entry.path, link, message + _where(of, entry, digest), f"dvc checkout {entry.path}")

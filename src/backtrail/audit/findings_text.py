@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from backtrail.audit.audit import Audit, Judged
+from backtrail.audit.evidence import brings
 from backtrail.audit.findings import Finding
 
-SHOWN = 6  # numbers named under a finding, unless all are asked for
+SHOWN = 6  # numbers named under a finding, and files that are not here, unless all are asked for
 
 
 def findings_in_words(done: Audit, everything: bool = False) -> Iterator[str]:
@@ -17,9 +18,12 @@ def findings_in_words(done: Audit, everything: bool = False) -> Iterator[str]:
     if absent:
         resting = {one.number.name for finding in absent for one in done.resting_on(finding)}
         total = sum(finding.size_bytes for finding in absent)
-        yield f"not here: {len(absent)} files, {total:,} bytes; {len(resting):,} numbers rest on them; `dvc pull` brings them"
-        for finding in absent:
+        cures = f"`{brings(done.ledger.folder)}` brings them"
+        yield f"not here: {len(absent)} files, {total:,} bytes; {len(resting):,} numbers rest on them; {cures}"
+        for finding in absent if everything else absent[:SHOWN]:
             yield f"  {finding.message}{f'; `{finding.cure}`' if finding.cure else ''}"
+        if len(absent) > SHOWN and not everything:
+            yield f"  and {len(absent) - SHOWN} more (--all names them)"
     for one in done.judged:
         if any(finding not in done.findings for finding in one.because):
             yield f"{one.verdict}: {one.number.name} = {one.number.text}: no stage made what it would rest on"

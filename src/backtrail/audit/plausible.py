@@ -15,7 +15,6 @@ tolerance, below stale. What cannot be read is passed over here: the hash level 
 """
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from backtrail.audit.copies import archive, copied, sampled
+from backtrail.audit.runs import object_at
 from backtrail.layout import CURVES, METRICS, SAMPLES, STATES, reference_values
 from backtrail.ledger.history import commit_times
 from backtrail.ledger.ledger import Ledger
@@ -68,19 +68,34 @@ def _ways(ledger: Ledger) -> Iterator[Suspicion]:
                 yield Suspicion(path, f"{path}: {what}; one stage made both, and they should be the same")
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Distances of real images from real ones: by metric; and fd_classifier, of as many images as are measured and as a curve takes."""
+
+    by_metric: dict[str, float]
+    whole: float | None
+    curve: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The values of one set of images: the metric file, the set's name in it, and the fd_classifier that a student's curve ended with."""
+
+    path: str
+    name: str
+    values: dict[str, Any]
+    curve_end: float | None
 
 
 def _values(ledger: Ledger) -> Iterator[Suspicion]:
@@ -89,30 +104,48 @@ def _values(ledger: Ledger) -> Iterator[Suspicion]:
     counts = [metrics.get(name) for name in ("n_samples", "n_curve")] if isinstance(metrics, dict) else []
     if not counts or not all(isinstance(n, int) and n >= LEAST_IMAGES for n in counts):
         return
-    extractors = [str(name) for name in metrics.get("extractors") or ()]
-    references = {name: _json(ledger.folder / reference_values(name)) for name in extractors}
-    floors = {key: of for one in references.values() for key, of in (one.get("floor") or {}).items() if key.startswith(("fd_", "fid_"))}
+    floors = _floors(ledger, [str(name) for name in metrics.get("extractors") or ()])
+    for one in _measured(ledger):
+        yield from _below_its_floor(one, floors)
+        yield from _far_from_its_curve(one, floors)
+
+
+def _floors(ledger: Ledger, extractors: list[str]) -> Floors:
+    references = {name: object_at(ledger.folder / reference_values(name)) for name in extractors}
+    found = {metric: _number(value) for one in references.values() for metric, value in _object(one.get("floor")).items()}
+    by_metric = {metric: value for metric, value in found.items() if metric.startswith(("fd_", "fid_")) and value is not None}
     classifier = references.get("classifier", {})
-    floor = [_number((classifier.get(name) or {}).get("fd_classifier")) for name in ("floor", "floor_curve")]
+    whole, curve = (_number(_object(classifier.get(name)).get("fd_classifier")) for name in ("floor", "floor_curve"))
+    return Floors(by_metric, whole, curve)
+
+
+def _measured(ledger: Ledger) -> Iterator[Measured]:
+    """Every set of images that a metric file of the ledger tells of."""
     for path in sorted(out for out in ledger.makers if out.startswith(f"{METRICS}/")):
         ends = _ends(ledger.folder / path.replace(METRICS, CURVES, 1).replace(".json", ".csv"))
-        measured = _json(ledger.folder / path).get("values")
-        for source, by_nfe in measured.items() if isinstance(measured, dict) else ():
-            for nfe, values in by_nfe.items() if isinstance(by_nfe, dict) else ():
-                if not isinstance(values, dict):
-                    continue
-                for metric in floors.keys() & values.keys():
-                    value, least = _number(values[metric]), _number(floors[metric])
-                    if value is not None and least is not None and value < least:
-                        message = f"{path}: {metric} of {source}/{nfe} is {value:.4g}; real images against real ones have {least:.4g}"
-                        yield Suspicion(path, message)
-                end, value = ends.get(nfe.removeprefix("nfe")) if source == "student" else None, _number(values.get("fd_classifier"))
-                if end is None or value is None or None in floor:
-                    continue
-                ours, curve = max(value - float(floor[0] or 0), 1e-3), max(end - float(floor[1] or 0), 1e-3)
-                if max(ours / curve, curve / ours) > APART and abs(ours - curve) > 2 * float(floor[1] or 0):
-                    message = f"{path}: fd_classifier of {source}/{nfe} is {value:.4g}, and its training curve ended with {end:.4g}"
-                    yield Suspicion(path, f"{message}: expected within a factor of {APART:g}")
+        for source, by_nfe in _object(object_at(ledger.folder / path).get("values")).items():
+            for nfe, values in _object(by_nfe).items():
+                end = ends.get(nfe.removeprefix("nfe")) if source == "student" else None
+                yield Measured(path, f"{source}/{nfe}", _object(values), end)
+
+
+def _below_its_floor(one: Measured, floors: Floors) -> Iterator[Suspicion]:
+    for metric, least in floors.by_metric.items():
+        value = _number(one.values.get(metric))
+        if value is not None and value < least:
+            message = f"{one.path}: {metric} of {one.name} is {value:.4g}; real images against real ones have {least:.4g}"
+            yield Suspicion(one.path, message)
+
+
+def _far_from_its_curve(one: Measured, floors: Floors) -> Iterator[Suspicion]:
+    """Each less its own floor, since a curve is measured on fewer images."""
+    value, end = _number(one.values.get("fd_classifier")), one.curve_end
+    if value is None or end is None or floors.whole is None or floors.curve is None:
+        return
+    ours, curve = max(value - floors.whole, 1e-3), max(end - floors.curve, 1e-3)
+    if max(ours / curve, curve / ours) > APART and abs(ours - curve) > 2 * floors.curve:
+        message = f"{one.path}: fd_classifier of {one.name} is {value:.4g}, and its training curve ended with {end:.4g}"
+        yield Suspicion(one.path, f"{message}: expected within a factor of {APART:g}")
 
 
 def _ends(path: Path) -> dict[str, float]:

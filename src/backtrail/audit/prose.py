@@ -1,16 +1,15 @@
 """Results in prose: what looks like a result beside a method's name, in any Markdown file that git tracks, and stands in no mark.
 
-A text is taken in blocks, as a reader sees it: a paragraph, an item of a list or a row of a table, wherever its lines are broken. In a
-block that names a method, each number that is no setting (`NFE 4`, `3 seeds`, `12 min`) has to be quoted (`quotes.py`), and each verdict
-has to be the one that the table of claims has for the claim beside it, or in the list below it. A text that is quoted whole is left to
+A text is taken in blocks, as a reader sees it (`markdown.py`). In a block that names a method, or stands in a list, in a table or below a
+heading that names one, each number that is no setting (`NFE 4`, `3 seeds`, `12 min`) has to be quoted (`quotes.py`), and each verdict has
+to be the one that the table of claims has for the claim beside it, or in the list below it. A text that is quoted whole is left to
 `quotes.py` too. What was measured by other means than the suite's stages stands between `<!-- measured: COMMAND -->` and
 `<!-- /measured -->`, and is counted and told. Numbers below ten without a point, and numbers in words, are not looked for.
 """
 
-import html
+import codecs
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from typing import Any
 
 from backtrail.audit.by_hand import lies_in, places_by_hand
 from backtrail.audit.findings import BROKEN, UNBACKED, Finding
+from backtrail.audit.markdown import MEASURED, Block, blocks
 from backtrail.audit.published import CLAIMS
 from backtrail.errors import UserError
 from backtrail.layout import CURVES, METRICS, PARAMS_FILE, STUDENTS
@@ -30,59 +30,56 @@ SHOWN = 6
 MARKDOWN = (".md", ".markdown", ".mdown", ".mkd", ".mkdn", ".mdx", ".rmd", ".qmd")
 MADE = ("reports/", "results/")  # what a stage makes there is rendered again; elsewhere no stage writes texts
 UNDECIDED = "undecided at this size"
-MARK = re.compile(r"<!-- number (\S+) -->(.{0,200}?)<!-- /number -->", re.DOTALL)
-MEASURED = re.compile(r"<!-- measured: ([^\n>]{1,200}) -->((?:(?!<!-- measured:).)*?)<!-- /measured -->", re.DOTALL)
-WHOLE = re.compile(r"<!-- quote ([\w./-]{1,200}) -->((?:(?!<!-- quote ).)*?)<!-- /quote -->", re.DOTALL)
-QUOTED = re.compile(r"\0(\d+)\0")  # what stands for a mark while blocks are read
-COMMENT = re.compile(r"<!--(?:-?>|(.*?)--!?>)", re.DOTALL)  # `<!-->` is a whole one to a browser
-BETWEEN = re.compile(r"</?(?:t[dhr]|p|div|li|br|hr|h\d|table|d[dtl]|[uo]l|pre|summary|details)\b[^<>]{0,500}>", re.IGNORECASE)
-ATTRIBUTE = r"""\s+[a-zA-Z_:][\w.:-]{0,50}(?:\s*=\s*(?:"[^"<>]{0,500}"|'[^'<>]{0,500}'|[^\s"'=<>`]{1,500}))?"""
-TAG = re.compile(rf"</?[a-zA-Z][\w-]{{0,50}}(?:{ATTRIBUTE})*\s*/?>")  # `<around 5.9>` is none, and is shown
-# Style or a tag between a letter and a digit: `FD<kbd>5.9</kbd>` is read as two words.
-GLUE = r"(?:<[^<>]{0,500}>|[*~`}\u200b-\u200d\u2060\ufeff])+"
-GLUED = re.compile(rf"(?<=[^\W\d]){GLUE}(?=[\d.])|(?<=\d){GLUE}(?=[^\W\de])")
-# Digits that touch a mark, before and after it, make another number of what it quotes.
-BEFORE, AFTER = re.compile(r"\d[.,']?$|(?<!\w)\.$"), re.compile(r"[.,']?\d|e[-+]?\d", re.IGNORECASE)
-# Emphasis, LaTeX's commands and braces, backslashes before signs, and the addresses of links.
-STYLE = re.compile(r"[*~`{}]+|\\[a-zA-Z]+(?=\{)|\\(?=[^\w\s])|\[([^\][]{0,500})\](?:\([^)\s]{0,2000}\)|\[[^\][]{0,100}\])")
-INVISIBLE = ("Cf", "Mn", "Me")
-# Cyrillic and Greek letters that look like Latin ones, and signs that look like a decimal point.
-ALIKE = str.maketrans(
-    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0405\u0406\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0455\u0456"
-    "\u0391\u0392\u0395\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a7\u03bf\u00b7\u066b\u2219\u22c5\u2022\u2024\u3002",
-    "ABEKMHOPCTXSIaeopcyxsiABEHIKMNOPTXo.......",
-)
-ADDRESS = re.compile(r"https?://[^\s|]+")
-# A blank line, an item of a list, a row of a table, a heading or a fence begins a block.
-BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d[.)])\s)|\n(?=\s*\|)|(?<=\|)\n|\n(?=#)|```[^\n]{0,100}\n")
-# With letters that pass for digits (`l2.5`, `1O.3`), and without a digit before the point.
+REAL = "real images"  # whose numbers (the floor) are no method's
+OF_REAL = re.compile(r"\b(?:real|floors?)\b", re.IGNORECASE)
+# With letters that pass for digits (`l2.5`, `1O.3`), without a digit before the point, and as a factor (`2.5x`).
 NUMBER = re.compile(
-    r"(?<![\w.,])(?<!\w[-.])(?:\d(?:[\d,.']*\d)?(?:e[-+]?\d+)?|(?=[OIl.,]*\d)[\dOIl]+[.,][\dOIl]+)(?!\w)|(?<![\w.,/*)])\.\d+(?!\w)",
+    r"(?<![\w.,])(?<!\w[-.])(?:\d(?:[\d,.']*\d)?(?:e[-+]?\d+)?|(?=[OIl.,]*\d)[\dOIl]+[.,][\dOIl]+)(?!(?!x\b)\w)|(?<![\w.,/*)])\.\d+(?!\w)",
     re.IGNORECASE,
 )
-UNIT = re.compile(r"\s*(?:s|ms|min|h|hours?|minutes?|seconds?|days?|weeks?|[kMGT]i?B|times|F|x)\b")
+MEASURES = (
+    r"(?<![^\W_])(?:FD|FID|KID|IS|LPIPS|CLIP|R?MSE|W2|recall|precision|density|coverage|accuracy|distance|mismatch|loss|score)(?![^\W_])"
+)
+BETTER = r"(?!\s*(?:as|better|worse|lower|higher|smaller|larger|fewer|less|more)\b)"
+UNIT = re.compile(
+    rf"\s*(?:s|ms|min|h|hours?|minutes?|seconds?|days?|weeks?|[kMGT]i?B|F|(?:times|x)\b{BETTER}|x\s*\d+|% (?:confidence|CI))\b"
+)
 COUNTED = re.compile(
-    r"\s*(?:bytes?|GPUs?|CPUs?|cores?|images?|samples?|steps?|updates?|seeds?|nodes?|times?|stages?|files?|lines?|threads?|process(?:es)?|"
-    r"parameters?|claims?|evaluations?|channels?|layers?|forwards?|passes|pixels?)\b"
+    r"(?: of \d+)?\s*(?:bytes?|GPUs?|CPUs?|cores?|images?|samples?|steps?|updates?|epochs?|iterations?|seeds?|nodes?|times?|stages?|files?|"
+    rf"lines?|threads?|process(?:es)?|parameters?|claims?|evaluations?|channels?|layers?|forwards?|passes|pixels?|NFEs?)\b{BETTER}"
 )
 SETTING = re.compile(
-    r"(?:=|\bEqs?\.|\bEquations?|\bFigs?\.|\bFigures?|\bTables?|\bSections?|\barXiv:?|\bPython|\btorch|\bversion)\s*[\"']?$",
+    r"(?:=|\b\d+ ?x|\bEqs?\.|\bEquations?|\bFigs?\.|\bFigures?|\bTables?|\bSections?|\bpp?\.|#|\barXiv:?|\bversion"
+    r"|\b(?:Python|(?:Py)?torch|CUDA|cuDNN|DVC|Snakemake)(?: [\d.]+ (?:to|and))?"
+    r"|\b(?:learning rate|lr|batch(?: size)?|rank|sigma)(?: of|:)?)\s*[\"']?$",
     re.IGNORECASE,
 )
-WHOLE_SETTING = re.compile(r"(?:\bNFE|\bseeds?|(?:\bNFE|\bseeds?|\bEqs?\.|\bTables?) [\d, ]+(?:to|and|,)?)\s*[\"']?$", re.IGNORECASE)
-MEASURE = re.compile(
-    r"\b(?:FD|FID|KID|IS|LPIPS|CLIP|R?MSE|W2|recall|precision|density|coverage|accuracy|distance|mismatch|loss|score)\b[^=.;]{0,40}=\s*[\"']?$",
+WHOLE_SETTING = re.compile(
+    r"(?:\bNFEs?|\bseeds?|(?:\bNFEs?|\bseeds?|\bEqs?\.|\bTables?|\bpp?\.) [\d, ]+(?:to|and|,|-)?)\s*[\"'<>\u2264\u2265~]*\s*$",
     re.IGNORECASE,
 )
-NFE = re.compile(r"\bNFE\s*=?\s*(\d+)\b(?!\s*(?:to|-|\u2013)\s*\d)", re.IGNORECASE)
+THOUSANDS = re.compile(r" \d{3} ")  # behind `10`, in `10 000 updates`
+HYPHENED = re.compile(rf"({MEASURES})-(?=[\d.])", re.IGNORECASE)  # `FD-59.8` is no name
+# What is measured is no setting, whatever sign or unit stands beside it: `FD = 5.9`, `FD 5.9 s`, `SFD-v = 5.9` (names are underlined).
+RESULT = re.compile(rf"(?:{MEASURES}[^=.;]{{0,40}}=|{MEASURES}(?:\s*(?::|of|is|was))?(?: about)?|__+\s*=)\s*[\"']?$", re.IGNORECASE)
+# Years, dates, citations and footnotes, which are read as one word.
+REFERENCE = re.compile(r"(?:19|20)\d\d-\d\d-\d\d\b|\[\^?\d{1,3}\]|\b(?:et al\.,?|[A-Z]\w+ and [A-Z]\w+,?) \(?(?:19|20)\d\d\b")
+NFE = re.compile(r"\bNFEs?\s*(?:=|:|of)?\s*(\d+)\b(?!\s*(?:to|-)\s*\d)|(?<![\d.-])\b(\d+)\s+NFEs?\b", re.IGNORECASE)
 VERDICT = re.compile(r"(?<![\w-])(not held|held|undecided at this size|not run)(?=\s*(?:[:|)]|$))", re.IGNORECASE)
+WORD = re.compile(r"(?<![\w-])(not held|held|undecided|not run)(?![\w-])", re.IGNORECASE)  # the same beside a claim, however it is set
 # What stands above a list, or as a heading above claims, and gives them their verdict: `held:`, `## Not held (three seeds)`.
 LEAD = re.compile(
     r"[\W_]*(not held|held|undecided|not run)(?![\w-])(?: (?:\(|at|with|by|in|for|after|here|so far|yet)\b.*| \(.*)?:?\W*", re.IGNORECASE
 )
-ITEM = re.compile(r"\s*?( *)(?:[-*+]|\d[.)]|\|)(?: |$|(?<=\|))")
 # How the field spells parts of names otherwise than params.yaml does.
-SPELT = {"dpmpp": r"dpmpp|dpm[\s-]*solver[\s-]*\+\+", "3m": r"\(?3m\)?", "trajectory": r"trajectory[\s-]*distillation|algorithm[\s-]*1"}
+SPELT = {
+    "dpmpp": r"dpmpp|dpm[\s-]*(?:solver[\s-]*)?\+\+",
+    "3m": r"\(?3m\)?",
+    "ipndm": r"ipndm(?:[\s-]*4)?",
+    "trajectory": r"trajectory[\s-]*distillation|algorithm[\s-]*1",
+}
+BRACKET = re.compile(r"\s*[(\[]")
+LINKED = re.compile(r"\s*(?:,|and|or|&|/|, and)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -95,13 +92,23 @@ class Names:
     def pattern(self) -> re.Pattern[str]:
         """One group for each name, longer ones first: SFD-v is not SFD."""
         spelt = (r"[\s,-]*".join(f"(?:{SPELT.get(part, re.escape(part))})" for part in key.split("-")) for key in self.keys)
-        return re.compile("|".join(rf"(?<![\w-])({of})(?!\w)(?!-\w)" for of in spelt) or "(?!)", re.IGNORECASE)
+        return re.compile("|".join(rf"(?<![^\W_])(?<!-)({of})(?![^\W_])(?!-\w)" for of in spelt) or "(?!)", re.IGNORECASE)
 
-    def before(self, text: str, place: int) -> str | None:
-        """The name that stands last before a place in a text, or else first after it."""
+    def _key(self, found: re.Match[str]) -> str:
+        return self.keys[(found.lastindex or 1) - 1]
+
+    def beside(self, text: str, place: int) -> set[str]:
+        """The names that a place in a text belongs to: last before it, and in brackets right behind it; or else first after it.
+
+        Several where they are told in one breath: `SFD-v and SFD have 19.9 and 9.9`.
+        """
         found = list(self.pattern.finditer(text))
-        chosen = [name for name in found if name.end() <= place][-1:] or found[:1]
-        return self.keys[(chosen[0].lastindex or 1) - 1] if chosen else None
+        before = [name for name in found if name.end() <= place]
+        behind = [name for name in found if name.start() >= place and BRACKET.fullmatch(text[place : name.start()])]
+        last = max(0, len(before) - 1)
+        while last and LINKED.fullmatch(text[before[last - 1].end() : before[last].start()]):
+            last -= 1
+        return {self._key(name) for name in before[last:] + behind or found[:1]}
 
 
 def names_of(ledger: Ledger) -> Names:
@@ -120,7 +127,12 @@ def texts(ledger: Ledger) -> Iterator[tuple[str, str]]:
         if not (name.startswith(MADE) and name in ledger.makers) and suite_of(folder, name) is None:
             path = folder / name
             if path.is_file():
-                yield name, path.read_text(encoding="utf-8", errors="replace")
+                yield name, decoded(path.read_bytes())
+
+
+def decoded(content: bytes) -> str:
+    """A text as an editor shows it: in UTF-16 where it says so, or else in UTF-8."""
+    return content.decode("utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig", errors="replace")
 
 
 def _markdown(folder: Path) -> list[str]:
@@ -145,54 +157,15 @@ def is_suite(folder: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Block:
-    """One block of a text as it is read, marks taken out of it: (place in it, target, what is quoted) of each.
-
-    indent: spaces before an item of a list or a row of a table; None of a paragraph or a heading.
-    """
-
-    text: str
-    quotes: tuple[tuple[int, str, str], ...]
-    indent: int | None = None
-
-
-def blocks(text: str) -> Iterator[Block]:
-    """The blocks of a text; what is quoted whole or was measured by other means is left out."""
-    marks: list[tuple[str, str]] = []
-
-    def taken(mark: re.Match[str]) -> str:
-        marks.append((mark[1], mark[2].strip()))
-        return f"\0{len(marks) - 1}\0"
-
-    text = WHOLE.sub("\n\n", text.replace("\0", " ").replace("\r\n", "\n"))
-    text = GLUED.sub(" ", MEASURED.sub("\n\n", MARK.sub(taken, text)))
-    # A comment or a tag may stand in the midst of a number; what a comment says is read too, by itself.
-    text = "\n\n".join([TAG.sub("", BETWEEN.sub(" ", COMMENT.sub("", text))), *COMMENT.findall(text)])
-    text = unicodedata.normalize("NFKC", html.unescape(text).translate(ALIKE))
-    text = "".join(c for c in text if unicodedata.category(c) not in INVISIBLE)
-    for part in BLOCK.split(text):
-        line = " ".join(ADDRESS.sub(" ", STYLE.sub(lambda found: found[1] or "", part)).split())
-        pieces = QUOTED.split(line)
-        read, quotes = pieces[0], []
-        for index, after in zip(pieces[1::2], pieces[2::2], strict=True):
-            target, shown = marks[int(index)]
-            quotes.append((len(read), target, shown))
-            read += (shown if BEFORE.search(read) or AFTER.match(after) else "  ") + after
-        yield Block(read, tuple(quotes), len(item[1]) if (item := ITEM.match(part)) else None)
-
-
-def unquoted(names: Names, block: Block, above: str = "") -> list[str]:
-    """What looks like a result in a block that names a method, or whose heading or table's head (`above`) does, and is in no mark."""
+def unquoted(names: Names, block: Block) -> list[str]:
+    """What looks like a result in a block that names a method, or that stands below what names one, and is in no mark."""
     pattern = names.pattern
-    if not pattern.search(f"{above} {block.text}"):
+    if not pattern.search(" ".join((*block.above, *block.heads, block.text))):
         return []
     text = pattern.sub(lambda name: "_" * len(name[0]), block.text)
-    found = []
-    for number in NUMBER.finditer(text):
-        if not _is_setting(text, number):
-            found.append(block.text[max(0, number.start() - 40) : number.end()].strip())
-    return found
+    text = REFERENCE.sub(lambda found: "_" * len(found[0]), text)
+    text = HYPHENED.sub(r"\1 ", text)
+    return [block.text[max(0, of.start() - 40) : of.end()].strip() for of in NUMBER.finditer(text) if not _is_setting(text, of)]
 
 
 def _is_setting(text: str, number: re.Match[str]) -> bool:
@@ -200,9 +173,11 @@ def _is_setting(text: str, number: re.Match[str]) -> bool:
     start, end = number.span()
     before = text[max(0, start - 60) : start]
     counts = number[0].replace(",", "").isdecimal()
-    if (counts and len(number[0]) == 1) or UNIT.match(text, end) or (SETTING.search(before) and not MEASURE.search(before)):
+    if counts and len(number[0]) == 1:
         return True
-    return counts and bool(COUNTED.match(text, end) or WHOLE_SETTING.search(before))
+    if (UNIT.match(text, end) or SETTING.search(before)) and not RESULT.search(before):
+        return True
+    return counts and bool(COUNTED.match(text, end) or THOUSANDS.match(text, end) or WHOLE_SETTING.search(before))
 
 
 def unmarked(ledger: Ledger) -> Iterator[Finding]:
@@ -210,12 +185,9 @@ def unmarked(ledger: Ledger) -> Iterator[Finding]:
     names, claims, by_hand = names_of(ledger), read_rows(ledger.folder / CLAIMS), places_by_hand(ledger)
     for file, text in texts(ledger):
         found: list[str] = []
-        heading = head = ""
-        for block, lead in with_leads(blocks(text)):
-            heading = block.text if block.text.startswith("#") else heading
-            head = (head or block.text) if block.text.startswith("|") else ""
-            found += [] if lies_in(file, by_hand) else unquoted(names, block, f"{heading} {head}")
-            yield from _verdicts(file, names, block, lead, claims)
+        for block in blocks(text):
+            found += [] if lies_in(file, by_hand) else unquoted(names, block)
+            yield from _verdicts(file, names, block, claims)
         if found:
             shown = "; ".join(f"'... {one}'" for one in found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
             message = f"{file}: {len(found)} numbers beside a method's name are quoted from nothing: {shown}"
@@ -223,31 +195,18 @@ def unmarked(ledger: Ledger) -> Iterator[Finding]:
             yield Finding(UNBACKED, f"{file}:unmarked", f"? -> {file}", message, "mark them: <!-- number FILE:SELECTOR -->")
 
 
-def with_leads(of: Iterable[Block]) -> Iterator[tuple[Block, str]]:
-    """Each block with the verdict that a lead above gives it: above its list, or in a heading above it; empty where there is none."""
-    heading, verdict, indent = "", "", 0
-    for block in of:
-        if block.text.startswith("#"):
-            heading, verdict = (lead[1] if (lead := LEAD.fullmatch(block.text)) else ""), ""
-            yield block, ""
-            continue
-        if block.indent is None or block.indent <= indent:
-            verdict = ""
-        if lead := LEAD.fullmatch(block.text):
-            verdict, indent = lead[1], -1 if block.indent is None else block.indent
-        yield block, verdict or heading
-
-
-def _verdicts(file: str, names: Names, block: Block, lead: str, claims: list[dict[str, str]]) -> Iterator[Finding]:
-    said = {
-        UNDECIDED if (word := found.lower()).startswith("undecided") else word for found in VERDICT.findall(block.text) or [lead] if found
-    }
-    if not said or not names.pattern.search(block.text):
+def _verdicts(file: str, names: Names, block: Block, claims: list[dict[str, str]]) -> Iterator[Finding]:
+    if not names.pattern.search(block.text):
         return
     text = _plain(block.text)
     rows = [row for row in claims if row.get("text") and _plain(row["text"]) in text]
     rows = [row for row in rows if _plain(row.get("quantity", "")) in text] or rows
+    lead = next((found[1] for above in reversed(block.above) if (found := LEAD.fullmatch(above))), "")
+    words = (WORD if rows else VERDICT).findall(block.text) or [lead]
+    said = {UNDECIDED if word.startswith("undecided") else word for word in map(str.lower, words) if word}
     told = block.text[:100]
+    if not said:
+        return
     if not rows and said != {"not run"}:
         yield Finding(UNBACKED, f"{file}:verdicts", f"? -> {file}", f"{file} gives a verdict on no claim of {CLAIMS}: '{told}'")
     elif rows and said != {row.get("verdict") for row in rows}:
@@ -275,11 +234,27 @@ def measured_otherwise(ledger: Ledger) -> Iterator[str]:
 
 
 def misplaced(names: Names, block: Block, place: int, row: dict[str, Any]) -> str:
-    """What contradicts a quoted number's row in the words around it; nothing if method and NFE agree or are not named."""
-    name = names.before(block.text, place)
-    if name is not None and row.get("method") not in (None, name):
-        return f"stands beside {name}, and is {row['method']}'s"
-    said = [found for found in NFE.finditer(block.text) if found.end() <= place][-1:] or list(NFE.finditer(block.text))[:1]
-    if said and row.get("nfe") not in (None, said[0][1]):
-        return f"stands beside NFE {said[0][1]}, and is of NFE {row['nfe']}"
+    """What contradicts a quoted number's row in the words around it; nothing if method and NFE agree or are not named.
+
+    The words of its own block come first, then the head of its column, then what the block stands below, the nearest first.
+    """
+    around = [(block.text, place), *((text, len(text)) for text in (block.head_at(place), *reversed(block.above)))]
+    beside = next(filter(None, (names.beside(text, at) for text, at in around)), set())
+    if row.get("method") == REAL:
+        told = not beside or any(OF_REAL.search(text) for text, _ in around)
+        return "" if told else f"stands beside {' and '.join(sorted(beside))}, and is {REAL}'"
+    if beside and row.get("method") not in (None, *beside):
+        return f"stands beside {' and '.join(sorted(beside))}, and is {row['method']}'s"
+    in_row = {block.under("NFE")} - {""}
+    said = in_row or next(filter(None, (_nfe(text, at) for text, at in around)), set())
+    if said and row.get("nfe") not in (None, *said):
+        return f"stands beside NFE {' and '.join(sorted(said))}, and is of NFE {row['nfe']}"
     return ""
+
+
+def _nfe(text: str, place: int) -> set[str]:
+    """The number of evaluations that is told last before a place in a text, and in brackets right behind it; or else first after it."""
+    found = list(NFE.finditer(text))
+    before = [of for of in found if of.end() <= place][-1:]
+    behind = [of for of in found if of.start() >= place and BRACKET.match(text, place) and ")" not in text[place : of.start()]][:1]
+    return {of[1] or of[2] for of in before + behind or found[:1]}

@@ -25,6 +25,12 @@ FILE = "published.json"
 RESULTS, CLAIMS = f"{TABLES}/results.csv", f"{TABLES}/claims.csv"
 
 
+class NothingPublished(UserError):
+    """There is nothing that a run could be held against, or nothing has run."""
+
+    exit_code = 7
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where results come from: commit (object name) and its day, empty where it is no commit; the processors and versions of torch."""
@@ -41,14 +47,14 @@ class Origin:
 
 
 def last_with_results(folder: Path) -> str:
-    """The newest commit that holds a table of results or of claims. Raises UserError if there is none."""
+    """The newest commit that holds a table of results or of claims. Raises NothingPublished if there is none."""
     for path in (RESULTS, CLAIMS):
         if file_at(folder, "HEAD", path) is not None:
             return "HEAD"
         past = history(folder, path)
         if found := next((name for name in past.commits if past.contents[name] is not None), None):
             return found
-    raise UserError(f"no commit holds {RESULTS}: name a commit, a table or a folder with results (`--against`)")
+    raise NothingPublished(f"no commit holds {RESULTS}: name a commit, a table or a folder with results (`--against`)")
 
 
 def files_of(run: Run) -> list[str]:
@@ -90,9 +96,11 @@ def text_at(run: Run, paths: Iterable[str], write: Callable[[Path], str]) -> str
 
 
 def as_locked(run: Run, file: str, text: str) -> bool:
-    """Whether a run's own lock names a file with these bytes."""
-    digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-    return any(stage.outs[file].md5 == digest for stage in run.stages.values() if file in stage.outs)
+    """Whether a run's own lock, and the record of the stage that made it where that is at hand, name a file with these bytes."""
+    md5, sha256 = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(), hashlib.sha256(text.encode()).hexdigest()
+    makers = [stage for stage in run.stages.values() if file in stage.outs]
+    said = [outs.get(file) for stage in makers if isinstance(outs := run.record(stage).get("outputs"), dict)]
+    return any(stage.outs[file].md5 == md5 for stage in makers) and all(digest == sha256 for digest in said)
 
 
 def origin(run: Run) -> Origin:
@@ -152,6 +160,6 @@ def publish(folder: Path) -> dict[str, Any]:
     run = open_run(str(folder), folder)
     content = {**machine(run), "sha256": _digests(run)}
     if not content["processors"] or not content["sha256"]:
-        raise UserError(f"{folder}: no table, or no record that says where it was made: run the suite first, or `dvc pull`")
+        raise UserError(f"{folder}: no table, or no record that says where it was made: run the suite first")
     save_json(folder / FILE, content)
     return content

@@ -16,11 +16,12 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from backtrail.audit.findings import BROKEN, PUBLISHED, UNBACKED, Finding
-from backtrail.audit.prose import MADE, MARK, WHOLE, Block, blocks, misplaced, names_of, suite_of, texts
+from backtrail.audit.markdown import MARK, WHOLE, Block, blocks, quoted_whole, substituted
+from backtrail.audit.prose import MADE, REAL, misplaced, names_of, suite_of, texts
 from backtrail.audit.published import numbers_at, text_at
 from backtrail.audit.runs import open_run
 from backtrail.errors import UserError
-from backtrail.layout import METRICS, PARAMS_FILE
+from backtrail.layout import METRICS, PARAMS_FILE, REFERENCE
 from backtrail.ledger.confined import open_confined
 from backtrail.ledger.hashes import hash_file
 from backtrail.ledger.ledger import Ledger
@@ -62,7 +63,7 @@ def marked(ledger: Ledger) -> Iterator[tuple[Quotation, Block, int]]:
 def whole(ledger: Ledger, writer: Writer) -> Iterator[Quotation]:
     """Every text that is quoted whole in the Markdown files of the suite, resting on the files that it is written from."""
     for file, text in texts(ledger):
-        for name, shown in WHOLE.findall(text):
+        for name, shown in quoted_whole(text):
             try:
                 sources = writer.sources(name)
             except UserError:
@@ -97,6 +98,8 @@ def wrong_quotes(ledger: Ledger, writer: Writer) -> Iterator[Finding]:
             yield Finding(BROKEN, quotation.subject, link, message)
             continue
         if text == as_shown(number.text, text):
+            if lost := rounded_away(number.text, text):
+                yield Finding(BROKEN, quotation.subject, link, f"{file} says {text}; {number.name} is {number.text}: {lost}")
             continue
         other = {of.name: of.text for of in in_head(number.file)}.get(number.name, "")
         if other and text == as_shown(other, text):
@@ -109,13 +112,13 @@ def wrong_quotes(ledger: Ledger, writer: Writer) -> Iterator[Finding]:
 
 
 def row_of(number: Number) -> dict[str, str]:
-    """The row that a number stands in; of a metric file, whose name and places say them, with method and NFE."""
+    """The row that a number stands in; with method and NFE, which name and places of a metric file say; of a reference, real images."""
     row = dict(number.row)
     if number.file.startswith(f"{METRICS}/") and (owner := owner_of(number.file)):
         source, _, rest = row["value"].partition("/nfe")
         nfe = rest.partition("/")[0]
         row |= {"method": source if owner == "teacher" else owner} | ({"nfe": nfe} if nfe.isdecimal() else {})
-    return row
+    return row | {"method": REAL} if number.file.startswith(f"{REFERENCE}/") else row
 
 
 def _wrong_text(ledger: Ledger, writer: Writer, quotation: Quotation) -> Iterator[Finding]:
@@ -149,13 +152,15 @@ def _wrong_elsewhere(ledger: Ledger, source: str) -> str:
         return "" if ours else f"{source} lies in no suite: no stage made it"
     path, cure = PurePosixPath(source).relative_to(place).as_posix(), f"`(cd {place}; backtrail audit)` says more"
     try:
-        stage = open_confined(ledger.folder / place).maker(path)
+        theirs = open_confined(ledger.folder / place)
+        stage = theirs.maker(path)
     except UserError as error:
         return f"{error}; {cure}"
     if stage is None or path not in stage.outs:
         return f"no stage of {place} made {path}; {cure}"
-    found = hash_file(ledger.folder / source).md5
-    return "" if found == stage.outs[path].md5 else f"{source} is not what {place}'s own ledger has; {cure}"
+    found, said = hash_file(ledger.folder / source), (theirs.records[stage.name] or {}).get("outputs")
+    right = found.md5 == stage.outs[path].md5 and isinstance(said, dict) and said.get(path) == found.sha256
+    return "" if right else f"{source} is not what {place}'s own lock and records have; {cure}"
 
 
 def first_difference(was: str, now: str) -> tuple[str, str]:
@@ -192,7 +197,7 @@ def renewed(ledger: Ledger, text: str, writer: Writer) -> tuple[str, list[str], 
         changes.append(f"{found.name}: {shown or 'nothing'} -> {now}")
         return f"<!-- number {mark[1]} -->{now}<!-- /number -->"
 
-    return MARK.sub(number, WHOLE.sub(write, text)), changes, faults
+    return substituted(MARK, number, substituted(WHOLE, write, text)), changes, faults
 
 
 def published(ledger: Ledger, file: str) -> list[Number]:
@@ -208,6 +213,15 @@ def _apart(published: str, here: str) -> str:
     try:
         return f" ({float(here) / float(published) - 1:+.2%})"
     except (ValueError, ZeroDivisionError):
+        return ""
+
+
+def rounded_away(value: str, shown: str) -> str:
+    """What is wrong where a value is shown to so few digits that another is read: more than a tenth from it; empty if nothing."""
+    try:
+        exact, read = Decimal(value), Decimal(shown.replace(",", ""))
+        return "so few digits show another value" if abs(read - exact) > abs(exact) / 10 else ""
+    except InvalidOperation:
         return ""
 
 

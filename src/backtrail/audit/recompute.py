@@ -18,10 +18,10 @@ import torch
 
 from backtrail.artifacts import load_json
 from backtrail.audit.alike import values_apart
-from backtrail.audit.findings import BROKEN, CLOSE, Finding
+from backtrail.audit.findings import BROKEN, CLOSE, STALE, Finding
 from backtrail.audit.rounding import TOLERANCE, is_near, metrics_bounds, same_machine
 from backtrail.errors import UserError
-from backtrail.layout import AXES, FIGURES, METRICS, PAGE, PARAMS_FILE, SAMPLES, TABLES
+from backtrail.layout import AXES, FIGURES, METRICS, PARAMS_FILE, PIPELINE_FILE, SAMPLES, TABLES
 from backtrail.ledger.confined import open_confined
 from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.metrics.evaluate import Measure, evaluate_archive
@@ -39,10 +39,10 @@ Render = Callable[[str, Path], None]  # of one table or figure, by name, into a 
 
 @dataclass(frozen=True)
 class Renderers:
-    """Who draws again: below each folder, what writes one of its files by name; and what writes the page."""
+    """Who draws again: below each folder, what writes one of its files by name; and what writes each page."""
 
     by_folder: Mapping[str, Render]
-    page: Callable[[Path], None]
+    pages: Mapping[str, Callable[[Path], None]]
 
 
 def chosen(ledger: Ledger, bad: set[str], patterns: Sequence[str], makes: str) -> tuple[list[Stage], list[str]]:
@@ -151,26 +151,35 @@ def tables(ledger: Ledger, bad: set[str], patterns: Sequence[str], renderers: Re
 
 
 def figures(ledger: Ledger, bad: set[str], patterns: Sequence[str], renderers: Renderers) -> Result:
-    """The figures and the ablations' axes, then the page, which shows them with the tables."""
+    """The figures and the ablations' axes, then the pages: of the results, which shows them with the tables, and of the run."""
     found, right, notes = rendered(ledger, bad, patterns, FIGURES, renderers.by_folder[FIGURES])
     if any(out.startswith(f"{AXES}/") for out in ledger.makers):
         parts = rendered(ledger, bad, patterns, AXES, renderers.by_folder[AXES])
         found, right, notes = found + parts[0], right | parts[1], notes + parts[2]
-    maker = ledger.maker(PAGE)
-    if maker is None or ledger.closure(PAGE) & bad or not any(fnmatch.fnmatch(maker.name, pattern) for pattern in patterns):
-        return found, right, notes
+    for path, render in renderers.pages.items():
+        maker = ledger.maker(path)
+        if maker is None or ledger.closure(path) & bad or not any(fnmatch.fnmatch(maker.name, pattern) for pattern in patterns):
+            continue
+        if wrong := _page(ledger, maker, path, render):
+            found.append(wrong)
+        else:
+            right = right | {path}
+    return found, right, notes
+
+
+def _page(ledger: Ledger, maker: Stage, path: str, render: Callable[[Path], None]) -> Finding | None:
+    """What is wrong with a page, written again from what lies below results and reports; of the run, from the pipeline too."""
     with beside(ledger) as folder:
-        for part in (TABLES, FIGURES, AXES):
-            if (ledger.folder / part).is_dir():
+        for part in (TABLES, FIGURES, AXES, PIPELINE_FILE):
+            if (ledger.folder / part).exists():
                 (folder / part).parent.mkdir(exist_ok=True)
                 (folder / part).symlink_to((ledger.folder / part).resolve())
         try:
-            renderers.page(folder)
+            render(folder)
         except CANNOT as error:
-            message = f"{PAGE} cannot be rendered: {described(error)}"
-            return [*found, Finding(BROKEN, PAGE, f"{maker.name} -> {PAGE}", message)], right, notes
-        same = (folder / PAGE).read_bytes() == (ledger.folder / PAGE).read_bytes()
-    return (found, right | {PAGE}, notes) if same else ([*found, _differs(ledger, maker, PAGE)], right, notes)
+            return Finding(BROKEN, path, f"{maker.name} -> {path}", f"{path} cannot be rendered: {described(error)}")
+        same = (folder / path).read_bytes() == (ledger.folder / path).read_bytes()
+    return None if same else _differs(ledger, maker, path)
 
 
 def rendered(ledger: Ledger, bad: set[str], patterns: Sequence[str], top: str, render: Render) -> Result:
@@ -197,6 +206,9 @@ def rendered(ledger: Ledger, bad: set[str], patterns: Sequence[str], top: str, r
 
 
 def _differs(ledger: Ledger, stage: Stage, path: str) -> Finding:
+    if stage.keeps_books:  # it depends on no parameter, and its page shows some: they may be of now
+        message = f"{path}: written again from the records, dvc.yaml and params.yaml that lie here, the bytes differ"
+        return Finding(STALE, path, f"{stage.name} -> {path}", message, f"dvc repro -f {stage.name}")
     was = ((ledger.records[stage.name] or {}).get("packages") or {}).get("matplotlib")
     message = f"{path}: rendered again from what {stage.name} reads, the bytes differ (matplotlib {was} then)"
     return Finding(BROKEN, path, f"{stage.name} -> {path}", message, f"dvc repro -f {stage.name}")

@@ -133,10 +133,10 @@ def _commit(of: Evidence, stage: Stage, said: Record) -> Iterator[Finding]:
         yield Finding(UNBACKED, subject, link, f"{stage.record} names no commit: git told of none where the code ran")
         return
     if not holds(folder, commit):
-        message, cure = f"commit {commit[:12]!r} of {stage.record} is none that this repository holds", "git fetch --unshallow"
+        message = f"commit {commit[:12]!r} of {stage.record} is none that this repository holds"
         if why := of.git_is_silent:
-            message, cure = f"commit {commit[:12]!r} of {stage.record} cannot be looked up: {why}", ""
-        yield Finding(UNBACKED, subject, link, message, cure, absent=True)
+            message = f"commit {commit[:12]!r} of {stage.record} cannot be looked up: {why}"
+        yield Finding(UNBACKED, subject, link, message, "" if why else of.fetches_more, absent=True)
         return
     missing: list[str] = []
     for one in (commit, "HEAD"):
@@ -144,6 +144,10 @@ def _commit(of: Evidence, stage: Stage, said: Record) -> Iterator[Finding]:
         missing = [name for name, was in said["code"].items() if tree.get(name) != was]
         if not missing:
             return
+    if of.fetches_more:
+        message = f"{stage.name}: git left behind what {', '.join(missing[:3])} was in commit {commit[:12]} when this was cloned"
+        yield Finding(UNBACKED, subject, link, message, of.fetches_more, absent=True)
+        return
     state = "from a dirty tree" if said["dirty"] else "from a tree that git called clean"
     names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     message = f"{stage.name} ran {state}: {names} as it was stands neither in commit {commit[:12]} nor in the present one"

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
-from backtrail.audit.published import CLAIMS, RESULTS, Origin, as_locked, files_of, last_with_results, numbers_in, origin
+from backtrail.audit.published import CLAIMS, RESULTS, NothingPublished, Origin, as_locked, files_of, last_with_results, numbers_in, origin
 from backtrail.audit.runs import Run, open_run, text_of
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE
@@ -34,7 +34,7 @@ from backtrail.ledger.numbers import Number, find
 FLOAT, SPREADS = 1e-5, 2.0
 SAME, ROUNDED, WITHIN, OUTSIDE = "same", "float", "spread", "outside"
 MEASURED = re.compile(r"(.+)_(?:mean|min)$|(cost_F)$")  # of the table of results; `_std` is the spread itself
-EXIT_CODE = 1  # where something lies outside, is missing, or a verdict changed
+EXIT_CODE = 6  # where something lies outside, is missing, or a verdict changed; 1 is an error that nobody foresaw
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Held:
     here: float
     std: float
     near: str
+
+    @property
+    def spreads(self) -> float:
+        """How many standard deviations lie between both; infinitely many where there is none."""
+        return abs(self.here - self.published) / self.std if self.std > 0 else math.inf if self.here != self.published else 0.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ class Reproduction:
     unlike: list[str] = field(default_factory=list)
 
     def of(self, near: str) -> list[Held]:
-        """The numbers of one class, the farthest first."""
-        return sorted((one for one in self.numbers if one.near == near), key=lambda one: -abs(one.here - one.published) / (one.std or 1))
+        """The numbers of one class, those without a spread first, then the farthest."""
+        return sorted((one for one in self.numbers if one.near == near), key=lambda one: -one.spreads)
 
     @property
     def exit_code(self) -> int:
@@ -97,9 +102,13 @@ class Reproduction:
 
 def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
     """The results in `folder` against those of `against`: a commit, a suite's folder, a table of results (CSV), or by default the newest
-    commit that holds results. Raises UserError where there is nothing to compare."""
+    commit that holds results. Raises NothingPublished where there is nothing to compare, UserError where one side is not its own lock's."""
     folder = Path(folder)
     ledger = open_confined(folder)
+    if not against and not any((folder / stage.record).is_file() for stage in ledger.stages.values()):
+        raise NothingPublished(
+            f"no stage has run here: what lies in {folder.resolve().name} are the published results themselves; run the suite"
+        )
     here = Run(str(folder), ledger.stages, lambda path: text_of(folder / path))
     if Path(against).is_file():
         published, source = {RESULTS: Path(against).read_text(encoding="utf-8")}, Origin(against)
@@ -110,11 +119,15 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
         if forged := [file for file, text in published.items() if text and not as_locked(run, file, text)]:
             raise UserError(f"{source.name}: {', '.join(forged[:3])} is not what its own {LOCK_FILE} names: nothing was published there")
         unlike = [name for name, stage in run.stages.items() if name in here.stages and _recipe(stage) != _recipe(here.stages[name])]
+        if foreign := [file for file in published if (text := here.read(file)) is not None and not as_locked(here, file, text)]:
+            raise UserError(
+                f"{', '.join(foreign[:3])} is not what {LOCK_FILE} and the records here name: it is of another run; `dvc checkout`"
+            )
     theirs = {file: numbers_in(ledger, file, text) for file, text in published.items() if file != CLAIMS and text}
     ours = {number.name: float(number.text) for file in theirs for number in find(ledger, file) if _metric(number)}
     numbers = list(_measured(theirs))
     if not numbers and not published.get(CLAIMS):
-        raise UserError(f"{source.name} holds neither {RESULTS} with numbers nor {CLAIMS}: name another commit, table or folder")
+        raise NothingPublished(f"{source.name} holds neither {RESULTS} with numbers nor {CLAIMS}: name another commit, table or folder")
     verdicts = _verdicts(published.get(CLAIMS, "")), _verdicts(here.read(CLAIMS) or "")
     return Reproduction(
         source,

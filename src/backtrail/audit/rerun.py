@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from backtrail.audit.alike import apart
-from backtrail.audit.findings import BROKEN, CLOSE, Finding
-from backtrail.audit.recompute import Result, chosen
+from backtrail.audit.audit import Rerun
+from backtrail.audit.findings import ABSENT, BROKEN, CLOSE, Finding
+from backtrail.audit.recompute import chosen
 from backtrail.audit.rounding import OTHER_INSTRUCTIONS, is_near, same_machine
 from backtrail.layout import LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
 from backtrail.ledger.hashes import Hashes
@@ -26,28 +27,35 @@ from backtrail.ledger.record import SECRET_NAME
 WARNING = "the stage level executes the suite's own code, as you, here and now: audit a suite of others in a container"
 WITHHELD_FROM_STAGES = re.compile(r"^(PYTHON|GIT_|DVC_|SSH_|AWS_|LD_PRELOAD|BACKTRAIL_(SLICE_S|SAVE_EVERY_S|ATTEMPT))")
 
+# What `data/fetch.py` says where there is no network: no byte is wrong then.
+NOT_BROUGHT = re.compile(r"could not get .*; tried: ")
 
-def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
+
+def stages(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Rerun:
     """The stages that fit a pattern and whose inputs are sound, once more."""
     todo, notes = chosen(ledger, bad, patterns, "")
-    found, right, said = again(ledger, [stage for stage in todo if not stage.keeps_books])
-    return found, right, [*notes, *said]
+    found, right, said, n_again = again(ledger, [stage for stage in todo if not stage.keeps_books])
+    return found, right, [*notes, *said], n_again
 
 
-def again(ledger: Ledger, todo: Sequence[Stage]) -> Result:
+def again(ledger: Ledger, todo: Sequence[Stage]) -> Rerun:
     """Stages once more, each in a folder that holds nothing but its inputs; their outputs against the ledger."""
     found: list[Finding] = []
     right: set[str] = set()
     notes: list[str] = []
+    n_again = 0
     for stage in todo:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
             folder = Path(name)
             if failure := run_again(ledger, stage, folder):
-                message = f"{stage.name} fails when run again: {failure}"
-                found.append(Finding(BROKEN, f"stage:{stage.name}", f"{stage.name} -> again", message))
+                absent = NOT_BROUGHT.search(failure) is not None
+                message = f"{stage.name} {'cannot be run again here' if absent else 'fails when run again'}: {failure}"
+                verdict, link = ABSENT if absent else BROKEN, f"{stage.name} -> again"
+                found.append(Finding(verdict, f"stage:{stage.name}", link, message))
                 continue
             unlike = list(_unlike(ledger, stage, folder / "suite"))
+        n_again += 1
         found += unlike
         same = set(stage.products) - {finding.subject for finding in unlike}
         right |= same
@@ -55,7 +63,7 @@ def again(ledger: Ledger, todo: Sequence[Stage]) -> Result:
         took = f"in {time.perf_counter() - started:.1f} s"
         near = f", {close} within tolerance" if close else ""
         notes.append(f"{stage.name} run again {took}: {len(same)} of {len(stage.products)} outputs the same{near}")
-    return found, right, notes
+    return found, right, notes, n_again
 
 
 def run_again(ledger: Ledger, stage: Stage, folder: Path, settings: Mapping[str, str] | None = None) -> str:

@@ -36,11 +36,7 @@ class Run:
 
     def record(self, stage: Stage) -> dict[str, Any]:
         text = self.read(stage.record) or self._gathered.get(stage.record)
-        try:
-            found = json.loads(text or "{}")
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+        return object_of(text or "{}") or {}
 
 
 def open_run(name: str, folder: Path) -> Run:
@@ -61,6 +57,23 @@ def open_run(name: str, folder: Path) -> Run:
     commit = commit_at(folder, name)
     day = "" if commit is None else datetime.fromtimestamp(commit.time_s, UTC).date().isoformat()
     return Run(name, stages, read, "" if commit is None else commit.name, day)
+
+
+def object_of(text: str | bytes) -> dict[str, Any] | None:
+    """The JSON object that a text is; None where it is torn, or of another form."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def object_at(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none that can be read."""
+    try:
+        return object_of(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError):
+        return {}
 
 
 def text_of(path: Path) -> str | None:

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backtrail.audit.recompute import Result, chosen
+from backtrail.audit.audit import Rerun
+from backtrail.audit.recompute import chosen
 from backtrail.audit.rerun import again
 from backtrail.ledger.ledger import Ledger
 from backtrail.ledger.numbers import numbers
@@ -58,17 +59,17 @@ def missed(of: Population, names: Sequence[str], share: float = SHARE) -> float:
     return chance if left >= forged else 0.0
 
 
-def spot_checks(ledger: Ledger, bad: set[str], patterns: Sequence[str], n: int, seed: int | None = None) -> Result:
+def spot_checks(ledger: Ledger, bad: set[str], patterns: Sequence[str], n: int, seed: int | None = None) -> Rerun:
     """`n` stages run again, of those that fit a pattern and whose inputs are sound; their outputs against the ledger."""
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     todo, notes = chosen(ledger, bad, patterns, "")
     stages = {stage.name: stage for stage in todo if not stage.keeps_books}
     of = population(ledger, list(stages))
     names = picked(of.weights, n, seed)
-    found, right, said = again(ledger, [stages[name] for name in names])
+    found, right, said, n_again = again(ledger, [stages[name] for name in names])
     failed = {finding.subject for finding in found}
     same = {name for name in names if not failed & {f"stage:{name}", *stages[name].products}}
-    return found, right, [*notes, *said, *_sentences(of, names, same, seed)]
+    return found, right, [*notes, *said, *_sentences(of, names, same, seed)], n_again
 
 
 def _sentences(of: Population, names: list[str], same: set[str], seed: int) -> list[str]:

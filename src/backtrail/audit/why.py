@@ -1,7 +1,6 @@
 """Where a number or a file comes from: its chain of links, down to the data."""
 
 import functools
-import json
 import statistics
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from backtrail.audit.audit import judge
 from backtrail.audit.checks import hash_findings
 from backtrail.audit.findings import Finding, worst
 from backtrail.audit.ids import ID, by_id
+from backtrail.audit.runs import object_at
 from backtrail.errors import UserError
 from backtrail.laid_down import ROOT
 from backtrail.layout import LOCK_FILE, METRICS, PATHS, STUDENTS
@@ -22,6 +22,7 @@ from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, Stage, at_key
 from backtrail.ledger.numbers import Number, find
 from backtrail.ledger.schema import faults
+from backtrail.nested import is_number
 
 PAPER_FILE = Path(__file__).with_name("paper_parameters.yaml")
 UNKNOWN = "unknown"
@@ -84,15 +85,29 @@ def describe(ledger: Ledger, number: Number) -> dict[str, Any]:
 
 
 def _measured(path: Path, row: dict[str, str], metric: str) -> dict[str, Any] | None:
-    if not path.is_file():
+    """A metric file's value for a row, with its seed and protocol; None where it has none.
+
+    A file that is torn or of another form has none either: that its bytes are not the ledger's is found already.
+    """
+    content = object_at(path)
+    values, protocols = content.get("values"), content.get("protocol")
+    sources = [_student(row), row.get("method", "")]
+    of = next((found for source in sources if isinstance(values, dict) and (found := values.get(source))), None)
+    by_metric = of.get(f"nfe{row.get('nfe')}") if isinstance(of, dict) else None
+    value = by_metric.get(metric) if isinstance(by_metric, dict) else None
+    if not is_number(value):
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    guidance = row.get("guidance")
-    student = "student" if guidance is None else f"student-w{float(guidance):g}"
-    of = content["values"].get(student) or content["values"].get(row.get("method", ""), {})
-    value = of.get(f"nfe{row.get('nfe')}", {}).get(metric)
-    protocol = next((entry for entry in content["protocol"] if entry["metric"] == metric), None)
-    return None if value is None else {"seed": content.get("seed", 0), "value": value, "protocol": protocol}
+    entries = [entry for entry in protocols if isinstance(entry, dict)] if isinstance(protocols, list) else []
+    protocol = next((entry for entry in entries if entry.get("metric") == metric), None)
+    return {"seed": content.get("seed", 0), "value": value, "protocol": protocol}
+
+
+def _student(row: dict[str, str]) -> str:
+    """The name in a metric file of the student's images that a row is of: those under guidance have the weight in it."""
+    try:
+        return f"student-w{float(row['guidance']):g}" if "guidance" in row else "student"
+    except ValueError:
+        return ""
 
 
 def _spread(values: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -179,14 +194,21 @@ def _judged(suite: Path) -> tuple[Ledger, Hashes, list[Finding]]:
 
 @functools.cache
 def made_in_suites() -> dict[str, tuple[Path, str]]:
-    """Suite and path of every output in the ledgers that lie below suites/, by sha256."""
+    """Suite and path of every output in the ledgers that lie below suites/, by sha256; not of what a suite fetched and passed on."""
     found = {}
     for lock in sorted(ROOT.glob(f"suites/*/{LOCK_FILE}")):
         ledger = open_confined(lock.parent)
-        for record in ledger.records.values():
-            if record is not None and not faults(record):
-                found |= {sha256: (lock.parent, path) for path, sha256 in record["outputs"].items() if ledger.maker(path)}
+        records = [record for record in ledger.records.values() if record is not None and not faults(record)]
+        fetched = {file["sha256"] for record in records for file in fetched_in(record)}
+        outputs = {sha256: (lock.parent, path) for record in records for path, sha256 in record["outputs"].items() if ledger.maker(path)}
+        found |= {sha256: place for sha256, place in outputs.items() if sha256 not in fetched}
     return found
+
+
+def fetched_in(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The files that a stage fetched, by its record; somebody else's may name none, or things that are no files."""
+    files = record["notes"].get("files")
+    return [file for file in files if isinstance(file, dict) and isinstance(file.get("sha256"), str)] if isinstance(files, list) else []
 
 
 def _told_from_above(link: dict[str, Any], suite: Path) -> dict[str, Any]:

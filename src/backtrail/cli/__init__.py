@@ -85,7 +85,7 @@ COMMANDS = {
     "reproduced": "how near this run came to the published results",
     "export": "an RO-Crate of the suite and model cards of its students",
     "dag": "the pipeline by kinds of stages, as text or a graph",
-    "pipeline": "lay down the pipeline of the suite in this folder, or renew the list of source files",
+    "pipeline": "lay down the pipeline of the suite in this folder, or renew one that was laid down",
     "check": "check params.yaml as a whole, and run nothing",
     "plan": "say what a run would fetch, and about how many GPU-hours it would take",
     "scratch": "list the resume states of unfinished stages, or drop them",

@@ -107,6 +107,5 @@ def _print(done: Audit, levels: tuple[str, ...], everything: bool) -> None:
     for note in done.notes:
         click.echo(plain(f"note: {note}"))
     click.echo("what this shows:")
-    n_again = sum(" run again in " in note for note in done.notes)
-    for line in what_it_proves(levels, n_again, sum(not stage.keeps_books for stage in done.ledger.stages.values())):
+    for line in what_it_proves(levels, done.stages_again, sum(not stage.keeps_books for stage in done.ledger.stages.values())):
         click.echo(f"  {line}")

@@ -75,7 +75,8 @@ def name_of(file: str) -> str:
 def curve(stage: Declared, file: Path) -> list[Row]:
     """The rows that a stage has logged: from its newest resume state if it is training, else from the curve that it has written."""
     written = file.stat().st_mtime if file.is_file() else 0.0
-    states = [path for folder in SCRATCH.glob(f"{stage.name}-*") for path in folder.glob("step-*.safetensors")]
+    mine = [folder for folder in SCRATCH.glob("*/") if folder.name.rpartition("-")[0] == stage.name]  # others' names may begin with it
+    states = [path for folder in mine for path in folder.glob("step-*.safetensors")]
     for moment, path in sorted(((modified(path), path) for path in states), reverse=True):
         if moment > written and (rows := rows_in(path)):
             return rows

@@ -4,6 +4,7 @@ import shlex
 
 import click
 
+from backtrail.errors import UserError
 from backtrail.export.crate import export
 from backtrail.export.teacher import export_teacher
 from backtrail.export.vocabulary import checks
@@ -18,6 +19,8 @@ def command(folder: str, key: str, teacher: bool) -> None:
 
     Data and large intermediate files are described by digest and not carried along.
     """
+    if teacher and key:
+        raise UserError("--sign is for the export of a whole suite, not for --teacher, whose folder has no seal: leave one of them out")
     if teacher:
         click.echo(f"{folder}: {', '.join(export_teacher(folder))}")
         return

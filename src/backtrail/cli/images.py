@@ -11,11 +11,13 @@ from typing import Any
 import click
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from backtrail import layout
 from backtrail.artifacts import atomic_write
+from backtrail.audit.evidence import brings
 from backtrail.data.dataset import to_uint8
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
@@ -24,6 +26,8 @@ from backtrail.nets.build import load_denoiser
 from backtrail.parameters.base import read, section
 from backtrail.parameters.latent import LatentTeacher
 from backtrail.parameters.latent_suite import is_latent
+from backtrail.parameters.quantities import Guidance
+from backtrail.parameters.reader import shortened
 from backtrail.parameters.runtime import Runtime
 from backtrail.parameters.sampling import TeacherSamples
 from backtrail.parameters.text import TextEvaluation, TextWorld
@@ -35,14 +39,23 @@ from backtrail.sampling.solvers import EVALUATIONS_PER_STEP
 from backtrail.sampling.student import OneStep, student_sampling
 from backtrail.tensors import load_tensors
 
+GUIDANCE = TypeAdapter(Guidance).json_schema()  # with its bounds in params.yaml
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+def _weight(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A weight that params.yaml would take; click's own range lets NaN pass, which is neither below nor above anything."""
+    least, most = GUIDANCE["minimum"], GUIDANCE["maximum"]
+    if value is not None and not least <= value <= most:
+        raise UserError(f"--guidance is a weight from {least:g} to {most:g}; found {value:g}")
+    return value
 
 
 @click.command()
 @click.argument("model")
 @click.option("--nfe", type=click.IntRange(1), help="Network evaluations per image, both branches of guidance counted.")
 @click.option("--seeds", default="0-63", metavar="FIRST-LAST", help="The images' seeds.")
-@click.option("--guidance", type=click.FloatRange(0), help="Weight of classifier-free guidance.  [default: 1, or the sampler's]")
+@click.option("--guidance", type=float, callback=_weight, help="Weight of classifier-free guidance.  [default: 1, or the sampler's]")
 @click.option("--sampler", "name", help="For a teacher: a sampler of params.yaml.  [default: teacher_samples.reference]")
 @click.option("--out", default="images.png", metavar="FILE.png|FOLDER", help="One grid, row by row, or a PNG file for each seed.")
 def command(model: str, nfe: int | None, seeds: str, guidance: float | None, name: str | None, out: str) -> None:
@@ -67,10 +80,23 @@ def command(model: str, nfe: int | None, seeds: str, guidance: float | None, nam
         sampler = student_sampler(file, nfe, 1.0 if guidance is None else guidance)
     else:
         sampler = replace(teacher_sampler(name, nfe, guidance), within=denoiser.noise_range)
-    save(picture(sample(denoiser, sampler, indices, denoiser.image_shape, denoiser.conditions, device=device)), indices, Path(out))
+    made = sample(denoiser, sampler, indices, denoiser.image_shape, denoiser.conditions, device=device)
+    check_finite(made, indices, file)
+    save(picture(made), indices, Path(out))
     click.echo(f"{out}: seeds {indices.start} to {indices.stop - 1} of {file}, NFE {sampler.nfe}, guidance {sampler.guidance:g}")
     for seed in indices if captions else ():
         click.echo(f"{seed}: {captions(seed)}")
+
+
+def check_finite(made: Tensor, indices: range, file: Path) -> None:
+    """Raises UserError where a model made no numbers: as a picture, NaN would be black."""
+    finite = made.flatten(1).isfinite().all(1)
+    if not finite.all():
+        first, n = indices[int(finite.int().argmin())], int((~finite).sum())
+        raise UserError(
+            f"{file} makes values that are not finite in {n} of {len(indices)} images, the first of seed {first}: "
+            "lower --guidance, or get the weights again"
+        )
 
 
 def pictures(denoiser: NetDenoiser, suite: dict[str, Any], file: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[int], str] | None]:
@@ -110,7 +136,9 @@ def weights_file(model: str) -> Path:
     places = [place for place in known if place == model or place.startswith(f"{model}/seed")]
     found = Path(TEACHER) if model == TEACHER_NAME else Path(STUDENTS) / min(places, default="", key=_number) / "student.safetensors"
     if not found.is_file():
-        raise UserError(f"there is no {model} here: name {', '.join([TEACHER_NAME, *known])}, or a file of weights; `dvc pull` brings them")
+        raise UserError(
+            f"there is no {model} here: name {', '.join([TEACHER_NAME, *known])}, or a file of weights; `{brings(Path())}` brings them"
+        )
     return found
 
 
@@ -119,11 +147,11 @@ def _number(place: str) -> int:
 
 
 def seed_range(text: str) -> range:
-    """`0-63` or `7` as a range. Raises UserError for anything else."""
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    """`0-63` or `7` as a range, of numbers that `int` takes. Raises UserError for anything else."""
+    found = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", text)
     seeds = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
     if not seeds:
-        raise UserError(f"--seeds is one seed or FIRST-LAST, for example 0-63; found {text}")
+        raise UserError(f"--seeds is one seed or FIRST-LAST, of at most 18 digits each, for example 0-63; found {shortened(text)}")
     return seeds
 
 

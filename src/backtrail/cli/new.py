@@ -11,7 +11,7 @@ import click
 import jinja2
 
 from backtrail.artifacts import atomic_write, load_yaml
-from backtrail.cli.own_files import check_own_files
+from backtrail.cli.own_files import check_classes, check_own_files, numbers_said
 from backtrail.data.sources import OWN_TEACHERS
 from backtrail.data.understood import Understood, understood
 from backtrail.errors import UserError
@@ -99,6 +99,7 @@ def command(name: str, images: Path, teacher: Path | None, device: str, size: st
     denoiser = _denoiser(teacher)
     device, sizes = _device_and_sizes(device, size)
     found = _understood(images)
+    _check_told(found, denoiser, teacher)
     values = _values(name, found, Budget.read(device, sizes[0]), denoiser, teacher)  # the links are alike for all sizes
     with _undone_on_error(folder) as made:
         linked = [_link(images, folder / values["images"], made)]
@@ -173,7 +174,21 @@ def _understood(images: Path) -> Understood:
         raise UserError(f"{images}: {found.n_images} images were found, expected at least {FEWEST_IMAGES}: add images")
     if 0 < (n_test := found.splits.get("test", 0)) < FEWEST_TEST_IMAGES:
         raise UserError(f"{images}: {n_test} test images were found, expected at least {FEWEST_TEST_IMAGES}: move more of them into test/")
+    check_classes(data, found)
     return found
+
+
+def _check_told(found: Understood, denoiser: "NetDenoiser | None", teacher: Path | None) -> None:
+    """Raises UserError where a teacher of numbered classes would be told others, and draw what it is not asked for.
+
+    A teacher of another suite has learned the labels that such folders get here too.
+    """
+    from backtrail.teachers.imported import source_of_place  # here: as above
+
+    if teacher is None or denoiser is None or not denoiser.n_classes or source_of_place(teacher) == "own-backtrail":
+        return
+    if said := numbers_said(found):
+        raise UserError(f"--teacher {teacher} would be told other classes than it was trained on: {said}")
 
 
 def _values(name: str, found: Understood, budget: Budget, denoiser: "NetDenoiser | None", teacher: Path | None) -> dict[str, Any]:

@@ -1,14 +1,22 @@
 """What `check` and `plan` say of a suite's own files before anything runs: how they are read, and what would fail only hours later."""
 
+import re
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from backtrail.data.images import _drawn, labels_of
+from backtrail.data.layout import layout_of
 from backtrail.data.sources import CLASSIFIER, OWN_TEACHERS
 from backtrail.data.text_teacher import PARTS, fetched
-from backtrail.data.understood import Understood, understood
+from backtrail.data.understood import SHOWN, Understood, own_images, understood
 from backtrail.errors import UserError
 from backtrail.layout import PIPELINE_FILE, TEACHER
 from backtrail.parameters.classifier import ClassifierParameters, ImportedClassifier
+from backtrail.parameters.data import Data
 from backtrail.parameters.discrete_time import TimeStep
 from backtrail.parameters.students import guided
 from backtrail.parameters.suite import Suite
@@ -19,6 +27,8 @@ if TYPE_CHECKING:
     from backtrail.denoiser import NetDenoiser
 
 NO_TEST_SPLIT = ("ffhq64", "afhqv2-64", "imagenet64")  # data sets whose test images are those that are held out
+WHOLE_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)
+RARE = 1e-9  # chance that the draw of test images takes a whole class, below which it is not looked at
 
 
 def check_own_files(suite: Suite) -> list[str]:
@@ -31,6 +41,7 @@ def check_own_files(suite: Suite) -> list[str]:
     images = understood(suite.data)
     _check_test_images(suite, images)
     if images is not None:
+        check_classes(suite.data, images)
         _check_shape(suite, images)
     if isinstance(suite.teacher, ImportedTeacher):
         _check_imported(suite, suite.teacher, images)
@@ -39,7 +50,46 @@ def check_own_files(suite: Suite) -> list[str]:
 
         if (known := network(suite)) is not None:
             _check_levels(suite, known)
-    return images.lines() if images is not None else []
+    return [*images.lines(), *filter(None, [numbers_said(images)])] if images is not None else []
+
+
+def check_classes(data: Data, images: Understood) -> None:
+    """Raises UserError for a class that no training image has: samples are drawn from every class alike, and it was never seen."""
+    n_trained = _training_images(data, images)
+    lacking = [name for name in images.classes if not n_trained[name]]
+    if lacking:
+        some = [name for name in images.classes if n_trained[name]]
+        raise UserError(
+            f"{images.path}: there are no training images of class {_listed(lacking)}, only of {_listed(some)}, and samples are drawn from "
+            "every class alike: give each class training images, one name in train/ and test/, and labels from 0 on without a gap"
+        )
+
+
+def _training_images(data: Data, images: Understood) -> Counter[str]:
+    """Training images of each class. The draw of test images, which takes torch, is made where it may have taken a whole class."""
+    n_images, has_test_split = images.n_images, "test" in images.splits
+    smallest = min(images.classes.values(), default=0)
+    if not images.classes or (not has_test_split and (data.held_out / n_images) ** smallest < RARE):
+        return Counter(images.classes)
+    members = own_images(data)
+    layout = layout_of(members)
+    in_test = layout.in_test if layout.in_test is not None else _drawn(n_images, data.held_out, members)
+    labels, names = labels_of(members, layout)
+    counts = np.bincount(labels[~in_test], minlength=len(names))
+    return Counter({name: int(counts[k]) for k, name in enumerate(names)})
+
+
+def numbers_said(images: Understood) -> str | None:
+    """Folder -> label where folders are whole numbers and labels, which go by the text of names, another order: 10 comes before 2."""
+    names = list(images.classes)
+    if not all(map(WHOLE_NUMBER.fullmatch, names)) or all(int(one) <= int(other) for one, other in pairwise(names)):
+        return None
+    told = _listed([f"{name} -> {label}" for label, name in enumerate(names)])
+    return f"labels go by the text of the folders' names, not by the numbers: {told}; zeros in front (01, 02, ... 10) make both orders one"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def check_places(suite: Suite) -> None:

@@ -1,12 +1,14 @@
 """`backtrail plan`: what a run of the suite would fetch, and about how long it would compute."""
 
+import functools
+import json
+import math
 from pathlib import Path
 
 import click
 import pandas as pd
 
 from backtrail import layout
-from backtrail.artifacts import load_json
 from backtrail.cli.compute_cost import Work, count, forward_gflop, inception_gflop, network
 from backtrail.cli.own_files import lies_in
 from backtrail.data.download import host_of
@@ -16,7 +18,8 @@ from backtrail.data.understood import understood
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.layout import LOCK_FILE
-from backtrail.ledger.ledger import parse_lock
+from backtrail.ledger.gathered import read_gathered
+from backtrail.ledger.ledger import Stage, parse_lock
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.parameters.metrics import needs_inception
@@ -29,11 +32,20 @@ from backtrail.teachers.imported import read_teacher
 # Both of SFD's tables of training hours (arXiv 2409.19681, Tables 2 and 3: CIFAR-10 and ImageNet-64, half precision on an A100) come to
 # this rate within 2 %, if its forwards are counted as here.
 A100_HALF_TFLOPS = 65.0
+LEAST_TFLOPS = 1e-6
+SPENT = ("seconds", "gpu_seconds")  # of a record
 CACHED = "in DVC's cache: `dvc checkout` brings it back"
 
 
+def _rate(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """click's own range lets NaN pass, which is neither below nor above anything, and infinity."""
+    if value is not None and not LEAST_TFLOPS <= value < math.inf:
+        raise UserError(f"--tflops is a number of 10^12 operations a second, {LEAST_TFLOPS:g} or more; found {value:g}")
+    return value
+
+
 @click.command()
-@click.option("--tflops", type=click.FloatRange(min=0, min_open=True), default=None, help="10^12 operations a second that your GPU does.")
+@click.option("--tflops", type=float, callback=_rate, default=None, help="10^12 operations a second that your GPU does.")
 def command(tflops: float | None) -> None:
     """Say what a run would fetch (files, bytes, what is here already) and about how many GPU-hours each stage would take.
 
@@ -49,7 +61,8 @@ def command(tflops: float | None) -> None:
         return
     if isinstance(suite, RingSuite | TextSuite):
         raise UserError(f"suite {suite.suite} takes minutes on a CPU: run it with `dvc repro`; `backtrail plan` is for suites of images")
-    click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{as_text(files(suite))}\n{summary(files(suite))}\n")
+    outside = files(suite)
+    click.echo(f"Suite {suite.suite}\n\nTo fetch:\n{as_text(outside)}\n{summary(outside)}\n")
     if Path(suite.data.local).exists() and (images := understood(suite.data)):
         click.echo("Your images:\n" + "\n".join(images.lines()) + "\n")
     denoiser = network(suite) or teacher_here(suite)
@@ -70,6 +83,8 @@ def command(tflops: float | None) -> None:
     left = table[table["done"] < table["jobs"]]
     remaining = (left["GPU hours"] * (1 - left["done"] / left["jobs"])).sum()
     click.echo(f"About {table['GPU hours'].sum():.1f} GPU-hours in all (an estimate), {remaining:.1f} of them still to do.")
+    if hours := table["seconds"].sum() / 3600:
+        click.echo(f"Where they ran (the records, or the ledger that git keeps), these stages took {hours:.1f} hours one after the other.")
     if suite.scaling:
         click.echo("Not counted: the teachers that `scaling` trains.")
 
@@ -99,18 +114,23 @@ def files(suite: Suite) -> pd.DataFrame:
 def file_rows(stage: str, source: Source, folder: str, local: str) -> list[dict[str, object]]:
     rows, cached = [], in_cache(folder)
     for file in source.files:
-        here = Path(folder) / file.name
-        size_bytes = here.stat().st_size if here.is_file() else file.served_bytes or file.size_bytes
-        rows.append({"stage": stage, "file": file.name, "bytes": size_bytes, "state": _state(file, source, here, local, cached)})
+        here, supplied = Path(folder) / file.name, _supplied(file, local)
+        lies = here if here.is_file() else supplied
+        size_bytes = lies.stat().st_size if lies else file.served_bytes or file.size_bytes
+        state = "here" if here.is_file() else _state(file, source, supplied, local, cached)
+        rows.append({"stage": stage, "file": file.name, "bytes": size_bytes, "state": state})
     return rows
 
 
-def _state(file: File, source: Source, here: Path, local: str, cached: bool) -> str:
-    if here.is_file():
-        return "here"
-    supplied = Path(local)
-    is_packed = source.name == "image-folder" and supplied.is_dir()  # its images become the file
-    if is_packed or any(place.is_file() for place in (supplied, supplied / file.served_name, supplied / file.name)):
+def _supplied(file: File, local: str) -> Path | None:
+    """The file itself where the user has it; None where it is to be got, or to be made of images."""
+    place = Path(local)
+    return next((path for path in (place, place / file.served_name, place / file.name) if path.is_file()), None)
+
+
+def _state(file: File, source: Source, supplied: Path | None, local: str, cached: bool) -> str:
+    is_packed = source.name == "image-folder" and Path(local).is_dir()  # its images become the file
+    if is_packed or supplied:
         return f"supplied in {local}"
     if cached:
         return CACHED
@@ -123,13 +143,15 @@ def in_cache(folder: str) -> bool:
     """Whether this output stands in the lock file and its content in DVC's cache (in the usual place)."""
     if not Path(LOCK_FILE).is_file():
         return False
-    digests = [
-        out.md5
-        for stage in parse_lock(Path(LOCK_FILE).read_text(encoding="utf-8")).values()
-        for out in stage.outs.values()
-        if out.path == folder
-    ]
+    stages = _parsed(Path(LOCK_FILE).read_text(encoding="utf-8")).values()
+    digests = [out.md5 for stage in stages for out in stage.outs.values() if out.path == folder]
     return any(Path(".dvc/cache/files/md5", digest[:2], digest[2:]).is_file() for digest in digests)
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(lock: str) -> dict[str, Stage]:
+    """The stages of a lock file's text: every source asks for them, and parsing takes long."""
+    return parse_lock(lock)
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -141,16 +163,33 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def operations(counted: list[Work], per_forward: float, per_image: float) -> pd.DataFrame:
-    """A row per kind of job: stage, jobs, done (jobs whose record is here), forwards and tflop of all of them, and the measured
-    seconds of the clock and of GPUs."""
-    rows = []
+    """A row per kind of job: stage, jobs, done (jobs whose record is here and whole), forwards and tflop of all of them, and the measured
+    seconds of the clock and of GPUs; in a clone those of the run whose ledger git keeps (`seconds` alone)."""
+    rows, before = [], read_gathered(Path())
     for item in counted:
-        records = [load_json(path) for name in item.names if (path := Path(layout.record(name))).is_file()]
-        jobs, stage = len(item.names), item.names[0].rpartition("-")[0] if len(item.names) > 1 else item.names[0]
+        records = [Path(layout.record(name)) for name in item.names]
+        spent = [found for path in records if path.is_file() and (found := _spent(path.read_bytes()))]
+        told = spent or [found for path in records if (found := _spent(before.get(path.as_posix(), b"")))]
+        jobs = len(item.names)
         operations = (item.forwards * per_forward + item.features * per_image) / 1000
-        row = {"stage": stage, "jobs": jobs, "done": len(records), "forwards": item.forwards * jobs, "tflop": operations * jobs}
-        rows.append(row | {key: sum(float(record[key]) for record in records) for key in ("seconds", "gpu_seconds")})
+        row = {"stage": _kind(item.names), "jobs": jobs, "done": len(spent), "forwards": item.forwards * jobs, "tflop": operations * jobs}
+        rows.append(row | {"seconds": sum(of["seconds"] for of in told), "gpu_seconds": sum(of["gpu_seconds"] for of in spent)})
     return pd.DataFrame(rows)
+
+
+def _kind(names: list[str]) -> str:
+    """What several jobs are called together: without the seed, or else the stage alone."""
+    method, _, seed = names[0].rpartition("-")
+    return names[0] if len(names) == 1 else method if seed.isdecimal() else names[0].partition("@")[0]
+
+
+def _spent(content: bytes) -> dict[str, float] | None:
+    """The times in a stage's record; None where there is none, or a damaged one, whose stage is to run again."""
+    try:
+        record = json.loads(content)
+        return {key: float(record[key]) for key in SPENT}
+    except (ValueError, RecursionError, LookupError, TypeError, OverflowError):
+        return None
 
 
 def rate_of(table: pd.DataFrame, given: float | None) -> tuple[float, str]:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from backtrail.audit.recompute import Renderers
-from backtrail.layout import AXES, FIGURES, PARAMS_FILE, TABLES
+from backtrail.layout import AXES, FIGURES, PAGE, PARAMS_FILE, TABLES
 from backtrail.ledger.chains import chains
 from backtrail.parameters.base import read
 from backtrail.report.ablations import render_axis
@@ -14,6 +14,7 @@ from backtrail.report.html import render_report
 from backtrail.report.latent import render_latent
 from backtrail.report.latent_figures import render_latent_figures
 from backtrail.report.ring_claims import render_ring
+from backtrail.report.run_page import RUN_PAGE, render_run
 from backtrail.report.text import render_text
 from backtrail.report.text_figures import render_text_figures
 
@@ -31,4 +32,5 @@ def renderers(folder: str | Path) -> Renderers:
     for kind, (figures, tables) in of_their_own.items():
         if kind in values:
             figure, table = (lambda name, place, of=of: of(place) for of in (figures, tables))
-    return Renderers({FIGURES: figure, TABLES: table, AXES: render_axis}, lambda place: render_report(place, chains(place)))
+    pages = {PAGE: lambda place: render_report(place, chains(place)), RUN_PAGE: render_run}
+    return Renderers({FIGURES: figure, TABLES: table, AXES: render_axis}, pages)

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import click
 
-from backtrail.audit.published import FILE, publish
+from backtrail.audit.published import FILE, NothingPublished, publish
 from backtrail.audit.reproduced import EXIT_CODE, FLOAT, OUTSIDE, ROUNDED, SAME, SPREADS, WITHIN, Held, Reproduction, reproduced
+from backtrail.errors import UserError
 from backtrail.layout import PAGE
 
 SHOWN = 12
 
 
-@click.command(epilog=f"Exit code: 0 if all is within the spread and every verdict the same, {EXIT_CODE} if not.")
+CODES = f"{EXIT_CODE} if not, {NothingPublished.exit_code} if there is nothing to compare; any other is an error"
+
+
+@click.command(epilog=f"Exit code: 0 if all is within the spread and every verdict the same, {CODES}.")
 @click.option("--against", default="", metavar="COMMIT|FILE|FOLDER", help="What was published; by default the newest commit with results.")
 @click.option("--json", "as_json", is_flag=True, help="The same for programs, with every number that is outside.")
 @click.option("--page", "page", type=click.Path(path_type=Path), help="Write a page with every number beside the published one.")
@@ -28,6 +32,8 @@ def command(against: str, as_json: bool, page: Path | None, publishing: bool) ->
             f"{FILE}: made on {' and '.join(made['processors'])} with torch {' and '.join(made['torch'])}; commit it with the tables"
         )
         return
+    if page is not None and page.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--page {page}: expected a name that ends in .html, so that no other file is overwritten")
     found = reproduced(".", against)
     click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if as_json else "\n".join(in_words(found)))
     if page is not None:

@@ -56,8 +56,11 @@ def decode_upright(data: bytes, what: str, shape: Shape | None = None) -> Decode
     """An encoded image, turned as its EXIF orientation says (EDM's own tool ignores that); a palette becomes the colours that it names.
 
     Raises UserError if it is cut, not square, not of `shape`, has several pictures, or does not fit 8 bits of grey or of each of red,
-    green and blue without loss (16 bits, transparency, CMYK). Format, size and mode are looked at before a pixel is decoded.
+    green and blue without loss (16 bits, transparency, CMYK). Format, size and mode are looked at before a pixel is decoded. A file whose
+    end was filled with zeros is told from a whole one where its format can tell: BMP, WebP and TIFF without packing cannot.
     """
+    if format_of(data[:12]) == "JPEG" and not _reaches_its_end(data):  # its decoder takes zeros for pixels
+        raise UserError(f"{what} is no whole JPEG (its end is missing): get it again")
     with _opened(io.BytesIO(data), what, shape) as (image, channels):
         turned, kind = _is_turned(image.getexif()), image.format
         if image.mode == "P":
@@ -97,6 +100,19 @@ def _opened(stream: BinaryIO, what: str, shape: Shape | None) -> Iterator[tuple[
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         raise UserError(f"{what} is no whole {kind} ({type(error).__name__}): get it again") from None
+
+
+def _reaches_its_end(data: bytes) -> bool:
+    """Whether a JPEG's segments lead to its end-of-image marker (ITU-T T.81, Annex B); what stands behind that is of no concern."""
+    at = 2
+    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return True
+        # Within a scan: a byte of data, a restart; before a marker: a fill byte.
+        stands_alone = marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD7
+        at += 1 if marker == 0xFF else 2 if stands_alone else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return False
 
 
 def _is_turned(exif: Image.Exif) -> bool:

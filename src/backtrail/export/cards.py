@@ -190,17 +190,26 @@ def card(ledger: Ledger, stage: Stage, weights: str, method: str, seed: str) -> 
 
 
 def _quality(measured: dict[str, Any]) -> Iterator[str]:
-    """A table of the student's metrics and one line of protocol for each."""
-    values = measured["values"].get("student", {})
-    if not values:
+    """A table of the student's metrics, a row for each measured set, and one line of protocol for each metric."""
+    sets = [
+        (source.partition("-w")[2], int(nfe.removeprefix("nfe")), of)
+        for source, by_nfe in measured["values"].items()
+        if source.partition("-w")[0] == "student"
+        for nfe, of in by_nfe.items()
+    ]
+    if not sets:
         yield "Not measured by itself; the suite's figure and its data say how near its samples come to the data."
         return
-    names = list(next(iter(values.values())))
-    yield f"| NFE | {' | '.join(names)} |"
-    yield f"|{' --- |' * (len(names) + 1)}"
-    for nfe, of in values.items():
-        shown = f"{nfe.removeprefix('nfe')}{'' if int(nfe.removeprefix('nfe')) in measured['trained_nfe'] else ' (untrained)'}"
-        yield f"| {shown} | {' | '.join(f'{of[name]:.4g}' for name in names)} |"
+    names = list(dict.fromkeys(name for *_, of in sets for name in of))
+    is_guided = any(weight for weight, *_ in sets)
+    head = ["NFE", *(["guidance"] if is_guided else []), *names]
+    yield f"| {' | '.join(head)} |"
+    yield f"|{' --- |' * len(head)}"
+    for weight, nfe, of in sets:
+        # Guidance evaluates two branches a step, and nobody is trained for that: it is the steps that were trained.
+        trained = (nfe / 2 if weight else nfe) in measured["trained_nfe"]
+        cells = [f"{nfe}{'' if trained else ' (untrained)'}", *([weight or "none"] if is_guided else [])]
+        yield f"| {' | '.join([*cells, *(f'{of[name]:.4g}' if name in of else '' for name in names)])} |"
     yield ""
     for entry in measured["protocol"]:
         said = (f"{key.removesuffix('_sha256')} {_short(key, value)}" for key, value in entry.items() if key != "metric")

@@ -119,7 +119,8 @@ def export(target: str | Path, folder: str | Path = ".", key: str = "") -> list[
     """Write the crate into `target`, a folder that is not there yet. Returns the paths in it.
 
     key: what to sign the ledger's digests with (`ledger/seal.py`); seal and signature are put into the suite's folder too, for the audit.
-    Raises UserError if the folder is there, if a stage has left no record that could be told of, or if the signature fails.
+    Raises UserError if the folder is there, if a stage has left no record that could be told of, or if the signature fails. What fails
+    leaves no folder, so that the same command can be given again.
     """
     target = Path(target)
     if target.exists():
@@ -129,7 +130,20 @@ def export(target: str | Path, folder: str | Path = ".", key: str = "") -> list[
         raise UserError(f"no record of {', '.join(silent[:5])}: run `backtrail audit`, and these stages again")
     students = [out for out in ledger.makers if Path(out).name == STUDENT]
     if absent := [out for out in students if not (ledger.folder / out).is_file()]:
-        raise UserError(f"{len(absent)} of {len(students)} students are not here ({absent[0]}): `dvc pull`, or run the suite")
+        raise UserError(
+            f"{len(absent)} of {len(students)} students are not here ({absent[0]}): run the suite, or `dvc pull` where a remote has them"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A rename is what is left to do; that of a folder within, since the temporary one itself can be read by its owner alone.
+    with TemporaryDirectory(prefix=f".{target.name}.", suffix=".partial", dir=target.parent) as partial:
+        whole = Path(partial) / target.name
+        files = _write(ledger, whole, key)
+        whole.rename(target)
+    return files
+
+
+def _write(ledger: Ledger, target: Path, key: str) -> list[str]:
+    """The crate with its seal, signed with `key` if there is one. Returns the paths in it."""
     with TemporaryDirectory() as made:
         as_rocrate(describe(ledger, Path(made), signed=bool(key))).write(target)
     sealed = {SEAL, SIGNATURE} if key else {SEAL}

@@ -1,17 +1,20 @@
 """A trained teacher for other suites: its weights and those of what it comes with, with a card that says what and from where they are."""
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from backtrail import layout
-from backtrail.artifacts import atomic_write, load_json
+from backtrail.artifacts import atomic_write, file_digest, load_json
 from backtrail.data.sources import SOURCES
 from backtrail.data.text_teacher import PARTS
 from backtrail.errors import UserError
 from backtrail.export.cards import data_source
+from backtrail.laid_down import ROOT
 from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.ledger import Ledger, Stage, open_ledger
 from backtrail.parameters.text_suite import is_text
@@ -57,7 +60,8 @@ def export_teacher(folder: str | Path, suite: str | Path = ".") -> list[str]:
     """Write the teacher of `suite`, what it comes with and `README.md`, their card, into `folder`; returns the names of the files.
 
     With a teacher of images goes the classifier; with one of text to images, the first stage and the judges. Raises UserError unless the
-    suite has trained all of them, and their bytes, and those of what was measured, are those of its ledger.
+    suite has trained all of them, and their bytes, and those of what was measured, are those of its ledger; and unless what lies in the
+    folder under those names is what this suite exported.
     """
     ledger = open_ledger(suite)
     own = ("autoencoder", "judge", "caption_tower") if is_text(ledger.params) else ("classifier",)
@@ -67,14 +71,31 @@ def export_teacher(folder: str | Path, suite: str | Path = ".") -> list[str]:
     digests = {name: _digest(ledger, path) for name, path in made.items()}
     _digest(ledger, layout.metrics())
     card = Path(folder) / "README.md"
-    if card.exists() and TITLE not in card.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"{card} is there and no card of a teacher: name another folder, or move it away")
+    _check_own_export(Path(folder), card, ledger.params.get("suite", ""), digests)
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, path in made.items():
         atomic_write(Path(folder) / name, lambda file, path=path: shutil.copyfile(ledger.folder / path, file))
     text = _card(ledger, folder, made, digests, own)
     atomic_write(card, lambda file: file.write_text(text, encoding="utf-8"))
     return [*made, "README.md"]
+
+
+def _check_own_export(folder: Path, card: Path, suite: str, digests: dict[str, str]) -> None:
+    """Raises UserError where a file would be overwritten that is neither as it is to be nor of an earlier export of this suite.
+
+    Of the suite is a card that bears its name, and a file of weights that has the digest which such a card says of it.
+    """
+    said = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    is_ours = f"{TITLE}{suite}`" in said
+    if os.path.lexists(card) and not is_ours:
+        raise UserError(f"{card} is there and no card of a teacher of suite {suite}: name another folder, or move it away")
+    for name, digest in digests.items():
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        found = file_digest(path) if path.is_file() else ""
+        if found != digest and not (is_ours and _line(name, found) in said.splitlines()):
+            raise UserError(f"{path} is there and was not exported by suite {suite}: name another folder, or move it away")
 
 
 def _digest(ledger: Ledger, path: str) -> str:
@@ -93,7 +114,7 @@ def _card(ledger: Ledger, folder: str | Path, made: dict[str, str], digests: dic
         data_set=json.dumps(source.name),
         data=f"{source.name} in colours, with captions" if is_text(ledger.params) else source.name,
         suite=ledger.params.get("suite", ""),
-        folder=f"data/teachers/{Path(folder).name}",
+        folder=_local(Path(folder)),
         sections="\n".join(f"{key}:\n  source: own-backtrail" for key in own),
         digests=", ".join(f"{file}: {of}" for file, of in digests.items()),
         quality="\n".join(_quality(load_json(ledger.folder / layout.metrics()))),
@@ -103,11 +124,23 @@ def _card(ledger: Ledger, folder: str | Path, made: dict[str, str], digests: dic
     )
 
 
+def _local(folder: Path) -> str:
+    """The folder as it is named from the repository, or as it was given where it lies outside; in quotes where YAML may need them."""
+    lies = folder.resolve()
+    named = (lies.relative_to(ROOT) if lies.is_relative_to(ROOT) else folder).as_posix()
+    return named if re.fullmatch(r"[\w.-]*/[\w./-]+", named) else json.dumps(named)
+
+
+def _line(file: str, digest: str) -> str:
+    """The line of a card that holds a file of weights to its bytes."""
+    return f"- `{file}`: sha256 `{digest}`"
+
+
 def _made(ledger: Ledger, stage: Stage | None, file: str, digest: str) -> Iterator[str]:
     record = (ledger.records[stage.name] if stage else None) or {}
     dirty = " with changes that were not committed" if record["dirty"] else ""
     machine = (record["device"] or {}).get("name") or record["host"]["processor"]
-    yield f"- `{file}`: sha256 `{digest}`"
+    yield _line(file, digest)
     yield f"  - stage `{record['stage']}`, commit `{record['commit']}`{dirty}, {record['cpu_seconds']:,.0f} CPU s on {machine}"
 
 

@@ -1,6 +1,5 @@
 """RO-Crate's vocabulary for rocrate-validator where there is no network: from the package `rocrate`, laid into a cache that it reads."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import requests
 import rocrate
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPResponse
 
 from backtrail.artifacts import load_json
 
@@ -26,11 +24,12 @@ class _Packaged(HTTPAdapter):
     """Answers each request with the vocabulary, and asks no network."""
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        from requests_cache.models import CachedHTTPResponse
+
         content = load_json(Path(rocrate.__file__).parent / "data/ro-crate.jsonld")
         content["@context"] |= OF_1_1
         headers = {"Content-Type": "application/ld+json"}
-        body = io.BytesIO(json.dumps(content).encode())
-        return self.build_response(request, HTTPResponse(body, headers, 200, preload_content=False))
+        return self.build_response(request, CachedHTTPResponse(json.dumps(content).encode(), headers=headers, status=200))
 
 
 def checks(folder: str) -> str:

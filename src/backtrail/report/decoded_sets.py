@@ -1,6 +1,7 @@
 """What tables and figures of latent models share: the sets of decoded images that were measured, by model, evaluations and guidance."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import ScalarFormatter
 
 from backtrail.artifacts import load_json
 from backtrail.layout import TEACHER_NAME, metrics, samples
@@ -17,7 +17,7 @@ from backtrail.parameters.text_suite import TextSuite
 from backtrail.report.names import literal
 
 KEYS = ["kind", "method", "nfe", "guidance", "trained"]
-MARKERS = "ovsD^<>Ph*X"
+MARKERS = "ovsD^<>*XPdpH8h"
 
 
 def set_rows(folder: Path, suite: TextSuite | LatentSuite) -> Iterator[dict[str, Any]]:
@@ -73,11 +73,26 @@ def pixel_digest(image: np.ndarray) -> str:
 
 
 def draw_lines(axes: Axes, rows: pd.DataFrame) -> None:
-    """A metric over evaluations: a line per model and weight of guidance, in the order of the rows."""
-    for i, ((kind, method, guidance), of) in enumerate(rows.groupby(["kind", "method", "guidance"], sort=False)):
-        style = {"marker": MARKERS[i % len(MARKERS)], "color": f"C{i % 10}", "linestyle": ":" if kind == "teacher" else "-", "capsize": 2}
+    """A metric over evaluations, in the order of the rows: a colour per model, whatever its guidance, and a marker per model and guidance.
+
+    Models that have one number of evaluations, the same, stand beside each other.
+    """
+    series = [(*key, of) for key, of in rows.groupby(["kind", "method", "guidance"], sort=False)]
+    models = list(dict.fromkeys(_model(kind, method) for kind, method, _, _ in series))
+    alone = [of["nfe"].iloc[0] if len(of) == 1 else None for *_, of in series]
+    for i, (kind, method, guidance, of) in enumerate(series):
+        among = [j for j, nfe in enumerate(alone) if nfe is not None and nfe == alone[i]]
+        aside = 2 ** (0.1 * (among.index(i) - (len(among) - 1) / 2)) if among else 1
+        colour = f"C{models.index(_model(kind, method)) % 10}"
+        line = "none" if among else ":" if kind == "teacher" else "-"
+        style = {"marker": MARKERS[i % len(MARKERS)], "color": colour, "linestyle": line, "capsize": 2}
         name = literal(f"{kind}, {method}, w = {guidance:g}")
-        axes.errorbar(of["nfe"], of["mean"], of["std"].fillna(0), label=name, **style)
+        axes.errorbar(of["nfe"] * aside, of["mean"], of["std"].fillna(0), label=name, **style)
     axes.set_xlabel("Network evaluations, both branches counted")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _model(kind: str, method: str) -> tuple[str, str]:
+    """A sampler at a weight of guidance goes by the name of the sampler: `heun-w3` of `heun`."""
+    return kind, re.sub(r"-w[\d.]+$", "", method)

@@ -32,21 +32,31 @@ LOOKS = {
     "ipndm": Look("Teacher, iPNDM(4)", "#8c6d46", "*", (0, (1, 2, 4, 2))),
     "euler": Look("Teacher, Euler", "#888888", "p", (0, (3, 1.5, 1, 1.5))),
 }
-SPARE_COLOURS = ("#332288", "#117733", "#882255", "#ddaa33")
-SPARE_MARKERS = ("<", ">", "h", "8")
+# The students of `suites/study` that are no method of the papers.
+VARIANTS = {
+    "disback-long": Look("DisBack, long path", "#117733", "h", (0, (2, 1))),
+    "diff-instruct-random": Look("Diff-Instruct from random weights", "#332288", "<", (0, (3, 1, 1, 1))),
+    "disback-random": Look("DisBack from random weights", "#882255", ">", (0, (1, 1))),
+}
+SPARE_COLOURS = ("#332288", "#117733", "#882255", "#ddaa33", "#33bbee", "#ee3377")
+SPARE_MARKERS = ("<", ">", "h", "8", "d", "p")
+SPARE_LINES = ((0, (2, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 
 
 def look(name: str) -> Look:
     """A method's look; one that has none of its own gets a spare that depends on its name alone, so that it is the same everywhere."""
-    if name in LOOKS:
-        return LOOKS[name]
+    if (own := LOOKS.get(name) or VARIANTS.get(name)) is not None:
+        return own
     pick = zlib.crc32(name.encode())
-    return Look(literal(name[:40]), SPARE_COLOURS[pick % 4], SPARE_MARKERS[pick // 4 % 4], (0, (2, 1)))
+    colour, marker, line = (
+        spare[pick // weight % len(spare)] for spare, weight in ((SPARE_COLOURS, 1), (SPARE_MARKERS, 6), (SPARE_LINES, 36))
+    )
+    return Look(literal(name[:40]), colour, marker, line)
 
 
 def label(name: str) -> str:
     """A method's name in tables and text."""
-    return LOOKS[name].label if name in LOOKS else name
+    return look(name).label if name in LOOKS or name in VARIANTS else name
 
 
 def literal(text: str) -> str:

@@ -1,0 +1,31 @@
+"""What lies beside a pipeline that is laid down is the user's too: their lines stay, and those that a suite needs are among them."""
+
+from pathlib import Path
+
+import pytest
+
+from backtrail.laid_down import lay_down
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", [".dvcignore", ".dvc/.gitignore"])
+def test_a_user_s_lines_stay_and_what_is_lacking_is_appended(name: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes((ROOT / "suites/cifar10/params.yaml").read_bytes())
+    ours, path = (ROOT / name).read_text(encoding="utf-8"), tmp_path / name
+    needed = [line for line in ours.splitlines() if line and not line.startswith("#")]
+    path.parent.mkdir(exist_ok=True)
+    mine = f"# mine\n/notes/\n{needed[1]}\n!kept"
+    path.write_text(mine, encoding="utf-8")
+    assert name in lay_down(tmp_path, writes=False) and path.read_text(encoding="utf-8") == mine
+    assert name in lay_down(tmp_path)
+    found = path.read_text(encoding="utf-8")
+    assert found.startswith(mine + "\n") and set(needed) <= set(found.splitlines()) and found.count(f"{needed[1]}\n") == 1
+    assert lay_down(tmp_path) == [] == lay_down(tmp_path, writes=False)
+    path.write_text(f"{ours}/notes/\n", encoding="utf-8")
+    assert lay_down(tmp_path) == [] and path.read_text(encoding="utf-8") == f"{ours}/notes/\n"
+
+
+def test_the_suites_that_have_run_lack_no_line() -> None:
+    for folder in (path.parent for path in ROOT.glob("suites/*/.dvcignore")):
+        assert not {".dvcignore", ".dvc/.gitignore"} & set(lay_down(folder, writes=False)), folder
