@@ -82,7 +82,7 @@ def test_the_rows_that_params_declare_are_those_of_the_untouched_table(finished:
 
 
 def test_a_suite_that_distils_nothing_needs_no_tables() -> None:
-    ledger = open_ledger(ROOT / "suites/fashion-mnist-teacher")
+    ledger = open_ledger(Path(__file__).parents[2] / "suites/fashion-mnist-teacher")
     assert ledger.params["students"] == {} and not list(missing(ledger))
 
 
