@@ -25,6 +25,13 @@ BY_HAND = "data/local/README.md"  # in a folder that is there from the start, si
 KEPT = (".dvc/config", BY_HAND)  # the user's own once they are there: remotes, the place of the cache
 JOINED = (".dvc/.gitignore", ".dvcignore")  # the user's own too, with the lines that a suite needs among them
 OF_THEIR_OWN = ("ring", "text", "latent")  # sections whose suites have a pipeline of their own, in workflow/pipelines
+STAGE = re.compile(r"^(?:  #.*\n)*  (?P<name>[a-z-]+):.*\n(?:(?:    .*)?\n)*", re.MULTILINE)  # with the comments before it
+# What a suite that trains a teacher and distils nothing has no use for.
+OF_STUDENTS = {
+    *("path", "score-distillation", "mismatch", "path-samples"),
+    *("trajectories", "trajectory-distillation", "samples", "metrics"),
+    *("figures", "tables", "report"),
+}
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
 
 
@@ -48,6 +55,8 @@ def pipeline_text(folder: str | Path, params: Mapping[str, Any]) -> str:
         raise UserError(f"{ROOT} holds no {PIPELINE_FILE}: backtrail runs from a checkout of its repository (`pip install --editable .`)")
     own = next((f"workflow/pipelines/{kind}.yaml" for kind in OF_THEIR_OWN if kind in params), PIPELINE_FILE)
     whole = (ROOT / own).read_text(encoding="utf-8")
+    if own == PIPELINE_FILE and params.get("students") == {}:
+        whole = STAGE.sub(lambda stage: "" if stage["name"] in OF_STUDENTS else stage[0], whole)
     parts = [_more("path", start) for start in params.get("start") or {} if start != "teacher"]
     report = params.get("report") or {}
     asked = {**{key: params.get(key) for key in ("second_stage", "scaling")}, **{key: report.get(key) for key in ("axes", "sampler_axes")}}

@@ -14,7 +14,7 @@ import yaml
 from backtrail.artifacts import YAML_LOADER
 from backtrail.audit.audit import audit
 from backtrail.audit.findings import UNBACKED
-from backtrail.audit.left_out import cells, dropped
+from backtrail.audit.left_out import cells, dropped, missing
 from backtrail.ledger.history import history
 from backtrail.ledger.ledger import open_ledger
 from backtrail.parameters.suite import read_suite
@@ -79,6 +79,11 @@ def test_the_rows_that_params_declare_are_those_of_the_untouched_table(finished:
         found = {(row["kind"], row["method"], int(row["nfe"]), float(row["guidance"])) for row in csv.DictReader(file)}
     assert set(cells(read_suite(finished / "params.yaml"))) == found
     assert said(finished) == (0, [])
+
+
+def test_a_suite_that_distils_nothing_needs_no_tables() -> None:
+    ledger = open_ledger(Path(__file__).parents[2] / "suites/fashion-mnist-teacher")
+    assert ledger.params["students"] == {} and not list(missing(ledger))
 
 
 def test_the_rows_of_the_repository_s_own_table_are_declared() -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from backtrail.laid_down import lay_down
+from backtrail.laid_down import lay_down, pipeline_text
+from backtrail.parameters.base import read
+from backtrail.pipeline import stages_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,3 +31,16 @@ def test_a_user_s_lines_stay_and_what_is_lacking_is_appended(name: str, tmp_path
 def test_the_suites_that_have_run_lack_no_line() -> None:
     for folder in (path.parent for path in ROOT.glob("suites/*/.dvcignore")):
         assert not {".dvcignore", ".dvc/.gitignore"} & set(lay_down(folder, writes=False)), folder
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in ROOT.glob("suites/*/params.yaml")), ids=lambda folder: folder.name)
+def test_whatever_a_stage_of_a_suite_reads_another_one_makes(folder: Path) -> None:
+    """So that the suite can be run to its end: a teacher's has no tables of students."""
+    params = read(folder / "params.yaml")
+    stages = list(stages_of(pipeline_text(folder, params), params))
+    made = {Path(out) for stage in stages for out in stage.outs}
+    makers = {*made, *(parent for out in made for parent in out.parents)}
+    read_by = {(dep, stage.name) for stage in stages for dep in stage.deps if dep.startswith(("data/", "results/", "reports/"))}
+    given = {dep for dep, _ in read_by if dep.startswith("data/local")}
+    for dep, name in read_by:
+        assert dep in given or Path(dep) in makers or makers & set(Path(dep).parents), f"{name} reads {dep}, which no stage makes"

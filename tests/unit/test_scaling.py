@@ -10,6 +10,7 @@ import yaml
 
 from backtrail.artifacts import load_json
 from backtrail.laid_down import lay_down
+from backtrail.ledger.numbers import layout_of
 from backtrail.nets.build import build
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.scaling import Scaling
@@ -66,6 +67,8 @@ def test_every_size_is_trained_for_every_budget_and_measured_beside_real_images(
     assert list(data["size"]) == ["small", "small", "large", "large"] and list(data["images"]) == [24, 48, 24, 48]
     assert data["mean"].iloc[3] == pytest.approx(found["values"]["teacher"]["fd_classifier"]) and data["mean"].nunique() == 4
     assert (data["floor"] < data["mean"]).all() and data["floor"].nunique() == 1
+    layout = layout_of("reports/figures/scaling.csv")  # by which each of its numbers can be asked where it comes from
+    assert layout is not None and set(layout.keys) < set(data) and all(Path(source).is_file() for source in data["source"])
 
 
 def test_the_figure_has_a_line_a_size_and_the_floor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

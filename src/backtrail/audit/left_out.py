@@ -65,7 +65,7 @@ def _stages(ledger: Ledger, suite: Suite[Any, Any], made: set[str]) -> Iterator[
         if seeds := [seed for seed in suite.seeds if metrics(method, seed) not in made]:
             what = f"{method} with seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}"
             yield _no_stage(metrics(method, seeds[0]), f"measures {what}, which {PARAMS_FILE} declares")
-    for path in (metrics(), RESULTS, CLAIMS, PAGE):
+    for path in (metrics(), *((RESULTS, CLAIMS, PAGE) if suite.methods else ())):
         if path not in made:
             yield _no_stage(path, f"makes {path}, which {PARAMS_FILE} asks for (`teacher_samples`, `report`)")
 

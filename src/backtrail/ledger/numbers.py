@@ -33,6 +33,7 @@ LAYOUTS = {
     f"{FIGURES}/path.csv": Layout(("method", "loss", "node"), "mean", (("", PATHS),)),
     f"{FIGURES}/nfe.csv": Layout(("metric", "kind", "method", "nfe", "guidance", "trained"), "mean", (("floor", REFERENCE), ("", METRICS))),
     f"{FIGURES}/cost.csv": Layout(("metric", "kind", "method", "nfe"), "mean", (("cost", CURVES), ("", METRICS))),
+    f"{FIGURES}/scaling.csv": Layout(("size", "images", "nfe", "metric", "source"), "mean"),
     f"{FIGURES}/samples.csv": Layout(("row", "column", "source", "key", "image_seed"), "sha256"),
     f"{FIGURES}/ring.csv": Layout(("panel", "method", "update"), "mean", (("floor", TEACHER_VALUES), ("teacher", TEACHER_VALUES))),
     f"{FIGURES}/text-samples.csv": Layout(("row", "column", "caption", "source", "key", "image_seed"), "sha256"),

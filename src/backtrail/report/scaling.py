@@ -17,19 +17,22 @@ COLOURS, MARKERS = ("#0077bb", "#cc3311", "#009988", "#ee7733", "#666666"), "os^
 
 
 def scaling_data(p: Scaling, metric: str) -> pd.DataFrame:
-    """A row for each size and budget: size, weights (count), images seen, nfe, metric, mean, floor (real images, as many of them), loss.
+    """A row for each size and budget: size, weights (count), images seen, nfe, metric, mean, floor (real images, as many of them), loss,
+    source (the file that was read).
 
     Raises UserError if a teacher was not measured in `metric`.
     """
     rows = []
     for size in p.channels:
         for steps in p.steps:
-            found = load_json(VALUES / f"{size}-{steps}.json")
+            source = VALUES / f"{size}-{steps}.json"
+            found = load_json(source)
             values = found["values"]
             if metric not in values["teacher"]:
                 raise UserError(f"report.metric = {metric}: {size}-{steps} was measured in {', '.join(values['teacher'])}")
             row = {"size": size, "weights": found["weights"], "images": found["images"], "nfe": found["nfe"], "metric": metric}
-            rows.append(row | {"mean": values["teacher"][metric], "floor": values["real"][metric], "loss": found["loss"]})
+            measured = {"mean": values["teacher"][metric], "floor": values["real"][metric], "loss": found["loss"]}
+            rows.append(row | measured | {"source": source.as_posix()})
     return pd.DataFrame(rows)
 
 
