@@ -170,6 +170,7 @@ def test_samples_are_one_archive_of_bytes(suite: TinySuite) -> None:
     assert metadata["trained_nfe"] == [2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_stage_in_two_processes_ends_where_one_does(suite: TinySuite) -> None:
     run = suite.runs["path@disback-0"]
     last = sorted(run.outs[0].glob("node-*.safetensors"))[-1]

@@ -49,6 +49,7 @@ def test_the_classifier_knows_the_clothes(dataset, classifier_file):
     assert accuracy(net, dataset.test_images, dataset.test_labels) > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classifier", "efficientnet-lite0"])
 def test_real_noised_and_blurred_images_are_ranked(name, dataset, classifier_file, tmp_path):
     e = extractor(name, classifier_file)
