@@ -93,6 +93,7 @@ def test_eight_at_once(project):
     project.assert_settled()
 
 
+@pytest.mark.slow
 def test_looking_at_a_run_does_not_disturb_it(project):
     project.edit("disback_lr: 1", "disback_lr: 2")
     run = project.start_snakemake(HANG="path")

@@ -20,6 +20,7 @@ from backtrail.parameters.metrics import Metrics
 
 BY_HAND = "FASHION_MNIST_FOLDER"  # environment variable: a folder with the four official .gz files
 P = Metrics(n_samples=500, n_curve=300, n_reference=2000, n_pairwise=500)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,6 @@ def test_the_classifier_knows_the_clothes(dataset, classifier_file):
     assert accuracy(net, dataset.test_images, dataset.test_labels) > 0.85
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classifier", "efficientnet-lite0"])
 def test_real_noised_and_blurred_images_are_ranked(name, dataset, classifier_file, tmp_path):
     e = extractor(name, classifier_file)
