@@ -51,7 +51,7 @@ PYTEST := python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 test: setup lint ## check style and pass the tests
 	$(PYTEST) -m "not slow"
 
-test-all: setup lint ## the tests, with those that take longer than a minute each
+test-all: setup lint ## the tests, with those that `make test` has no time for
 	$(PYTEST)
 
 lint: setup ## check style

@@ -12,7 +12,7 @@ import pytest
 from cluster.conftest import ClusterProject
 from cluster.slurm import Slurm, wait_for
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
 TRAINED = {"train@told": "told", "train@requeued": "requeued", "train@preempted": "preempted", "sliced": "sliced"}
 
 

@@ -3,6 +3,8 @@
 import re
 import shutil
 
+import pytest
+
 from .conftest import EDGES, NAMES, Project
 
 SFD_AND_AFTER = {"student@sfd-v-0", "student@sfd-v-1", "metrics@sfd-v", "figure", "table"}
@@ -47,6 +49,7 @@ def test_both_name_and_run_the_same_stale_stages(project, tmp_path):
     project.assert_settled()
 
 
+@pytest.mark.slow
 def test_a_comment_in_the_code_makes_its_users_stale(project):
     project.edit("# The code", "# A comment, and the code", "tools/student.py")
     students = {name for name in NAMES if name.startswith("student")}
@@ -75,6 +78,7 @@ def test_checkout_and_touch(project):
     project.assert_settled()
 
 
+@pytest.mark.slow
 def test_a_suite_is_a_project_of_its_own_with_the_same_cache(project):
     suite = project.root / "suites" / "small"
     (suite / ".dvc").mkdir(parents=True)

@@ -183,6 +183,7 @@ def test_experiments_change_the_one_method_that_they_name(checkout: Checkout) ->
     assert {name: float(shown[name]) for name in ("faster", "slower")} == {"faster": 5e-3, "slower": 5e-5}
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_before_dvc_has_its_outputs_is_not_lost(checkout: Checkout) -> None:
     """Its last state stays until dvc.lock names its record, and goes with the next stage that starts."""
     checkout.env = checkout.env | {"BACKTRAIL_SAVE_EVERY_S": "0"}
@@ -198,6 +199,7 @@ def test_a_training_that_is_killed_before_dvc_has_its_outputs_is_not_lost(checko
     assert not list(checkout.suite.glob(".scratch/ring-teacher-*"))
 
 
+@pytest.mark.slow
 def test_a_ring_is_audited_asked_and_exported(checkout: Checkout) -> None:
     """Its figure's numbers are checked as tables are, and its students leave with a card of points, without any data set."""
     program = (sys.executable, str(checkout.root / "src/backtrail"))

@@ -13,6 +13,7 @@ import warm
 from backtrail.data.sources import SOURCES
 from backtrail.parameters.suite import Suite, read_suite
 from backtrail.teachers.published import PUBLISHED
+from sampled import slow_after
 
 from .conftest import ROOT
 
@@ -96,9 +97,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "cifar10" else pytest.mark.slow) for name in ("cifar10", "cifar10-jpeg", *IMPORTED[1:])]
-)
+@pytest.mark.parametrize("name", slow_after(1, ("cifar10", "cifar10-jpeg", *IMPORTED[1:])))
 def test_both_engines_plan_a_suite(checkout: Path, name):
     planned = planned_by_both(checkout, name)
     suite, extractors = SUITES[name], SUITES[name].metrics.extractors

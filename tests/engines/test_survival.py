@@ -7,13 +7,13 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import dvc_plan
+from sampled import slow_after
 
 from .conftest import ROOT, Project
 
@@ -123,19 +123,13 @@ def check_taken_up(project: Project, lock: str, again: list[str]) -> None:
     check_cache(project.root / ".dvc/cache")
 
 
-def slow_after_first(values: Iterable[Any]) -> list[Any]:
-    """One of them in `make test`, all in `make test-all`: each runs the pipeline several times."""
-    first, *others = values
-    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]
-
-
-@pytest.mark.parametrize("moment", slow_after_first(MOMENTS))
+@pytest.mark.parametrize("moment", slow_after(1, MOMENTS))
 def test_killed_between_a_stage_s_end_and_its_entry(tiny: Project, lock: str, moment: str) -> None:
     broken(tiny, moment, "kill")
     check_taken_up(tiny, lock, MOMENTS[moment])
 
 
-@pytest.mark.parametrize("moment", slow_after_first([HALF, *MOMENTS]))
+@pytest.mark.parametrize("moment", slow_after(1, [HALF, *MOMENTS]))
 def test_a_disk_that_fills_there(small_disk: Path, lock: str, moment: str) -> None:
     project = make(small_disk / "tiny")
     printed = broken(project, moment, "fill")
@@ -194,7 +188,7 @@ def test_half_a_file_that_a_kill_left_in_a_folder_changes_nothing(tiny: Project,
     assert (tiny.root / "dvc.lock").read_text(encoding="utf-8") == lock
 
 
-@pytest.mark.parametrize("number", slow_after_first([signal.SIGHUP, signal.SIGTERM, signal.SIGINT]))
+@pytest.mark.parametrize("number", slow_after(1, [signal.SIGHUP, signal.SIGTERM, signal.SIGINT]))
 def test_a_closed_terminal_and_other_ends_of_a_run(tiny: Project, lock: str, number: signal.Signals) -> None:
     run = start(tiny, "repro", HANG="measure")
     wait_for(tiny, "measure")

@@ -45,6 +45,7 @@ def test_a_deleted_output_and_a_parameter_turned_back_are_restored(project):
     assert project.git("status", "--short") == ""  # dvc.lock, metrics, figures: all as they were committed
 
 
+@pytest.mark.slow
 def test_failing_stages_count_as_nothing_and_are_taken_up(project):
     project.edit("disback_lr: 1", "disback_lr: 2")
     project.edit("n_images: 3", "n_images: 4")
@@ -92,6 +93,7 @@ def test_eight_at_once(project):
     project.assert_settled()
 
 
+@pytest.mark.slow
 def test_looking_at_a_run_does_not_disturb_it(project):
     project.edit("disback_lr: 1", "disback_lr: 2")
     run = project.start_snakemake(HANG="path")
@@ -128,6 +130,7 @@ def test_a_file_that_is_asked_for_is_found(project):
     assert "Nothing to be done" in project.snakemake("--profile", "local", "-n", "teacher")
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_path_of_its_page(project):
     """Once, by the main process, and only after a run that has brought the page up to date."""
     command = "mkdir -p reports && cp results/table.csv reports/index.html"

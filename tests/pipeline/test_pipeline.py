@@ -63,7 +63,7 @@ def test_a_stage_run_again_writes_the_same_bytes(suite: TinySuite, name: str) ->
     [
         ("teacher", signal.SIGTERM),
         ("score-distillation@disback-0", signal.SIGKILL),
-        ("trajectory-distillation@trajectory-0", signal.SIGTERM),
+        pytest.param("trajectory-distillation@trajectory-0", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_a_stage_that_a_signal_ends_leaves_nothing_that_looks_finished_and_ends_with_the_same_bytes(
@@ -170,6 +170,7 @@ def test_samples_are_one_archive_of_bytes(suite: TinySuite) -> None:
     assert metadata["trained_nfe"] == [2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_stage_in_two_processes_ends_where_one_does(suite: TinySuite) -> None:
     run = suite.runs["path@disback-0"]
     last = sorted(run.outs[0].glob("node-*.safetensors"))[-1]

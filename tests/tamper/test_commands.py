@@ -328,6 +328,7 @@ def test_the_crate_describes_every_stage_and_every_file_in_it(finished: Path, cr
     assert not [path for path in here if path.startswith("data/")]
 
 
+@pytest.mark.slow
 def test_the_command_that_export_prints_passes_the_crate_off_the_network(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,6 +346,7 @@ def test_the_command_that_export_prints_passes_the_crate_off_the_network(
     assert subprocess.run(command, shell=True, cwd=folder, env=environment | {"PATH": binaries}, capture_output=True).returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("student", "key"), [("disback-seed0", "student/nfe1"), ("sfd-v-seed1", "student/nfe2")])
 def test_the_example_on_a_model_card_draws_the_images_that_were_measured(finished: Path, crate: Path, student: str, key: str) -> None:
     folder = crate / "models" / student

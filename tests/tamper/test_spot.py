@@ -22,6 +22,7 @@ pytestmark = pytest.mark.xdist_group("tamper")
 STAGE, SAMPLES = "samples@disback-0", "results/samples/disback/seed0.safetensors"
 
 
+@pytest.mark.slow
 def test_real_images_with_a_ledger_that_fits_pass_the_hash_level_and_are_found_when_their_stage_is_picked(ledger: Path) -> None:
     (ledger / SAMPLES).chmod(0o644)
     tensors, about = load_tensors(ledger / SAMPLES)

@@ -30,6 +30,7 @@ from backtrail.parameters.sampling import Schedule
 from backtrail.randomness import image_noise
 from backtrail.sampling.sample import sample
 from backtrail.sampling.student import FewStep, OneStep, StudentSampling
+from sampled import slow_after
 
 ONE_STEP = OneStep(sigma_init=2.5)
 
@@ -129,8 +130,9 @@ def programs() -> Programs:
 
 # One step is another plan for the same program: a net with labels, one that is told its steps, and one of the library will do.
 LENGTHS = [
-    *((kind, "few steps") for kind in NETS),
+    *((kind, "few steps") for kind in ("SongUNet, told its steps", "diffusers", "built-in", "built-in, classes")),
     *((kind, "one step") for kind in ("built-in, classes", "SongUNet, told its steps", "diffusers")),
+    *((kind, "few steps") for kind in ("built-in, told its steps", "SongUNet", "ADM, classes")),
 ]
 
 
@@ -176,7 +178,7 @@ def test_a_card_shows_every_set_that_was_measured_under_guidance_too() -> None:
     assert said.startswith("Not measured")
 
 
-@pytest.mark.parametrize(("kind", "length"), LENGTHS)
+@pytest.mark.parametrize(("kind", "length"), slow_after(2, LENGTHS))
 def test_a_program_makes_the_images_that_the_stage_makes(kind: str, length: str, tmp_path: Path, programs: Programs) -> None:
     """Against the samples of the stage `samples`, whose sampler is told the number of steps if the net takes it."""
     student = trained(NETS[kind]())
@@ -195,7 +197,7 @@ def test_a_program_makes_the_images_that_the_stage_makes(kind: str, length: str,
         assert not torch.equal(standalone.draw(program, about, range(3, 7), untold.nfe), other)
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", slow_after(1, reversed(NETS)))
 def test_the_cards_example_needs_torch_alone(kind: str, tmp_path: Path, torch_alone: Path, programs: Programs) -> None:
     student = trained(NETS[kind]())
     facts = few_steps(student.step_condition)
@@ -251,7 +253,7 @@ def test_a_pipeline_of_diffusers_draws_the_students_images(prediction: str, net:
     assert again[0].shape == (3, *student.image_shape[1:], student.image_shape[0]) and np.array_equal(*again)
 
 
-@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("told", slow_after(1, [True, False]))
 def test_the_cards_example_for_diffusers_needs_it_and_torch_alone(
     told: bool, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, programs: Programs
 ) -> None:

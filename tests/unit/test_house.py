@@ -272,8 +272,8 @@ def test_github_runs_the_commands_of_the_readme_with_no_right_to_write(path: Pat
     steps = {name: job["steps"] for name, job in jobs.items()}
     ran = {name: [step["run"].removesuffix(" PYTHON=python") for step in of if "run" in step] for name, of in steps.items()}
     assert workflow["permissions"] == {"contents": "read"} and all("timeout-minutes" in job for job in jobs.values())
-    slurm = "sudo sh tests/cluster/install.sh"  # as .ci/run does; without it the tests on Slurm are skipped
-    assert ran == {"test": [slurm, "make test"], "test-all": [slurm, "make test-all"], "repro": ["make repro"]}
+    slurm = "sudo sh tests/cluster/install.sh"  # without it the tests on Slurm, which are among the slow ones, are skipped
+    assert ran == {"test": ["make test"], "test-all": [slurm, "make test-all"], "repro": ["make repro"]}
     assert all(re.search(rf"\b{of[-1]}[ `]", readme) for of in ran.values())
     on = workflow[True]  # YAML 1.1 reads the key `on` so
     assert on["push"] == {"branches": ["main"]} and {name for name, job in jobs.items() if "if" in job} == {"test-all"}

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from backtrail.artifacts import load_yaml
 from backtrail.laid_down import lay_down, pipeline_text
 from backtrail.parameters.base import read
 from backtrail.pipeline import stages_of
 
 ROOT = Path(__file__).parents[2]
+SUITES = sorted(path.parent for path in ROOT.glob("suites/*/params.yaml"))
 
 
 @pytest.mark.parametrize("name", [".dvcignore", ".dvc/.gitignore"])
@@ -33,7 +35,7 @@ def test_the_suites_that_have_run_lack_no_line() -> None:
         assert not {".dvcignore", ".dvc/.gitignore"} & set(lay_down(folder, writes=False)), folder
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent for path in ROOT.glob("suites/*/params.yaml")), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
 def test_whatever_a_stage_of_a_suite_reads_another_one_makes(folder: Path) -> None:
     """So that the suite can be run to its end: a teacher's has no tables of students."""
     params = read(folder / "params.yaml")
@@ -44,3 +46,13 @@ def test_whatever_a_stage_of_a_suite_reads_another_one_makes(folder: Path) -> No
     given = {dep for dep, _ in read_by if dep.startswith("data/local")}
     for dep, name in read_by:
         assert dep in given or Path(dep) in makers or makers & set(Path(dep).parents), f"{name} reads {dep}, which no stage makes"
+
+
+@pytest.mark.parametrize(
+    "folder", [ROOT, *sorted(path.parent for path in ROOT.glob("suites/*/params.yaml"))], ids=lambda folder: folder.name
+)
+def test_on_two_cores_two_stages_run_at_once(folder: Path) -> None:
+    """What a stage of one thread asks for leaves room for another beside it in the memory of the profile `local`."""
+    profile = load_yaml((ROOT / "workflow/profiles/local/config.yaml").read_text(encoding="utf-8"))
+    for name, asked in read(folder / "params.yaml")["resources"].items():
+        assert asked["threads"] > 1 or 2 * asked["mem_mb"] <= profile["resources"]["mem_mb"], name

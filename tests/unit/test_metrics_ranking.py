@@ -20,6 +20,7 @@ from backtrail.parameters.metrics import Metrics
 
 BY_HAND = "FASHION_MNIST_FOLDER"  # environment variable: a folder with the four official .gz files
 P = Metrics(n_samples=500, n_curve=300, n_reference=2000, n_pairwise=500)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

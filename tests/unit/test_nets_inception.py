@@ -93,6 +93,7 @@ def test_grey_is_three_equal_channels(ours):
     assert torch.equal(ours.features(grey), ours.features(grey.expand(-1, 3, -1, -1)))
 
 
+@pytest.mark.slow
 def test_the_distance_is_torch_fidelitys(fidelity, ours):
     """From images to FID by two ways, on few images: ours has the reference's factor and no matrix square root."""
     x, y = images(12, 16, seed=1), images(10, 16, seed=2)

@@ -53,7 +53,7 @@ def test_a_suite_of_a_published_latent_teacher_has_a_table_of_its_own(tmp_path: 
 
 def test_without_a_table_it_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"results\.csv is missing or empty: `make repro`"):
+    with pytest.raises(UserError, match=r"results\.csv is missing or empty: `dvc repro`"):
         CliRunner().invoke(results.command, catch_exceptions=False)
 
 

@@ -104,6 +104,7 @@ def test_the_teacher_is_close_to_the_exact_denoiser():
         assert error < allowed
 
 
+@pytest.mark.slow
 def test_disback_starts_at_less_than_six_tenths_of_the_mismatch_and_makes_no_detour():
     """Seed 0, 250 updates: measured 12.0 against 5.9 at update 0, and 4 to 50 % less up to update 100, while nodes are the targets."""
     short = {"updates": 250, "evaluate_every": 250, "snapshots": SNAPSHOTS}

@@ -36,6 +36,7 @@ from backtrail.training.scratch import Scratch
 from backtrail.training.sharded import ShardedGroup, ShardedScratch
 from unit.test_data_parallel import ADAM, differing
 
+pytestmark = pytest.mark.slow
 STEPS, BATCH, PROCESSES = 4, 4, 2
 UNET = {
     "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": [8], "layers_per_block": 1, "mid_block_type": None,

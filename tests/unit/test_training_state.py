@@ -30,6 +30,7 @@ from backtrail.tensors import tensors_digest
 from backtrail.training.loop import Diverged, Execution, run
 from backtrail.training.scratch import Scratch
 from backtrail.training.state import TrainingState, adam, optimiser_step, update_average, weights
+from sampled import slow_after
 from unit.oracles import tiny_denoiser
 from unit.test_score_distillation import ADAM, RECORDING, SHAPE, tiny_path
 from unit.test_trajectory_distillation import DATA
@@ -74,7 +75,7 @@ def saving_after_every_step(monkeypatch):
         monkeypatch.setattr(module, "run", partial(run, save_every_s=0.0))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_after(2, sorted(METHODS, key=lambda name: name not in ("disback", "sfd-v"))))
 def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
     method, changes = METHODS[name]
     whole = content(method(None, lambda student: next(student.parameters()).sum().item(), **changes))
@@ -108,7 +109,7 @@ def heeding_sighup() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize("number", slow_after(1, [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]))
 def test_a_stopped_run_saves_says_so_and_ends_with_the_same_bytes(name, number, tmp_path, heeding_sighup):
     method, changes = METHODS[name]
     whole = content(method(None, lambda student: 0.0, **changes))
