@@ -24,18 +24,19 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+from dvc_stage import DVC_VERSION, LOCK_HEAD
+
 if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import Stage
     from snakemake.scheduling.job_scheduler import JobScheduler
 
-DVC_VERSION = "3.67.1"  # the version whose Python interface `read_stages` was written for
+DVC = str(Path(__file__).with_name("dvc_stage.py"))  # runs a stage
 FOLDER = Path(".snakemake/dvc")
 PLAN = FOLDER / "plan.json"
 STAMPS = FOLDER / "stamps"
 BENCHMARKS = FOLDER / "benchmarks"
 LOCK = Path("dvc.lock")
-LOCK_HEAD = "schema: '2.0'\nstages:\n"
 LOCKED_STAGE = re.compile(r"^  \S.*:$", re.MULTILINE)
 CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)
 PATH_LOCKS = Path(".dvc/tmp/rwlock")  # DVC's: which process reads and writes which path
