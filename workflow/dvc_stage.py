@@ -69,7 +69,7 @@ def write_entries(whole_file: Callable[..., None]) -> Callable[..., None]:
     return dump_stages
 
 
-def main(stage: str) -> int:
+def main(arguments: list[str]) -> int:
     """Return DVC's exit code."""
     from dvc import __version__
     from dvc.cli import main as dvc
@@ -77,8 +77,8 @@ def main(stage: str) -> int:
 
     if __version__ == DVC_VERSION:
         Lockfile.dump_stages = write_entries(Lockfile.dump_stages)  # type: ignore[method-assign]
-    return int(dvc(["--wait-for-lock", "repro", "--single-item", stage]))
+    return int(dvc(["--wait-for-lock", "repro", "--single-item", *arguments]))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))
