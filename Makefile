@@ -31,7 +31,7 @@ $(VENV)/.complete: requirements.lock requirements-uv.lock pyproject.toml
 	VIRTUAL_ENV="$(CURDIR)/$(VENV)" "$(BIN)/uv" pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-repro: setup ## run the built-in suite: figures and tables of both papers in reports/
+repro: setup ## run the built-in suite: both papers' figures and tables, on Fashion-MNIST, in reports/
 	@snakemake --profile local --no-hooks  # `reproduced` names the report
 	@backtrail reproduced --page reproduced.html || { code=$$?; test $$code -eq 6 || test $$code -eq 7 || exit $$code; }  # see its --help
 

@@ -6,6 +6,7 @@ the same bytes; and the file is replaced at once, so that a process that is kill
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 DVC_VERSION = "3.67.1"  # the version whose Python interface is used here and in `dvc_plan`
 LOCK_HEAD = "schema: '2.0'\nstages:\n"
 INSIDE = "   "  # how a line within an entry begins, at the least
+OTHER_SECTION = re.compile(r"^\S", re.MULTILINE)
+ANCHOR = re.compile(r" &id\d")  # DVC numbers them through the whole file
 
 
 def with_entry(text: str, entry: str) -> str:
@@ -26,7 +29,8 @@ def with_entry(text: str, entry: str) -> str:
     An entry is a first line, `  NAME:`, and lines that are blank or further to the right. ValueError: lock or entry has another form.
     """
     first, rest = entry.split("\n", 1)
-    if not text.startswith(LOCK_HEAD) or not text.endswith("\n") or not first.endswith(":") or not rest.startswith(INSIDE):
+    is_lock = text.startswith(LOCK_HEAD) and text.endswith("\n") and not OTHER_SECTION.search(text, len(LOCK_HEAD))
+    if not is_lock or not first.endswith(":") or not rest.startswith(INSIDE) or ANCHOR.search(entry):
         raise ValueError(f"neither {LOCK_HEAD!r} and entries, nor an entry: {text[:40]!r}, {entry[:40]!r}")
     start = text.find(f"\n{first}\n") + 1
     if not start:
@@ -69,7 +73,7 @@ def write_entries(whole_file: Callable[..., None]) -> Callable[..., None]:
     return dump_stages
 
 
-def main(stage: str) -> int:
+def main(arguments: list[str]) -> int:
     """Return DVC's exit code."""
     from dvc import __version__
     from dvc.cli import main as dvc
@@ -77,8 +81,8 @@ def main(stage: str) -> int:
 
     if __version__ == DVC_VERSION:
         Lockfile.dump_stages = write_entries(Lockfile.dump_stages)  # type: ignore[method-assign]
-    return int(dvc(["--wait-for-lock", "repro", "--single-item", stage]))
+    return int(dvc(["--wait-for-lock", "repro", "--single-item", *arguments]))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The one interface of the house: D(x, sigma, condition) -> x0, and the quantities that follow from it.
+"""The one interface of the house: D(x, sigma, condition) -> x0, and classifier-free guidance.
 
 Everything is written in the variance-exploding form x = x0 + sigma * noise (Karras et al. 2022, arXiv 2206.00364), with time t = sigma.
 """

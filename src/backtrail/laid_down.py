@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import backtrail
 from backtrail.artifacts import atomic_write
 from backtrail.errors import UserError
@@ -38,12 +40,16 @@ LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`:
 def declared_stages(folder: str | Path = ".", params: Mapping[str, Any] | None = None) -> Iterator[Declared]:
     """Every stage of the suite in `folder`, whether its pipeline is laid down yet or not, in the order of the file.
 
-    params: what its params.yaml says, read where it is not given. Raises UserError if the pipeline names a parameter that is not there.
+    params: what its params.yaml says, read where it is not given. Raises UserError if the pipeline is no YAML or names a parameter that is
+    not there.
     """
     folder = Path(folder)
     values = read(folder / PARAMS_FILE) if params is None else params
     own = folder / PIPELINE_FILE
-    return stages_of(own.read_text(encoding="utf-8") if own.is_file() else pipeline_text(folder, values), values)
+    try:
+        yield from stages_of(own.read_text(encoding="utf-8") if own.is_file() else pipeline_text(folder, values), values)
+    except yaml.YAMLError as error:
+        raise UserError(f"{own} is no YAML: {' '.join(str(error).split())}") from None
 
 
 def pipeline_text(folder: str | Path, params: Mapping[str, Any]) -> str:

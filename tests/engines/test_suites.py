@@ -66,6 +66,13 @@ def test_what_the_papers_fix_is_as_they_have_it(name):
     assert disback.model_dump(exclude=differing) == instruct.model_dump(exclude=differing)
 
 
+@pytest.mark.parametrize("name", IMPORTED)
+def test_where_trajectories_are_new_throughout_none_comes_twice(name):
+    suite = SUITES[name]
+    for p in [*suite.trajectory_distillation.values(), *suite.second_stage.methods.values()]:
+        assert p.cached or p.pool >= p.rounds
+
+
 def test_diff_instruct_on_cifar10_has_its_released_settings():
     p = SUITES["cifar10"].score_distillation["diff-instruct"]
     assert (p.sigma_init, p.batch, p.weighting, p.order, p.nan_to_num) == (1.0, 128, "sigma2", "fake-first", True)

@@ -95,12 +95,12 @@ def encoded(pixels: np.ndarray, kind: str) -> bytes:
 
 
 def write_edm_zip(path: Path, n_images: int, n_classes: int) -> None:
-    """Images as EDM's tool stores them, with labels where there are classes."""
+    """Images as EDM's tool stores them. Its labels are the folders of the originals, where there are no classes too."""
     names = [f"{i // 50:05d}/img{i:08d}.png" for i in range(n_images)]
     with zipfile.ZipFile(path, "w") as archive:
         for name, image in zip(names, pictures(n_images, 64), strict=True):
             archive.writestr(name, encoded(image, "png"))
-        labels = [[name, i % n_classes] for i, name in enumerate(names)] if n_classes else None
+        labels = [[name, i % n_classes if n_classes else i // 50] for i, name in enumerate(names)]
         archive.writestr("dataset.json", json.dumps({"labels": labels}))
 
 

@@ -2,25 +2,36 @@
 
 import importlib.util
 import json
+import math
+import shutil
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from backtrail.audit import rerun
+from backtrail.audit import recompute, rerun, tree
+from backtrail.audit.alike import apart
 from backtrail.audit.audit import Audit, audit, judge
 from backtrail.audit.compare import compare
-from backtrail.audit.findings import ABSENT, EXIT_CODES
+from backtrail.audit.findings import ABSENT, BROKEN, EXIT_CODES, Finding
+from backtrail.audit.findings_text import findings_in_words
 from backtrail.audit.plausible import suspicions
 from backtrail.audit.why import describe, why
 from backtrail.cli.audit import recomputations
+from backtrail.cli.curves import command as curves
+from backtrail.cli.dag import command as dag
 from backtrail.cli.diff import command as diff
 from backtrail.data.fetch import fetch
 from backtrail.data.registry import File, Source
 from backtrail.errors import UserError
+from backtrail.laid_down import BY_HAND, declared_stages
+from backtrail.ledger.chains import facts
 from backtrail.ledger.ledger import Entry, Ledger, Stage, open_ledger
 from backtrail.ledger.numbers import Number
+from tamper import repository
+from tamper.forging import edit_lock, flip
 from tamper.hand_made import LAST
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks/audit.py"
@@ -133,3 +144,135 @@ def test_a_download_without_a_network_is_no_forgery(suite: Path, tmp_path: Path,
     done = audit(suite, recomputations(("stage",), ("teacher",), suite))
     assert [finding.message for finding in done.findings if finding.message.startswith("teacher cannot be run again here: ")]
     assert done.stages_again == 0 and EXIT_CODES[ABSENT] == done.exit_code
+
+
+# ------------------------------------------------------------------------------------------------ what is torn elsewhere
+
+
+def not_utf8(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9] + b"\xff" + path.read_bytes()[-8:])
+
+
+@pytest.mark.parametrize("path", ["results/records/teacher.json", "reports/tables/results.csv", "reports/tables/claims.csv"])
+def test_one_byte_that_is_no_text_does_not_end_the_audit(suite: Path, path: str) -> None:
+    if not (suite / path).exists():
+        (suite / path).parent.mkdir(parents=True, exist_ok=True)
+        (suite / path).write_text("method,nfe,fd_mean\nheun,34,4.25\n", encoding="utf-8")
+    not_utf8(suite / path)
+    assert path in {finding.subject for finding in audit(suite).findings}
+
+
+@pytest.mark.parametrize("text", ['{"values": ', "{}", "[]"])
+def test_a_damaged_metric_file_is_broken_at_level_metric_too(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the hash level had found was lost with a traceback."""
+    path, samples = "results/metrics/sfd/seed0.json", "results/samples/sfd/seed0.safetensors"
+    stage = Stage("metrics@sfd-0", "", {samples: Entry(samples, "", 0)}, {}, {path: Entry(path, "", 0)})
+    opened = Ledger(tmp_path, {stage.name: stage}, {stage.name: None}, {})
+    monkeypatch.setattr(recompute, "measured", lambda *_: ({}, []))
+    assert recompute.metrics(opened, set(), ["*"])[:2] == ([], set())  # not here: said elsewhere
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(text, encoding="utf-8")
+    (finding,), right, _ = recompute.metrics(opened, set(), ["*"])
+    assert finding.verdict == BROKEN and finding.subject == path and right == set()
+    assert finding.message.startswith(f"{path} cannot be held against {samples}: ")
+
+
+def test_conflict_marks_in_the_pipeline_are_named(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (suite / "dvc.yaml").read_text(encoding="utf-8")
+    (suite / "dvc.yaml").write_text(f"<<<<<<< HEAD\n{text}=======\n>>>>>>> theirs\n", encoding="utf-8")
+    (finding,) = [one for one in audit(suite).findings if one.subject == "dvc.yaml"]
+    assert "dvc.yaml is no YAML: " in finding.message
+    with pytest.raises(UserError, match="is no YAML"):
+        list(declared_stages(suite))
+
+
+@pytest.mark.parametrize("command", [dag, curves])
+def test_what_params_say_wrongly_is_said_before_the_pipeline_is_read(
+    command: click.Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("seeds: [0, 1, 2]", "seeds: 0"), encoding="utf-8")
+    done = CliRunner().invoke(command, ["tensorboard"] if command is curves else [])
+    assert isinstance(done.exception, UserError) and str(done.exception).startswith("params.yaml: seeds")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("results/curves/disback/seed0.csv", "step,cost\n1,2.0\n>>>>>>> theirs\n"),
+        ("results/paths/disback/seed0/path.csv", "node,step,digest\n0\n"),
+    ],
+)
+def test_a_chain_is_told_without_what_a_torn_table_held(tmp_path: Path, file: str, text: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    student, path = "results/students/disback/seed0/student.safetensors", "results/paths/disback/seed0"
+    stage = Stage("one", "", {}, {}, {out: Entry(out, "", 0) for out in (student, path, "results/curves/disback/seed0.csv")})
+    opened = Ledger(tmp_path, {"one": stage}, {"one": {"seeds": [3], "notes": []}}, {})
+    assert facts(opened, stage, student) == facts(opened, stage, path) == {"seeds": [3]}
+
+
+def test_a_ledger_with_a_circle_is_told_to_its_end() -> None:
+    def link(path: str, *sources: dict) -> dict:
+        return {"path": path, "stage": "s", "verdict": "verified", "from": list(sources)}
+
+    ring = link("a", link("b", {"path": "a", "told": True, "stage": "s", "verdict": "verified"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tree, "_facts", lambda _: ())
+        patch.setattr(tree, "_named", lambda of: of["path"])
+        assert list(tree.main_line({"chain": [ring]})) == ["a", "b"]
+
+
+def test_an_output_that_is_not_here_is_not_held_against_another_processor_s(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (suite / LAST).unlink()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")  # rounds otherwise, and the record names a machine that is not this one
+    done = audit(suite, recomputations(("stage",), ("metrics",), suite))
+    assert not [finding for finding in done.findings if finding.verdict == BROKEN]
+    assert apart(suite / LAST, suite / "params.yaml") == math.inf
+
+
+def test_a_stage_whose_code_is_not_here_cannot_run_again(suite: Path, tmp_path: Path) -> None:
+    opened = open_ledger(suite)
+    shutil.rmtree(suite / "src")
+    assert "its code, src/backtrail, is not here" in rerun.run_again(opened, opened.stages["teacher"], tmp_path)
+
+
+def test_a_file_that_dvc_is_told_to_pass_over_within_an_output_is_named(suite: Path) -> None:
+    folder = Path("results/teacher")
+    edit_lock(suite, lambda stages: stages["teacher"]["outs"].append({"path": "results/more", "md5": "0" * 32 + ".dir", "size": 0}))
+    (suite / "results/more").mkdir()
+    for name in (f"{folder}/teacher.safetensors", "results/more/better.csv"):
+        (suite / name).write_text("weights", encoding="utf-8")
+    (suite / ".dvcignore").write_text("better.csv\n", encoding="utf-8")
+    assert "results/more/better.csv: no stage made it" in {finding.message for finding in audit(suite).findings}
+
+
+def test_what_the_tool_itself_lays_down_is_no_stray(suite: Path) -> None:
+    (suite / BY_HAND).parent.mkdir(parents=True)
+    (suite / BY_HAND).write_text("files that were got by hand\n", encoding="utf-8")
+    assert audit(suite).exit_code == 0
+
+
+def test_the_cure_of_a_changed_file_is_one_that_brings_it_back(suite: Path) -> None:
+    flip(suite / LAST)
+    (finding,) = [one for one in audit(suite).findings if one.subject == LAST]
+    assert finding.cure == f"git checkout -- {LAST}"
+    repository.run(suite, *finding.cure.split())
+    assert audit(suite).exit_code == 0
+    repository.run(suite, "git", "rm", "--quiet", "--cached", LAST)
+    (suite / LAST).with_name(".gitignore").write_text(f"/{Path(LAST).name}\n", encoding="utf-8")
+    repository.commit(suite, "in DVC's cache, not in git")
+    flip(suite / LAST)
+    assert f"dvc checkout {LAST}" in {one.cure for one in audit(suite).findings}
+
+
+def test_commits_that_are_not_here_are_not_called_files(suite: Path) -> None:
+    missing = [
+        Finding("not here", LAST, "a -> b", "a file is not here", "dvc repro", 4, absent=True),
+        Finding("unbacked", "stage:x", "a -> b", "a commit is not here", "git fetch --unshallow", absent=True),
+    ]
+    lines = list(findings_in_words(Audit(open_ledger(suite), missing, [], [])))
+    assert [line.partition(":")[0] for line in lines] == ["not here", "  a file is not here; `dvc repro`", "not here", *lines[3:]]
+    assert "1 files, 4 bytes" in lines[0] and "`dvc repro` brings them" in lines[0]
+    assert "1 commits or keys" in lines[2] and "brings" not in lines[2] and "git fetch --unshallow" in lines[3]

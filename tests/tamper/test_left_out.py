@@ -171,6 +171,16 @@ def test_a_seed_that_was_tried_on_a_merged_branch_is_named(with_history: Path) -
     assert any(f"7; commit {back[:12]}" in line for line in dropped(open_ledger(with_history)))
 
 
+def test_a_file_that_was_taken_away_and_made_anew_hides_no_drop(with_history: Path) -> None:
+    text = (with_history / "params.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    (with_history / "params.yaml").unlink()
+    commit(with_history, "away")
+    (with_history / "params.yaml").write_text(as_yaml(values | {"seeds": [0]}), encoding="utf-8")
+    commit(with_history, "and here again, with a seed less")
+    assert any(f"3; commit {revision(with_history, 'HEAD')[:12]}" in line for line in dropped(open_ledger(with_history)))
+
+
 def test_a_clone_without_history_says_so(with_history: Path, tmp_path: Path) -> None:
     shallow = tmp_path / "shallow"
     subprocess.run(["git", "clone", "-q", "--depth", "1", with_history.resolve().as_uri(), str(shallow)], check=True, env=os.environ)

@@ -257,6 +257,14 @@ def test_a_text_is_read_as_an_editor_shows_it(tmp_path: Path, encoding: str) -> 
     assert [finding.subject for finding in prose.unmarked(ledger)] == ["README.md:unmarked"]
 
 
+@pytest.mark.parametrize("name", ["docs/more.Rmd", "docs/more.qmd", "docs/MORE.MD"])
+def test_texts_in_folders_are_found_without_git_too(tmp_path: Path, name: str) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / name).write_text("DisBack reaches 59.8.\n", encoding="utf-8")
+    (finding,) = prose.unmarked(Ledger(tmp_path, {}, {}, {"students": {"disback": {}}}))
+    assert finding.subject == f"{name}:unmarked"
+
+
 def test_a_card_that_came_with_a_teacher_is_told_and_is_no_result_of_this_suite(tmp_path: Path) -> None:
     for name in ("mine/README.md", "RESULTS.md", "mine.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

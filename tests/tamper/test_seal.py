@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from backtrail.artifacts import file_digest, load_json
+from backtrail.audit import seals
 from backtrail.audit.audit import Audit, audit
 from backtrail.errors import UserError
 from backtrail.export.crate import Programs, export
 from backtrail.ledger.record import folder_digest
-from backtrail.ledger.seal import DOSSIER, SEAL, SIGNATURE, sealed_files
+from backtrail.ledger.seal import DOSSIER, NAMESPACE, SEAL, SIGNATURE, sealed_files
 from tamper.forging import replace, rewrite_ledger
 
 pytestmark = [
@@ -105,6 +106,20 @@ def test_a_signature_for_another_purpose_is_none(signed: Path, key: Path) -> Non
     assert audit(signed).exit_code == 30
 
 
+def test_no_file_is_read_that_a_seal_has_no_business_with(
+    signed: Path, key: Path, trusting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("of another folder", encoding="utf-8")
+    with (signed / SEAL).open("a", encoding="utf-8") as file:
+        file.write(f"sha256 {file_digest(tmp_path / 'secret')}  ../secret\n")
+    (signed / SIGNATURE).unlink()
+    subprocess.run(["ssh-keygen", "-q", "-Y", "sign", "-n", NAMESPACE, "-f", str(key), str(signed / SEAL)], check=True)
+    read = []
+    monkeypatch.setattr(seals, "file_digest", lambda path: read.append(path) or file_digest(path))
+    (said,) = seal_said(audit(signed))
+    assert said == "ledger.seal was signed for another ledger: ../secret" and read and signed / "../secret" not in read
+
+
 def test_a_key_that_is_none_is_refused_in_one_sentence(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("none\n", encoding="utf-8")
     with pytest.raises(UserError, match="could not be signed with "):
@@ -125,6 +140,11 @@ def test_gpg_signs_and_is_verified_too(ledger: Path, tmp_path: Path, monkeypatch
         export(tmp_path / "dossier", ledger, f"gpg:{WHO}")
         (said,) = seal_said(audit(ledger))
         assert said.startswith(f"signed by {WHO} (gpg ")
+        (revocation,) = home.glob("openpgp-revocs.d/*.rev")
+        revocation.write_text(revocation.read_text(encoding="utf-8").replace(":-----BEGIN", "-----BEGIN"), encoding="utf-8")
+        subprocess.run(["gpg", "--batch", "--import", str(revocation)], check=True, capture_output=True)
+        done = audit(ledger)
+        assert done.exit_code == 0 and f"signed by {WHO}, whose key was revoked (gpg " in seal_said(done)[0]
         (strangers := Path(f"{home}-other")).mkdir(mode=0o700)
         monkeypatch.setenv("GNUPGHOME", str(strangers))  # an auditor who has not the signer's key
         done = audit(ledger)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from backtrail.data.sources import _EDM_LICENCE
 from backtrail.denoiser import NetDenoiser
+from backtrail.errors import UserError
 from backtrail.export import standalone
 from backtrail.export.cards import _quality, example, pipeline_example, teacher_licence
 from backtrail.export.program import Programs
@@ -144,13 +145,25 @@ def test_a_program_says_what_it_cannot_draw(tmp_path: Path, programs: Programs) 
 
 @pytest.mark.parametrize(
     ("source", "licence"),
-    [("", None), ("own-edm", "yours to know"), ("teacher-edm-cifar10-32x32-uncond-vp", _EDM_LICENCE), ("x", "that of x, yours to know")],
+    [
+        ("", None),
+        ("own-backtrail", "yours to know"),  # taken over from a suite that had taken it over itself
+        ("own-edm", "yours to know"),
+        ("teacher-edm-cifar10-32x32-uncond-vp", _EDM_LICENCE),
+        ("x", "that of x, yours to know"),
+    ],
 )
 def test_students_of_an_imported_teacher_are_bound_by_what_it_was_made_of(source: str, licence: str | None, tmp_path: Path) -> None:
     """Another suite's teacher.safetensors says in its header what that suite had imported."""
     facts = {"source": source} if source else {}
     save_denoiser(tmp_path / "data/teacher/teacher.safetensors", trained(NETS["built-in, classes"]()), **facts)
     assert teacher_licence(Ledger(tmp_path, {}, {}, {"teacher": {"source": "own-backtrail"}})) == licence
+
+
+def test_students_of_a_teacher_that_is_not_here_get_no_card_that_says_they_are_free(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data/teacher/teacher.safetensors is not here, .* `dvc repro fetch-teacher`"):
+        teacher_licence(Ledger(tmp_path, {}, {}, {"teacher": {"source": "own-backtrail"}}))
+    assert teacher_licence(Ledger(tmp_path, {}, {}, {"teacher": {"steps": 3}})) is None  # trained here
 
 
 def test_a_card_shows_every_set_that_was_measured_under_guidance_too() -> None:

@@ -26,7 +26,7 @@ from backtrail.data.folders import open_folder
 from backtrail.data.images import image_set
 from backtrail.data.originals import fetch_data
 from backtrail.data.pack import pack
-from backtrail.data.prepare import LOADERS, prepare
+from backtrail.data.prepare import LOADERS, _zip, prepare
 from backtrail.errors import UserError
 from backtrail.parameters.data import Data
 
@@ -129,7 +129,8 @@ def test_classes_and_splits_from_folders(tmp_path):
         found = image_set(members_of)
         assert (found.n_classes, found.train.n_rows, found.test.n_rows) == (2, 8, 4)
         images, labels = everything(found.test)
-        assert labels.tolist() == [0, 0, 1, 1] and np.array_equal(images, array[[3, 9, 0, 6]].transpose(0, 3, 1, 2))
+        named = dict(zip((image.tobytes() for image in array[[3, 9, 0, 6]].transpose(0, 3, 1, 2)), (0, 0, 1, 1), strict=True))
+        assert dict(zip((image.tobytes() for image in images), labels.tolist(), strict=True)) == named
 
 
 def test_held_out_images_are_drawn_once_and_for_all(tmp_path):
@@ -244,6 +245,28 @@ def test_a_zip_made_by_hand_is_held_against_what_is_known(tmp_path):
     make_zip(tmp_path / "ffhq-64x64.zip", [(f"{k}.png", encoded(image)) for k, image in enumerate(pictures(3, side=64))])
     with pytest.raises(UserError, match=r"holds 3 images of shape \(3, 64, 64\) in 0 classes, expected 70000 images of 64x64 RGB"):
         LOADERS["ffhq64"](tmp_path, Data(name="ffhq64", resolution=64, local="mine"))
+
+
+def test_folders_that_edm_s_tool_took_for_labels_are_none(tmp_path):
+    """FFHQ's are the thousands of its numbers, AFHQ's are train and test."""
+    names, data = [f"{k // 4:05d}/img{k:08d}.png" for k in range(12)], Data(name="ffhq64", resolution=64, local="mine", held_out=4)
+    labels = json.dumps({"labels": [[name, k // 4] for k, name in enumerate(names)]}).encode()
+    pixels = [encoded(image) for image in pictures(12, side=64)]
+    make_zip(tmp_path / "x.zip", [*zip(names, pixels, strict=True), ("dataset.json", labels)])
+    kept, bare = (_zip("x.zip", 12, n_classes)(tmp_path, data) for n_classes in (3, None))
+    assert (kept.n_classes, bare.n_classes) == (3, 0) and set(everything(kept.train)[1]) == {0, 1, 2}
+    for ours, theirs in ((bare.train, kept.train), (bare.test, kept.test)):
+        assert np.array_equal(everything(ours)[0], everything(theirs)[0]) and not everything(ours)[1].any()
+
+
+def test_the_first_test_images_are_of_many_classes(tmp_path):
+    """What is measured on the first ones (a path's loss on data) saw one class, since files come in the order of their names."""
+    pixels = encoded(pictures(1, side=8)[0])
+    make_zip(tmp_path / "x.zip", [(f"{split}/{c}/{k}.png", pixels) for split in ("train", "test") for c in range(10) for k in range(40)])
+    found = image_set(open_zip(tmp_path / "x.zip"))
+    labels = everything(found.test)[1]
+    assert len(set(labels[:40])) == 10 and np.bincount(labels).tolist() == [40] * 10
+    assert np.array_equal(labels, everything(image_set(open_zip(tmp_path / "x.zip")).test)[1])  # the same order each time
 
 
 # ---- hostile and damaged ones: `nothing_written` holds for all of them

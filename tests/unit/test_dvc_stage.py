@@ -47,10 +47,12 @@ def test_an_entry_is_written_as_dvc_writes_the_whole_file(name: str) -> None:
         ("", "  one:\n    cmd: x\n"),
         ("schema: '2.0'\ndatasets:\n- name: one\nstages:\n  one:\n    cmd: x\n", "  one:\n    cmd: x\n"),
         ("schema: '2.0'\nstages:\n  one:\n    cmd", "  one:\n    cmd: x\n"),
+        ("schema: '2.0'\nstages:\n  two:\n    cmd: x\ndatasets:\n- name: one\n", "  one:\n    cmd: x\n"),
+        (LOCK, "  one:\n    params:\n      params.yaml:\n        net: &id001\n          width: 3\n        teacher.net: *id001\n"),
         (LOCK, "  one: {}\n"),
         (LOCK, "  ? one\n  : cmd: x\n"),
     ],
-    ids=["no lock", "other sections", "cut off", "nothing in it", "a long name"],
+    ids=["no lock", "a section before", "cut off", "a section behind", "one value twice", "nothing in it", "a long name"],
 )
 def test_another_form_is_left_to_dvc(text: str, entry: str) -> None:
     with pytest.raises(ValueError, match="nor an entry"):

@@ -65,7 +65,17 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 value.add_(0.1 * torch.randn(value.shape, generator=random))
         save_denoiser(folder / file, denoiser, **{key: of.model_dump(mode="json") for key, of in facts.items()})
     samples = {"reference": "heun", "samplers": SAMPLERS}
-    (folder / "params.yaml").write_text(as_yaml({"runtime": {"threads": 1, "device": "cpu"}, "teacher_samples": samples}), encoding="utf-8")
+    (folder / "params.yaml").write_text(
+        as_yaml(
+            {
+                "runtime": {"threads": 1, "device": "cpu"},
+                "teacher_samples": samples,
+                "data": {"local": "photos"},
+                "teacher": {"local": "mine"},
+            }
+        ),
+        encoding="utf-8",
+    )
     return folder
 
 
@@ -141,6 +151,8 @@ def test_a_grid_holds_them_row_by_row(suite: Path, tmp_path: Path, monkeypatch: 
         (["one", "--sampler", "heun"], "--sampler is for a teacher; results/students/one/seed0/student.safetensors is a student"),
         (["teacher", "--out", "grid.jpg"], "--out grid.jpg: expected a .png file, or a folder"),
         (["teacher", "--out", "params.yaml"], "--out params.yaml: expected a .png file, or a folder"),
+        (["teacher", "--out", "photos"], "--out photos is among the files that params.yaml names as yours"),
+        (["teacher", "--out", "mine/in/it"], "--out mine/in/it is among the files that params.yaml names as yours"),
         (["diffusers.safetensors", "--guidance", "2"], "needs a denoiser that was trained on classes and on their absence"),
         (["teacher", "--seeds", "5-1"], "--seeds is one seed or FIRST-LAST"),
         (["teacher", "--seeds", "9" * 5000], "--seeds is one seed or FIRST-LAST, of at most 18 digits each, for example 0-63; found '999"),

@@ -22,7 +22,7 @@ from backtrail.cli.latent_plan import PUBLISHED, count, memory
 from backtrail.cli.plan import command as plan
 from backtrail.conditions import Condition
 from backtrail.data import fetch
-from backtrail.data.caption_files import captions_of_images, training_and_evaluation
+from backtrail.data.caption_files import captions_of_images, read_captions, training_and_evaluation
 from backtrail.data.latent_sources import LATENT_TEACHERS
 from backtrail.data.real_images import PATCH, RealImageFile, prepared, prepared_made
 from backtrail.data.registry import File, Source
@@ -35,7 +35,7 @@ from backtrail.metrics.clip_score import ClipModel, score
 from backtrail.metrics.latent_measures import of_count
 from backtrail.nets.build import build
 from backtrail.nets.lora import _is_target
-from backtrail.parameters.latent import ClipScore, FrechetProtocol, LatentEvaluation, Prompts
+from backtrail.parameters.latent import Captions, ClipScore, FrechetProtocol, LatentEvaluation, Prompts
 from backtrail.parameters.latent_suite import LatentSuite
 from backtrail.parameters.net import UNetParameters
 from backtrail.parameters.suite import read_suite
@@ -185,6 +185,22 @@ class Lengths:
 
     def null(self, zeros: bool) -> Condition:
         return Condition(tokens=torch.zeros(1, 3, 2), pooled=torch.zeros(1, 1)) if zeros else self([""])
+
+
+@pytest.mark.parametrize("apart", ["\u2028", "\u0085", "\x0b", "\x1c"])
+def test_a_line_of_a_file_of_captions_ends_where_an_editor_shows_its_end(tmp_path: Path, apart: str) -> None:
+    (tmp_path / "captions.txt").write_text(f"\ufeffa cat{apart}on a mat\r\na dog\n", encoding="utf-8")
+    assert read_captions(tmp_path / "captions.txt", Captions(file="captions.txt")) == [f"a cat{apart}on a mat", "a dog"]
+
+
+def test_sdxl_is_trained_as_its_code_is() -> None:
+    """Clip and eps are those of a loss that is a mean over a latent; of five iterations one updates the student."""
+    p = read_suite(ROOT / "suites/sdxl/params.yaml")
+    for of in p.score_distillation.values():
+        for optimiser in (of.student, of.fake, of.recording.optimiser):
+            assert (optimiser.clip, optimiser.eps) == (10.0 * 4 * 128**2, pytest.approx(1e-8 * 4 * 128**2))
+        assert of.student.warmup * of.fake_per_student == of.fake.warmup == of.recording.optimiser.warmup == 500
+        assert of.recording.evaluation_batch == p.data.n_latents
 
 
 def test_each_distinct_caption_is_encoded_once_and_told_by_its_row(tmp_path: Path) -> None:

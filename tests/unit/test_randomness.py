@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backtrail.randomness import Draw, Masks, Part, generator
+from backtrail.randomness import Draw, Masks, Part, derive_seed, generator
 
 DRAW = Draw(3, "distil", 5)
 NORMAL = [0.026568, 1.116372, 0.841863]
@@ -17,6 +17,13 @@ def test_draws_have_the_values_of_every_release():
     assert DRAW.integers(1000, 3).tolist() == INTEGERS
     assert DRAW.uniform(3).tolist() == pytest.approx(UNIFORM, abs=1e-6)
     assert DRAW.permutation(6).tolist() == PERMUTATION
+
+
+def test_the_first_hundred_thousand_images_start_from_noise_of_their_own():
+    """Torch's generator on a CPU keeps 32 bits of a seed; the largest protocol takes three samplings of 50,000."""
+    assert torch.equal(*(torch.randn(3, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5 + (1 << 32))))
+    kept = [derive_seed(i, "image") & 0xFFFFFFFF for i in range(150_000)]
+    assert len(set(kept[:100_000])) == 100_000 and kept[13831] == kept[149206] and len(set(kept)) == 149_999
 
 
 def test_a_draw_of_a_draw_is_named_by_both_and_keeps_step_and_rows():

@@ -27,7 +27,7 @@ def apart(was: Path, now: Path) -> float:
         if names != {f.relative_to(now) for f in now.rglob("*") if f.is_file()}:
             return math.inf
         return max((apart(was / name, now / name) for name in names), default=0.0)
-    if not now.is_file():
+    if not (was.is_file() and now.is_file()):
         return math.inf
     if was.read_bytes() == now.read_bytes():
         return 0.0

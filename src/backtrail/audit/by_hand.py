@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import PurePosixPath
 
 from backtrail.errors import UserError
+from backtrail.laid_down import BY_HAND as LAID_DOWN_THERE
 from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.ledger import BY_HAND, Ledger, at_key
 from backtrail.parameters.base import read
@@ -15,7 +16,7 @@ DATA = "data"
 def places_by_hand(ledger: Ledger) -> frozenset[str]:
     """Paths from the suite. Of a suite below `suites/` only what lies in this one's data, such as the published teacher that it takes over,
     and not where a stage writes: what is shown here needs a stage of this suite."""
-    return frozenset(map(os.path.normpath, ledger.by_hand)) | _of_those_below(ledger)
+    return frozenset(map(os.path.normpath, ledger.by_hand)) | {LAID_DOWN_THERE} | _of_those_below(ledger)
 
 
 def _of_those_below(ledger: Ledger) -> frozenset[str]:

@@ -89,10 +89,18 @@ def _output(of: Evidence, stage: Stage, entry: Entry) -> Iterator[Finding]:
         yield Finding(verdict, entry.path, link, message, f"{brings(of.ledger.folder)} {stage.name}", entry.size_bytes, absent=True)
     elif digest.md5 != entry.md5:
         message = f"{entry.path}: md5 {digest.md5}, dvc.lock has {entry.md5} ({digest.size_bytes:,} and {entry.size_bytes:,} bytes)"
-        yield Finding(BROKEN, entry.path, link, message + _where(of, entry, digest), f"dvc checkout {entry.path}")
+        yield Finding(BROKEN, entry.path, link, message + _where(of, entry, digest), _restores(of, stage, entry))
     elif digest.size_bytes != entry.size_bytes:
         message = f"{entry.path}: {digest.size_bytes:,} bytes, dvc.lock has {entry.size_bytes:,}: the lock was edited"
         yield Finding(BROKEN, entry.path, link, message)
+
+
+def _restores(of: Evidence, stage: Stage, entry: Entry) -> str:
+    """What brings an output back to what the lock names: `dvc checkout` passes over what git keeps and DVC does not."""
+    committed = file_at(of.ledger.folder, "HEAD", entry.path)
+    if committed is None:
+        return f"dvc checkout {entry.path}"
+    return f"git checkout -- {entry.path}" if hash_bytes(committed).md5 == entry.md5 else f"dvc repro {stage.name}"
 
 
 def _where(of: Evidence, entry: Entry, digest: Digest) -> str:

@@ -15,18 +15,24 @@ def findings_in_words(done: Audit, everything: bool = False) -> Iterator[str]:
         if not finding.absent:
             yield from _finding(finding, done.resting_on(finding), everything)
     absent = [finding for finding in done.findings if finding.absent]
-    if absent:
-        resting = {one.number.name for finding in absent for one in done.resting_on(finding)}
-        total = sum(finding.size_bytes for finding in absent)
-        cures = f"`{brings(done.ledger.folder)}` brings them"
-        yield f"not here: {len(absent)} files, {total:,} bytes; {len(resting):,} numbers rest on them; {cures}"
-        for finding in absent if everything else absent[:SHOWN]:
-            yield f"  {finding.message}{f'; `{finding.cure}`' if finding.cure else ''}"
-        if len(absent) > SHOWN and not everything:
-            yield f"  and {len(absent) - SHOWN} more (--all names them)"
+    files, others = ([finding for finding in absent if bool(finding.size_bytes) == has_bytes] for has_bytes in (True, False))
+    total, cure = sum(finding.size_bytes for finding in files), f"; `{brings(done.ledger.folder)}` brings them"
+    yield from _absent(f"{len(files)} files, {total:,} bytes", cure, files, done, everything)
+    yield from _absent(f"{len(others)} commits or keys", "", others, done, everything)
     for one in done.judged:
         if any(finding not in done.findings for finding in one.because):
             yield f"{one.verdict}: {one.number.name} = {one.number.text}: no stage made what it would rest on"
+
+
+def _absent(what: str, cure: str, findings: list[Finding], done: Audit, everything: bool) -> Iterator[str]:
+    if not findings:
+        return
+    resting = {one.number.name for finding in findings for one in done.resting_on(finding)}
+    yield f"not here: {what}; {len(resting):,} numbers rest on them{cure}"
+    for finding in findings if everything else findings[:SHOWN]:
+        yield f"  {finding.message}{f'; `{finding.cure}`' if finding.cure else ''}"
+    if len(findings) > SHOWN and not everything:
+        yield f"  and {len(findings) - SHOWN} more (--all names them)"
 
 
 def _finding(finding: Finding, resting: list[Judged], everything: bool) -> Iterator[str]:

@@ -149,13 +149,21 @@ def dropped(ledger: Ledger) -> Iterator[str]:
     held = {content: _held(content) for content in set(past.contents.values())}
     now = _of(ledger.params)
     for what in ("seed", "method"):
-        gone = _gone(past, {name: held[content].get(what, set()) for name, content in past.contents.items()}, now[what])
+        gone = _gone(past, _carried(past, {name: held[content].get(what, set()) for name, content in past.contents.items()}), now[what])
         for commit, things in gone.items():
             when = f"{datetime.fromtimestamp(past.commits[commit].time_s, UTC):%Y-%m-%d}" if commit else ""
             by = f"commit {commit[:12]} of {when} dropped {'it' if len(things) == 1 else 'them'}" if commit else "not committed yet"
             yield f"{what}{'s' if len(things) > 1 else ''} that {PARAMS_FILE} held and holds no more: {', '.join(sorted(things))}; {by}"
     if not past.whole:
         yield f"git's history is not whole here: which seeds and methods {PARAMS_FILE} held before cannot be told; `git fetch --unshallow`"
+
+
+def _carried(past: History, held: dict[str, set[str]]) -> dict[str, set[str]]:
+    """`held`, but a commit in which the file is away holds what its parents do: taking it away and making it anew must not hide a drop."""
+    for name in reversed(past.commits):
+        if past.contents[name] is None:
+            held[name] = set().union(*(held.get(parent, set()) for parent in past.commits[name].parents))
+    return held
 
 
 def _gone(past: History, held: dict[str, set[str]], now: set[str]) -> dict[str, set[str]]:

@@ -178,8 +178,18 @@ def strays(of: Evidence) -> Iterator[Finding]:
     # .dvcignore has no say: what it names would be hidden from the audit, and be shown all the same.
     files = (path for top in tops for path in (of.ledger.folder / top).rglob("*") if path.is_file() or path.is_symlink())
     by_hand, published = places_by_hand(of.ledger), set(tracked(of.ledger.folder) or ())
+    within: dict[str, set[str]] = {}
     for name in sorted(path.relative_to(of.ledger.folder).as_posix() for path in files):
         hidden = any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
         hidden = hidden and (name not in published or name.endswith("/.gitignore"))  # what is committed is shown
-        if not of.ledger.below(name) and not hidden and not lies_in(name, by_hand):
+        if not hidden and not lies_in(name, by_hand) and not _is_made(of, name, within):
             yield Finding(UNBACKED, name, f"? -> {name}", f"{name}: no stage made it")
+
+
+def _is_made(of: Evidence, name: str, within: dict[str, set[str]]) -> bool:
+    """Whether a file is an output or counts to one that is a folder. within: the files that count to a folder, by folder, once read."""
+    above = of.ledger.below(name)
+    if not above or name in above:
+        return bool(above)
+    counted = within.setdefault(above[0], set(of.hashes.files(above[0])))
+    return name in counted

@@ -11,7 +11,7 @@ A forger who rewrites the whole ledger leaves no contradiction in it, but seldom
 - processor or GPU seconds that the machine of the record cannot have spent.
 
 Suspicions are printed apart and change no number's verdict. They make the exit code 7 where nothing worse is found: above what is within
-tolerance, below stale. What cannot be read is passed over here: the hash level has said so.
+tolerance, below what is not here. What cannot be read is passed over here: the hash level has said so.
 """
 
 import csv

@@ -138,7 +138,7 @@ def decoded(content: bytes) -> str:
 def _markdown(folder: Path) -> list[str]:
     names = tracked(folder)
     if names is None:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.m*") if ".venv" not in path.parts]
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if ".venv" not in path.parts]
     names = [*names, *(path.name for path in folder.iterdir())]
     return sorted({name for name in names if PurePosixPath(name).suffix.lower() in MARKDOWN})
 

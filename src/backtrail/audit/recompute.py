@@ -21,7 +21,7 @@ from backtrail.audit.alike import values_apart
 from backtrail.audit.findings import BROKEN, CLOSE, STALE, Finding
 from backtrail.audit.rounding import TOLERANCE, is_near, metrics_bounds, same_machine
 from backtrail.errors import UserError
-from backtrail.layout import AXES, FIGURES, METRICS, PARAMS_FILE, PIPELINE_FILE, SAMPLES, TABLES
+from backtrail.layout import AXES, FIGURES, METRICS, PARAMS_FILE, PIPELINE_FILE, RECORDS, SAMPLES, TABLES
 from backtrail.ledger.confined import open_confined
 from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.metrics.evaluate import Measure, evaluate_archive
@@ -67,8 +67,16 @@ def metrics(ledger: Ledger, bad: set[str], patterns: Sequence[str]) -> Result:
     measures: dict[str, Measure] = {}
     started = time.perf_counter()
     for stage in todo:
-        if (finding := _measured_again(ledger, stage, measures)) is None:
-            right.add(_metric_file(stage))
+        out = _metric_file(stage)
+        if not (ledger.folder / out).is_file():
+            continue  # not here, as the hash level has said
+        try:
+            finding = _measured_again(ledger, stage, measures)
+        except CANNOT as error:
+            message = f"{out} cannot be held against {_samples(stage)}: {described(error)}"
+            finding = Finding(BROKEN, out, f"{_samples(stage)} -> {out}", message, f"dvc repro -f {stage.name}")
+        if finding is None:
+            right.add(out)
         else:
             found.append(finding)
     close = sum(finding.verdict == CLOSE for finding in found)
@@ -134,10 +142,22 @@ def beside(ledger: Ledger) -> Iterator[Path]:
     """A folder that sees the suite's parameters, data and results, and has no reports of its own yet."""
     with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
         folder = Path(name)
-        for part in (PARAMS_FILE, "data", "results"):
+        for part in (PARAMS_FILE, "data", *_results(ledger)):
             if (ledger.folder / part).exists():
+                (folder / part).parent.mkdir(parents=True, exist_ok=True)
                 (folder / part).symlink_to((ledger.folder / part).resolve())
+        for path, content in ledger.gathered.items():  # records that do not lie here
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
         yield folder
+
+
+def _results(ledger: Ledger) -> list[str]:
+    """The folder of results; where records are missing in it, what it holds instead, so that they can be put in their place."""
+    if not ledger.gathered:
+        return ["results"]
+    within = [path for path in (ledger.folder / "results").glob("*") if path.name != Path(RECORDS).name]
+    return [path.relative_to(ledger.folder).as_posix() for path in [*within, *(ledger.folder / RECORDS).glob("*")]]
 
 
 def described(error: Exception) -> str:

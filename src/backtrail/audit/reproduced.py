@@ -121,7 +121,8 @@ def reproduced(folder: str | Path = ".", against: str = "") -> Reproduction:
         unlike = [name for name, stage in run.stages.items() if name in here.stages and _recipe(stage) != _recipe(here.stages[name])]
         if foreign := [file for file in published if (text := here.read(file)) is not None and not as_locked(here, file, text)]:
             raise UserError(
-                f"{', '.join(foreign[:3])} is not what {LOCK_FILE} and the records here name: it is of another run; `dvc checkout`"
+                f"{', '.join(foreign[:3])} is not what {LOCK_FILE} and the records here name: it is of another run; "
+                f"`git checkout -- {foreign[0]}`"
             )
     theirs = {file: numbers_in(ledger, file, text) for file, text in published.items() if file != CLAIMS and text}
     ours = {number.name: float(number.text) for file in theirs for number in find(ledger, file) if _metric(number)}

@@ -1,6 +1,6 @@
 """What rounding may do, measured by the machine that audits: it computes once more as a processor with fewer instructions would.
 
-A record can forbid any difference, by naming this machine, and allows none: it may lie about where it was made.
+A record that names this machine forbids any difference; none can allow one, since it may lie about where it was made.
 """
 
 import json

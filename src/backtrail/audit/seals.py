@@ -7,7 +7,7 @@ from backtrail.audit.findings import ABSENT, BROKEN, STALE, UNBACKED, Finding
 from backtrail.layout import LOCK_FILE
 from backtrail.ledger.history import history
 from backtrail.ledger.ledger import Ledger
-from backtrail.ledger.seal import SEAL, SIGNATURE, paper_numbers, sealed_files, verify
+from backtrail.ledger.seal import SEAL, SIGNATURE, paper_numbers, sealed_files, signed_paths, verify
 
 
 def seals(ledger: Ledger) -> tuple[list[Finding], list[str]]:
@@ -46,8 +46,9 @@ def taken_away(ledger: Ledger) -> str:
 
 
 def _is(ledger: Ledger, path: str, digest: str) -> bool:
+    """Whether a file has a digest; one that no ledger is signed with is not read, whoever signed for it."""
     place = ledger.folder / path
-    return place.is_file() and file_digest(place) == digest
+    return path in signed_paths(ledger) and place.is_file() and file_digest(place) == digest
 
 
 def papers_digest(ledger: Ledger) -> Iterator[str]:

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 from backtrail.audit.findings import VERIFIED
@@ -31,9 +30,10 @@ def main_line(chain: dict[str, Any]) -> Iterator[str]:
     while sources:
         link, *others = sorted(sources, key=lambda of: n_stages(of["path"]), reverse=True)
         link = told.get(link["path"], link)
+        if folded.pop(link["path"], None) is None:
+            break  # a ledger with a circle in it
         yield f"{_named(link)}{_beside(others)}"
         yield from (f"   {line}" for line in (_facts(link) if link["stage"] else ()))
-        folded.pop(link["path"])
         sources = link.get("from", [])
     if folded:
         wrong = Counter(link["verdict"] for link in folded.values() if link["verdict"] != VERIFIED)
@@ -55,10 +55,13 @@ def _links(roots: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _counter(told: dict[str, dict[str, Any]]) -> Callable[[str], int]:
     """Stages on the longest way from a path down to what no stage made: what was measured has more of them than the measure."""
 
-    @cache
+    known: dict[str, int] = {}
+
     def n_stages(path: str) -> int:
-        link = told.get(path, {})
-        return bool(link.get("stage")) + max((n_stages(of["path"]) for of in link.get("from", [])), default=0)
+        if path not in known:
+            known[path], link = 0, told.get(path, {})  # a ledger with a circle in it must not hang
+            known[path] = bool(link.get("stage")) + max((n_stages(of["path"]) for of in link.get("from", [])), default=0)
+        return known[path]
 
     return n_stages
 

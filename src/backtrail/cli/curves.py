@@ -17,6 +17,7 @@ import safetensors
 from backtrail.errors import UserError
 from backtrail.laid_down import declared_stages
 from backtrail.layout import AUTOENCODER_LOG, CURVES, TEACHER_LOG
+from backtrail.parameters.suite import read_suite
 from backtrail.pipeline import Declared
 from backtrail.running.stage import SCRATCH
 from backtrail.tables import load_csv
@@ -38,6 +39,7 @@ def command(folder: Path, every: float | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("TensorBoard is not installed here: `pip install tensorboard`") from None
+    read_suite()  # said in its own words if it is none
     stages = [(stage, file) for stage in declared_stages() for file in stage.outs if is_curve(file)]
     shown: dict[str, list[Row]] = {}
     writers: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 import click
 
 from backtrail.laid_down import declared_stages
+from backtrail.parameters.suite import read_suite
 from backtrail.report.dag import kinds, named
 
 
@@ -14,6 +15,7 @@ def command(form: str | None) -> None:
 
     What a kind takes from others by way of one that is named already is left out.
     """
+    read_suite()  # said in its own words if it is none
     graph, counts = kinds(declared_stages())
     if form == "mermaid":
         lines = ["flowchart LR", *(f'    {node(kind)}["{named(kind, counts)}"]' for kind in graph)]

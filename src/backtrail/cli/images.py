@@ -22,6 +22,7 @@ from backtrail.data.dataset import to_uint8
 from backtrail.denoiser import NetDenoiser
 from backtrail.errors import UserError
 from backtrail.layout import PARAMS_FILE, STUDENTS, TEACHER, TEACHER_NAME
+from backtrail.ledger.ledger import BY_HAND, at_key
 from backtrail.nets.build import load_denoiser
 from backtrail.parameters.base import read, section
 from backtrail.parameters.latent import LatentTeacher
@@ -69,6 +70,8 @@ def command(model: str, nfe: int | None, seeds: str, guidance: float | None, nam
     if is_other_file or Path(out).suffix.lower() in OTHER_PICTURES:  # said before hours of sampling
         raise UserError(f"--out {out}: expected a .png file, or a folder that is to hold one for each seed")
     suite = read(PARAMS_FILE) if Path(PARAMS_FILE).is_file() else {}
+    if any(isinstance(own := at_key(suite, key), str) and Path(out).resolve().is_relative_to(Path(own).resolve()) for key in BY_HAND):
+        raise UserError(f"--out {out} is among the files that {PARAMS_FILE} names as yours: name another place")
     runtime = section(Runtime, "runtime") if "runtime" in suite else Runtime()
     device = choose_device(runtime)
     configure(runtime, device)

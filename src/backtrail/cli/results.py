@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from backtrail.errors import UserError
+from backtrail.laid_down import declared_stages
 from backtrail.layout import PARAMS_FILE, TABLES
 from backtrail.ledger.numbers import read_rows
 from backtrail.parameters.base import read
@@ -29,6 +30,8 @@ def command(metrics: tuple[str, ...]) -> None:
     name = next((of for of in (OF_TEXT, OF_LATENTS) if Path(of).is_file()), TABLE)
     rows = read_rows(Path(name))
     if not rows:
+        if not any(name in stage.outs for stage in declared_stages()):
+            raise UserError("this suite makes no table of methods: its README and its figures say what came out")
         raise UserError(f"{name} is missing or empty: `dvc repro`, or get it from git")
     lines = list(_lines(name))
     known = [column.removesuffix("_mean") for column in rows[0] if column.endswith("_mean")]

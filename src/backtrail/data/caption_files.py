@@ -17,7 +17,7 @@ def read_captions(path: Path, p: Captions) -> list[str]:
         captions = [caption for of in coco_captions(path).values() for caption in of]
     else:
         try:
-            captions = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            captions = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
         except (OSError, UnicodeDecodeError):
             raise UserError(f"{path} is no text of captions, one a line: fetch it again") from None
     captions = [caption for caption in captions if caption]

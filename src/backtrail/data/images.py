@@ -20,8 +20,9 @@ def image_set(members: Members, held_out: int = 0) -> Images:
     """The images of an archive or a folder as a data set.
 
     If every image lies in `train/`, `val/` or `test/`, those are the splits; without test images `held_out` of them are drawn. Labels
-    come from `dataset.json` if there is one (null = no labels), else from the first folder below the split (none = no labels). What is
-    left out is said in a warning.
+    come from `dataset.json` if there is one (null = no labels), else from the first folder below the split (none = no labels). Test images
+    come in a drawn order: that of their names is one of classes, and what measures the first ones would see a class or two. What is left
+    out is said in a warning.
     """
     layout = layout_of(members)
     layout.warn(members.path)
@@ -33,11 +34,12 @@ def image_set(members: Members, held_out: int = 0) -> Images:
     elif held_out:
         log.warning("%s: data.held_out = %d is not used, because there are test images", members.path, held_out)
     deliver = partial(_rows, members, shape)
+    test = np.flatnonzero(in_test)[_permutation(int(in_test.sum()), "test order")]
     return Images(
         shape=shape,
         n_classes=len(class_names),
         train=deliver(layout.rows[~in_test], labels[~in_test]),
-        test=deliver(layout.rows[in_test], labels[in_test]),
+        test=deliver(layout.rows[test], labels[test]),
     )
 
 
@@ -85,10 +87,14 @@ def _rows(members: Members, shape: Shape, rows: np.ndarray, labels: np.ndarray) 
 def _drawn(n_images: int, held_out: int, members: Members) -> np.ndarray:
     if held_out >= n_images:
         raise UserError(f"data.held_out = {held_out}: {members.path} holds {n_images} images, at least one must be left to train on")
+    drawn = np.zeros(n_images, bool)
+    drawn[_permutation(n_images, "held out")[:held_out]] = True
+    return drawn
+
+
+def _permutation(n: int, purpose: str) -> np.ndarray:
     import torch  # here: the stage `fetch`, which reads names and bytes alone, need not load it
 
     from backtrail import randomness
 
-    drawn = np.zeros(n_images, bool)
-    drawn[torch.randperm(n_images, generator=randomness.generator(0, "held out"))[:held_out].numpy()] = True
-    return drawn
+    return torch.randperm(n, generator=randomness.generator(0, purpose)).numpy()

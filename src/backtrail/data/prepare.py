@@ -1,14 +1,17 @@
 """The stage `dataset`: `data/raw` becomes `data/dataset.safetensors`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from backtrail.data.archives import open_tar, open_zip
 from backtrail.data.cifar import cifar10
 from backtrail.data.fashion_mnist import fashion_mnist
 from backtrail.data.images import image_set
-from backtrail.data.pack import Images, pack
+from backtrail.data.pack import Images, Rows, pack
 from backtrail.data.sources import OWN, source_of
 from backtrail.data.verification import digest_of
 from backtrail.errors import UserError
@@ -20,7 +23,11 @@ def _own(raw: Path, data: Data) -> Images:
 
 
 def _zip(name: str, n_images: int, n_classes: int | None) -> Callable[[Path, Data], Images]:
-    """A loader of an EDM-style zip made by hand, held against what is known of the data set: images are not pinned by a digest there."""
+    """A loader of an EDM-style zip made by hand, held against what is known of the data set: images are not pinned by a digest there.
+
+    n_classes: None for a data set without classes. EDM's tool takes the folders of its originals for labels: thousands of FFHQ, and
+    AFHQ's training and test images.
+    """
 
     def load(raw: Path, data: Data) -> Images:
         images = image_set(open_zip(raw / name), data.held_out)
@@ -28,9 +35,16 @@ def _zip(name: str, n_images: int, n_classes: int | None) -> Callable[[Path, Dat
         if found != n_images or images.shape != (3, 64, 64) or n_classes not in (None, images.n_classes):
             wanted = f"{n_images} images of 64x64 RGB" + (f" in {n_classes} classes" if n_classes else "")
             raise UserError(f"{raw / name} holds {found} images of shape {images.shape} in {images.n_classes} classes, expected {wanted}")
-        return images
+        return images if n_classes else _unlabelled(images)
 
     return load
+
+
+def _unlabelled(images: Images) -> Images:
+    def of(rows: Rows) -> Rows:
+        return Rows(rows.n_rows, lambda: ((pixels, np.zeros_like(labels)) for pixels, labels in rows.chunks()))
+
+    return replace(images, n_classes=0, train=of(images.train), test=of(images.test))
 
 
 LOADERS: dict[str, Callable[[Path, Data], Images]] = {

@@ -1,4 +1,4 @@
-"""A ring of Gaussians in the plane: data whose score is known exactly, on which the methods run in seconds, unchanged.
+"""A ring of Gaussians in the plane: data whose score is known exactly, on which the methods run in a minute, unchanged.
 
 A point is an image of shape [2, 1, 1], the net is the MLP, and everything else is the code that trains on pictures.
 """

@@ -11,6 +11,7 @@ from backtrail.artifacts import load_json
 from backtrail.data.latent_sources import LATENT_TEACHERS, file_source
 from backtrail.data.registry import Source
 from backtrail.data.sources import OWN_TEACHERS, SOURCES, source_of, source_of_teacher
+from backtrail.errors import UserError
 from backtrail.layout import PARAMS_FILE
 from backtrail.ledger.ledger import Ledger, Stage
 from backtrail.parameters.base import section
@@ -77,15 +78,17 @@ def data_source(ledger: Ledger) -> Source:
 def teacher_licence(ledger: Ledger) -> str | None:
     """What binds a user of the teacher's weights, and so of students that start from them; None for a teacher that this package trained.
 
-    The `teacher.safetensors` of another suite says in its header what that suite imported.
+    The `teacher.safetensors` of another suite says in its header what that suite imported. Raises UserError if it is not here.
     """
     if is_latent(ledger.params):
         return LATENT_TEACHERS[ledger.params["latent"]["source"]].licence
-    name = (ledger.params.get("teacher") or {}).get("source", "own-backtrail")
+    name = (ledger.params.get("teacher") or {}).get("source")
     if name == "own-backtrail":
-        file = ledger.folder / layout.FETCHED_TEACHER / OWN_TEACHERS[name][0][0]
-        name = (load_tensors(file)[1] if file.is_file() else {}).get("source", name)
-    if name == "own-backtrail":
+        path = f"{layout.FETCHED_TEACHER}/{OWN_TEACHERS[name][0][0]}"
+        if not (ledger.folder / path).is_file():
+            raise UserError(f"{path} is not here, whose header says what binds its students: `dvc repro fetch-teacher`")
+        name = load_tensors(ledger.folder / path)[1].get("source")
+    if name is None:
         return None
     return source_of_teacher(name).licence if name in {*SOURCES, *OWN_TEACHERS} else f"that of {name}, yours to know"
 

@@ -139,6 +139,8 @@ def export(target: str | Path, folder: str | Path = ".", key: str = "") -> list[
         whole = Path(partial) / target.name
         files = _write(ledger, whole, key)
         whole.rename(target)
+    for name in (SIGNATURE, SEAL) if key else ():
+        atomic_write(ledger.folder / name, lambda file, name=name: shutil.copyfile(target / name, file))
     return files
 
 
@@ -152,8 +154,6 @@ def _write(ledger: Ledger, target: Path, key: str) -> list[str]:
     atomic_write(target / SEAL, lambda file: file.write_text(text, encoding="utf-8"))
     if key:
         sign(target / SEAL, key)
-        for name in sealed:
-            shutil.copyfile(target / name, ledger.folder / name)
     return sorted([*files, *sealed])
 
 

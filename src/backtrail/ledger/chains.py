@@ -6,6 +6,7 @@ of a link: a second run has other times and the same links.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from backtrail.layout import CURVES, PARAMS_FILE, RECORDS
 from backtrail.ledger.ledger import Entry, Ledger, Stage
 from backtrail.ledger.numbers import Number, layout_of, of_json, of_rows, read_rows
 from backtrail.parameters.base import read
+
+# How a damaged table or record shows itself here; the level `hash` of the audit names it, and the chain is told without that fact.
+TORN = (ValueError, LookupError, AttributeError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,16 @@ def facts(ledger: Ledger, stage: Stage, path: str) -> dict[str, Any]:
     """What is told of a link beside its digest: seeds, the nodes of a path, the cost of a student in network forwards, files fetched."""
     record = ledger.records[stage.name] or {}
     found: dict[str, Any] = {"seeds": record.get("seeds", [])}
-    if nodes := read_rows(ledger.folder / path / "path.csv"):
-        found["nodes"] = [{"node": int(row["node"]), "step": int(row["step"]), "tensors_sha256": row["digest"]} for row in nodes]
-    curve = next((ledger.folder / out for out in stage.products if out.startswith(f"{CURVES}/")), None)
-    if curve is not None and path.endswith(".safetensors") and (rows := read_rows(curve)):
-        found["cost_F"] = float(rows[-1]["cost"])
-    if files := [file for file in record.get("notes", {}).get("files", []) if "sha256" in file]:
-        found["files"] = files
+    with suppress(*TORN):
+        if nodes := read_rows(ledger.folder / path / "path.csv"):
+            found["nodes"] = [{"node": int(row["node"]), "step": int(row["step"]), "tensors_sha256": row["digest"]} for row in nodes]
+    with suppress(*TORN):
+        curve = next((ledger.folder / out for out in stage.products if out.startswith(f"{CURVES}/")), None)
+        if curve is not None and path.endswith(".safetensors") and (rows := read_rows(curve)):
+            found["cost_F"] = float(rows[-1]["cost"])
+    with suppress(*TORN):
+        if files := [file for file in record.get("notes", {}).get("files", []) if "sha256" in file]:
+            found["files"] = files
     return found
 
 

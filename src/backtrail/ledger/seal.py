@@ -21,6 +21,8 @@ NAMESPACE = "backtrail"  # a signature for another purpose is none of a seal
 PAPER_NUMBERS = "report/paper_numbers.yaml"
 DOSSIER = "the other files of this dossier"
 GPG = "gpg:"  # before a key that is gpg's
+# What gpg says of a signature that fits the text, and what a reader should know of it beside the signer's name.
+SOUND = {"GOODSIG": "", "EXPKEYSIG": ", whose key has expired since", "EXPSIG": ", and has expired", "REVKEYSIG": ", whose key was revoked"}
 LINE = re.compile(r"sha256 ([0-9a-f]{64})  (.+)")
 
 
@@ -29,10 +31,14 @@ def paper_numbers(ledger: Ledger) -> str:
     return f"{ledger.code}/{PAPER_NUMBERS}"
 
 
+def signed_paths(ledger: Ledger) -> tuple[str, ...]:
+    """The files that all others hang on, seen from the suite."""
+    return (PARAMS_FILE, PIPELINE_FILE, CODE_FILE, LOCK_FILE, GATHERED, paper_numbers(ledger))
+
+
 def seal_text(ledger: Ledger, dossier: str) -> str:
     """The text to sign: digests of what all others hang on. dossier: that of an export's files."""
-    files = (PARAMS_FILE, PIPELINE_FILE, CODE_FILE, LOCK_FILE, GATHERED, paper_numbers(ledger))
-    named = {path: file_digest(ledger.folder / path) for path in files if (ledger.folder / path).is_file()}
+    named = {path: file_digest(ledger.folder / path) for path in signed_paths(ledger) if (ledger.folder / path).is_file()}
     lines = [f"sha256 {digest}  {path}" for path, digest in [*named.items(), (DOSSIER, dossier)]]
     return "\n".join([f"backtrail: suite {ledger.params.get('suite', '')}", *lines, ""])
 
@@ -103,11 +109,12 @@ def _by_gpg(text: Path, signature: Path) -> Signed | None:
     done = _run(["gpg", "--batch", "--no-auto-key-retrieve", "--status-fd", "1", "--verify", str(signature), str(text)])
     if done is None:
         return None
-    status = dict(re.findall(r"^\[GNUPG:\] (GOODSIG|EXPKEYSIG|NO_PUBKEY) (.*)$", done.stdout, re.MULTILINE))
+    status = dict(re.findall(r"^\[GNUPG:\] (GOODSIG|EXPKEYSIG|EXPSIG|REVKEYSIG|NO_PUBKEY) (.*)$", done.stdout, re.MULTILINE))
     if "NO_PUBKEY" in status:
         return Signed(False, key=status["NO_PUBKEY"], key_is_here=False)
-    key, _, name = (status.get("GOODSIG") or status.get("EXPKEYSIG", "")).partition(" ")
-    return Signed(done.returncode == 0 and bool(key), name, f"gpg {key}")
+    kind = next((kind for kind in SOUND if kind in status), "")
+    key, _, name = status.get(kind, "").partition(" ")
+    return Signed(bool(key), name + SOUND.get(kind, ""), f"gpg {key}")
 
 
 def _run(command: list[str], read: Path | None = None) -> subprocess.CompletedProcess[str] | None:

@@ -14,7 +14,8 @@ CLAIMS = f"{TABLES}/claims.csv"
 # As in `verdicts.py`, which loads pandas; an audit that reads bytes alone does without.
 VERDICTS = ("held", "not held", "undecided at this size", "not run")
 EXPLAINED = {
-    "undecided at this size": " (seeds: how many would decide it, if the effect is the one seen; *against*: in its weakest condition)"
+    "undecided at this size": " (seeds: how many would decide it, if the effect is the one seen; "
+    "*against*: its weakest condition speaks against it)"
 }
 
 

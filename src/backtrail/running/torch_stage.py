@@ -1,4 +1,4 @@
-"""The same for stages that compute with torch: device, precision, processes, determinism, and the resume state."""
+"""The frame of `stage.py` for stages that compute with torch: device, precision, processes, determinism, and the resume state."""
 
 import logging
 import os

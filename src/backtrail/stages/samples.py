@@ -1,6 +1,6 @@
 """`backtrail samples`: images of a student.
 
-Apart from `metrics`, though a job more costs 6 CPU s to start and to record: another metric or reference then draws no image again.
+Apart from `metrics`, though a job more costs 8 CPU s to start and to record: another metric or reference then draws no image again.
 """
 
 from backtrail import layout
