@@ -100,9 +100,8 @@ def test_what_is_imported_is_declared() -> None:
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
             imported |= {name.partition(".")[0] for name in names}
     owners = packages_distributions()
-    foreign = (
-        imported - sys.stdlib_module_names - {file.stem for file in beside} - {"backtrail", "open_clip", "requests_cache"}
-    )  # done without, where they are not
+    done_without = {"open_clip", "requests_cache"}  # where they are not
+    foreign = imported - sys.stdlib_module_names - {"backtrail", *(file.stem for file in beside)} - done_without
     assert {name for name in foreign if not declared.intersection(map(plain, owners.get(name, [])))} == set()
 
 
