@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
     from dvc.cli import main as dvc
     from dvc.dvcfile import Lockfile
 
-    if __version__ == DVC_VERSION:
+    if __version__ == DVC_VERSION:  # another one writes its lock as it does
         Lockfile.dump_stages = write_entries(Lockfile.dump_stages)  # type: ignore[method-assign]
     return int(dvc(["--wait-for-lock", "repro", "--single-item", *arguments]))
 
