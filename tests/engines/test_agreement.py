@@ -60,6 +60,7 @@ def test_a_comment_in_the_code_makes_its_users_stale(project):
     assert project.changed() == set()
 
 
+@pytest.mark.slow
 def test_clone_and_pull(base, tmp_path):
     base.dvc("push")
     clone = Project(tmp_path / "clone", base.env)
@@ -68,6 +69,7 @@ def test_clone_and_pull(base, tmp_path):
     clone.assert_settled()
 
 
+@pytest.mark.slow
 def test_checkout_and_touch(project):
     for name in ("data/raw", "results/path", "results/students"):
         shutil.rmtree(project.root / name)

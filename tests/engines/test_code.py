@@ -16,6 +16,7 @@ import yaml
 
 import warm
 from backtrail.audit.findings import BROKEN, EXIT_CODES, UNBACKED
+from sampled import slow_after
 from unit.refusals import as_yaml
 
 from .conftest import IGNORED, ROOT
@@ -144,6 +145,7 @@ def test_a_line_of_code_marks_what_stands_on_it_in_both_engines_and_turned_back_
     assert checkout.planned() == set()
 
 
+@pytest.mark.slow
 def test_a_method_alone_is_marked(checkout: Checkout) -> None:
     checkout.edit("src/backtrail/methods/disback/distillation.py", code)
     runs = {"ring-run@diff-instruct-0", "ring-run@disback-0"}
@@ -158,7 +160,11 @@ def test_a_stage_with_an_old_code_file_refuses_and_every_other_way_ends_well(che
     refused = checkout.dvc("repro", "--single-item", "--force", "ring-figure", code=None)
     assert "code.yaml has " in refused and "run `dvc repro code` first" in refused and "Traceback" not in refused
     assert checkout.ran("ring-figure") == {"code", "ring-figure"}
-    checkout.edit("src/backtrail/report/ring_claims.py", lambda text: text.replace("ANSWER = 42", "ANSWER = 43"))
+
+
+@pytest.mark.slow
+def test_an_experiment_right_after_an_edit_ends_well(checkout: Checkout) -> None:
+    checkout.edit("src/backtrail/report/ring_claims.py", code)
     done = checkout.dvc("exp", "run", "-S", "score_distillation.disback.student.lr=1e-5")
     assert "Ran experiment(s)" in done and "ring-run@diff-instruct-0" not in re.findall(r"Running stage '(\S+)'", done)
     record = json.loads((checkout.suite / "results/records/ring-run@disback-0.json").read_text(encoding="utf-8"))
@@ -214,25 +220,29 @@ def test_a_ring_is_audited_asked_and_exported(checkout: Checkout) -> None:
     assert "broken: reports/tables/claims.csv" in checkout.call(*program, "audit", code=EXIT_CODES[BROKEN])
 
 
-def test_hostile_parameters_are_refused_in_one_sentence_by_every_entry_and_reach_no_shell(checkout: Checkout) -> None:
+HOSTILE: dict[str, Callable[[dict, str], dict]] = {
+    "a method": lambda p, run: {"score_distillation": p["score_distillation"] | {f"$({run})": p["score_distillation"]["disback"]}},
+    "a seed": lambda p, run: {"seeds": [0, f"$({run})"]},
+    "a suite": lambda p, run: {"suite": f"$({run})", "seeds": [f"0; {run}"]},
+    "a number": lambda p, run: {"ring": p["ring"] | {"std": 1e39}},
+}
+
+
+@pytest.mark.parametrize("hostile", slow_after(1, HOSTILE.values()), ids=HOSTILE)
+def test_hostile_parameters_are_refused_in_one_sentence_by_every_entry_and_reach_no_shell(
+    checkout: Checkout, hostile: Callable[[dict, str], dict]
+) -> None:
     """`backtrail check`, `dvc repro` (by the first stage that it starts) and `snakemake`, before anything runs."""
     p = yaml.safe_load((checkout.suite / "params.yaml").read_text(encoding="utf-8"))
     canary = checkout.root / "canary"
-    hostile = f"$(touch {canary})"
-    for change in (
-        {"score_distillation": p["score_distillation"] | {hostile: p["score_distillation"]["disback"]}},
-        {"seeds": [0, hostile]},
-        {"suite": hostile, "seeds": [f"0; touch {canary}"]},
-        {"ring": p["ring"] | {"std": 1e39}},
-    ):
-        (checkout.suite / "params.yaml").write_text(as_yaml(p | change), encoding="utf-8")
-        sentence = checkout.call(sys.executable, str(checkout.root / "src/backtrail"), "check", code=2).strip().removeprefix("backtrail: ")
-        assert sentence.startswith("params.yaml: ") and "\n" not in sentence
-        by_dvc = checkout.dvc("repro", code=None)
-        by_snakemake = checkout.call(sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", code=None, folder=checkout.root)
-        for printed in (by_dvc, by_snakemake):
-            assert sentence in printed and "Traceback" not in printed, printed
-        assert by_dvc.count("Running stage") == 1 and not canary.exists()
+    (checkout.suite / "params.yaml").write_text(as_yaml(p | hostile(p, f"touch {canary}")), encoding="utf-8")
+    sentence = checkout.call(sys.executable, str(checkout.root / "src/backtrail"), "check", code=2).strip().removeprefix("backtrail: ")
+    assert sentence.startswith("params.yaml: ") and "\n" not in sentence
+    by_dvc = checkout.dvc("repro", code=None)
+    by_snakemake = checkout.call(sys.executable, "-m", "snakemake", "-d", SUITE, "--profile", "local", code=None, folder=checkout.root)
+    for printed in (by_dvc, by_snakemake):
+        assert sentence in printed and "Traceback" not in printed, printed
+    assert by_dvc.count("Running stage") == 1 and not canary.exists()
 
 
 def test_in_the_repository_every_file_of_code_counts_and_no_compiled_one(tmp_path: Path) -> None:

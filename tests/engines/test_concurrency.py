@@ -113,6 +113,7 @@ def test_a_file_of_path_locks_that_was_half_written_is_removed_and_named(parts: 
     assert dvc_plan.PATH_LOCKS.exists()
 
 
+@pytest.mark.slow
 def test_a_stage_whose_entry_was_removed_fails_and_is_restored_without_running_again(parts: Project) -> None:
     Path("params.yaml").write_text("round: 0\n", encoding="utf-8")
     parts.dvc("repro", "--single-item", "source")

@@ -114,6 +114,7 @@ def test_both_engines_plan_a_suite(checkout: Path, name):
         assert {f"trajectory-distillation@{method}-{seed}" for method in suite.trajectory_distillation} <= planned
 
 
+@pytest.mark.slow
 def test_both_engines_plan_the_ring(checkout: Path):
     runs = {f"ring-run@{method}-{seed}" for method in EVERY["ring"].methods for seed in EVERY["ring"].seeds}
     assert planned_by_both(checkout, "ring") | {"code"} == {"code", "ring-teacher", "ring-figure", "ledger", *runs}

@@ -211,6 +211,7 @@ def test_a_run_that_is_stopped_goes_on(tiny: Project, lock: str) -> None:
     assert (tiny.root / "dvc.lock").read_text(encoding="utf-8") == lock
 
 
+@pytest.mark.slow
 def test_nobody_reads_what_a_run_prints(tiny: Project, lock: str) -> None:
     run = start(tiny, "repro")
     assert run.stdout is not None
@@ -232,6 +233,7 @@ def test_dvc_repro_beside_a_job_says_who_is_at_work_and_harms_nothing(tiny: Proj
     check_taken_up(tiny, lock, [])
 
 
+@pytest.mark.slow
 def test_two_checkouts_share_a_cache(tmp_path: Path, lock: str) -> None:
     """Both run at once, and a third finds everything there.
 
@@ -253,6 +255,7 @@ def test_two_checkouts_share_a_cache(tmp_path: Path, lock: str) -> None:
     check_cache(tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_shared_cache_under_a_closed_umask_is_open_to_the_group(tiny: Project, tmp_path: Path) -> None:
     """As workflow/CLUSTER.md says it: `cache.shared group`, since a umask of 077 would lock the others out."""
     tiny.dvc("cache", "dir", "--local", str(tmp_path / "cache"))

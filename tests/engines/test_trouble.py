@@ -60,6 +60,7 @@ def test_failing_stages_count_as_nothing_and_are_taken_up(project):
     project.assert_settled()
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_taken_up(project):
     project.edit("disback_lr: 1", "disback_lr: 2")
     run = project.start_snakemake(HANG="path")
@@ -106,6 +107,7 @@ def test_looking_at_a_run_does_not_disturb_it(project):
     assert project.changed() == set()
 
 
+@pytest.mark.slow
 def test_a_forced_job_says_that_dvc_computes_nothing_anew(project):
     printed = project.run_snakemake("--forcerun", "teacher")
     assert "`dvc repro --force --single-item STAGE` computes anew" in printed
@@ -144,6 +146,7 @@ def test_a_run_ends_with_the_path_of_its_page(project):
     assert line not in project.run_snakemake("--no-hooks")
 
 
+@pytest.mark.slow
 def test_a_run_says_where_it_is(project):
     """In a log a line for each stage that ends; in a terminal a line at the bottom."""
     project.edit("teacher_lr: 1", "teacher_lr: 2")
@@ -165,6 +168,7 @@ def test_a_run_says_where_it_is(project):
     assert any(f"{13 - stale} of 13 stages done; running: teacher (" in line for line in drawn) and max(map(len, drawn)) < 60
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_to_is_done_without(project, tmp_path):
     """By the profile and by `make`: Snakemake would end in a traceback before it reads our Snakefile."""
     command, homeless = [sys.executable, "-m", "snakemake", "--profile", "local", "-n"], {"HOME": "/proc/nowhere", "XDG_CACHE_HOME": ""}

@@ -27,7 +27,9 @@ from backtrail.data.fetch import fetch
 from backtrail.data.registry import File, Source
 from backtrail.errors import UserError
 from backtrail.laid_down import BY_HAND, declared_stages
+from backtrail.layout import GATHERED
 from backtrail.ledger.chains import facts
+from backtrail.ledger.gathered import gather
 from backtrail.ledger.ledger import Entry, Ledger, Stage, open_ledger
 from backtrail.ledger.numbers import Number
 from tamper import repository
@@ -230,6 +232,21 @@ def test_an_output_that_is_not_here_is_not_held_against_another_processor_s(suit
     done = audit(suite, recomputations(("stage",), ("metrics",), suite))
     assert not [finding for finding in done.findings if finding.verdict == BROKEN]
     assert apart(suite / LAST, suite / "params.yaml") == math.inf
+
+
+def test_what_is_drawn_again_sees_the_records_that_only_git_keeps(suite: Path) -> None:
+    """Without one of them the page lacked its chain, and was called forged."""
+    (suite / GATHERED).parent.mkdir(exist_ok=True)
+    gather(suite)
+    path = "results/records/teacher.json"
+    content = (suite / path).read_bytes()
+    for gone in (False, True):
+        if gone:
+            (suite / path).unlink()
+        with recompute.beside(open_ledger(suite)) as folder:
+            assert (folder / path).read_bytes() == content and (folder / LAST).read_text(encoding="utf-8")
+            assert {item.name for item in (folder / path).parent.iterdir()} == {"teacher.json", "metrics.json"}
+    assert not (suite / path).exists()  # nothing is written through a link
 
 
 def test_a_stage_whose_code_is_not_here_cannot_run_again(suite: Path, tmp_path: Path) -> None:

@@ -185,6 +185,7 @@ def test_the_stage_level_runs_the_suite_s_package_and_nothing_beside_it(suite: P
     assert "the stage level executes the suite's own code" in done.stderr.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_matplotlib_s_file_in_the_suite_s_folder_is_not_read(suite: Path, canary: Path) -> None:
     (suite / "matplotlibrc").write_text("backend: module://evil\n")
     (suite / "evil.py").write_text(f"open({str(canary)!r}, 'w')\n")

@@ -13,8 +13,10 @@ import yaml
 
 from backtrail.artifacts import YAML_LOADER
 from backtrail.audit.audit import audit
+from backtrail.audit.evidence import Evidence
 from backtrail.audit.findings import UNBACKED
 from backtrail.audit.left_out import cells, dropped, missing
+from backtrail.ledger.hashes import Hashes
 from backtrail.ledger.history import history
 from backtrail.ledger.ledger import open_ledger
 from backtrail.parameters.suite import read_suite
@@ -187,3 +189,19 @@ def test_a_clone_without_history_says_so(with_history: Path, tmp_path: Path) -> 
     assert not history(shallow, "params.yaml").whole and history(with_history, "params.yaml").whole
     (line,) = dropped(open_ledger(shallow))
     assert "history is not whole here" in line and "git fetch --unshallow" in line
+
+
+@pytest.mark.parametrize("kind", ["clone", "worktree", "submodule"])
+def test_what_a_shallow_clone_lacks_git_fetches_wherever_its_folder_lies(kind: str, with_history: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shallow"
+    source = with_history.resolve().as_uri()
+    subprocess.run(["git", "clone", "-q", "--depth", "1", source, str(folder)], check=True, env=os.environ)
+    if kind == "worktree":
+        subprocess.run(["git", "worktree", "add", "-q", "--detach", str(tmp_path / "beside")], cwd=folder, check=True, env=os.environ)
+        folder = tmp_path / "beside"
+    elif kind == "submodule":
+        (tmp_path / "outer").mkdir()
+        (folder / ".git").rename(tmp_path / "outer/modules")
+        (folder / ".git").write_text("gitdir: ../outer/modules\n", encoding="utf-8")
+    assert Evidence(open_ledger(folder), Hashes(folder)).fetches_more == "git fetch --unshallow"
+    assert Evidence(open_ledger(with_history), Hashes(with_history)).fetches_more == ""

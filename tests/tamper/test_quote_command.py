@@ -26,7 +26,7 @@ d,DisBack ends nearer,DisBack,FD,not run,0,,
 """
 LIST = """- held:
   - SFD beats its teacher (FD)
-- undecided at this size (seeds: how many would decide it, if the effect is the one seen; *against*: in its weakest condition):
+- undecided at this size (seeds: how many would decide it, if the effect is the one seen; *against*: its weakest condition is against it):
   - SFD-v beats SFD (FD: 26 seeds, *against*; KID)
   - DisBack beats Diff-Instruct (FD: *against*)
 - not run:

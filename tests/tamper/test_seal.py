@@ -144,7 +144,7 @@ def test_gpg_signs_and_is_verified_too(ledger: Path, tmp_path: Path, monkeypatch
         revocation.write_text(revocation.read_text(encoding="utf-8").replace(":-----BEGIN", "-----BEGIN"), encoding="utf-8")
         subprocess.run(["gpg", "--batch", "--import", str(revocation)], check=True, capture_output=True)
         done = audit(ledger)
-        assert done.exit_code == 0 and f"signed by {WHO}, whose key was revoked (gpg " in seal_said(done)[0]
+        assert done.exit_code == 20 and f"is by {WHO} (gpg " in seal_said(done)[0] and "whose key was revoked" in seal_said(done)[0]
         (strangers := Path(f"{home}-other")).mkdir(mode=0o700)
         monkeypatch.setenv("GNUPGHOME", str(strangers))  # an auditor who has not the signer's key
         done = audit(ledger)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.xdist_group("tamper")
 STUDENT = "results/students/disback/seed0/student.safetensors"
 
 
+@pytest.mark.slow
 def test_whatever_digest_why_prints_or_the_ledger_names_is_found_by_its_head(finished: Path) -> None:
     ledger = open_confined(finished)
     printed = {

@@ -368,6 +368,7 @@ def test_data_forged_with_its_whole_ledger_is_found_by_running_the_stage_again(l
     assert [finding.subject for finding in done.findings] == ["data/dataset.safetensors"] and done.exit_code == 30
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_when_its_stage_runs_again(ledger: Path) -> None:
     record = (ledger / "results/records/report.json").read_bytes()
     done = recomputed(ledger, "stage", "report")

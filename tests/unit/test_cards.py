@@ -223,6 +223,7 @@ def test_the_cards_example_needs_torch_alone(kind: str, tmp_path: Path, torch_al
     assert np.array_equal(shown, pixels) and pixels.std() > 0
 
 
+@pytest.mark.slow
 def test_the_example_of_points_writes_points(tmp_path: Path, torch_alone: Path) -> None:
     student = build(MLPParameters(kind="mlp", width=16, layers=1), 0.5)
     exported(tmp_path, student, ONE_STEP, Programs())

@@ -54,6 +54,7 @@ def recorded():
     return teacher, *recorded_path(teacher)
 
 
+@pytest.mark.slow
 def test_the_paths_loss_falls_on_the_students_samples_and_rises_on_data_for_a_trained_teacher():
     """A teacher fitted to data: each node fits the initial student's samples better than the one before."""
     teacher = tiny_denoiser(1)

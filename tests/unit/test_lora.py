@@ -165,7 +165,7 @@ def score(**changes) -> ScoreDistillation:
     return validate(ScoreDistillation, base | laws | changes, "method")
 
 
-@pytest.mark.parametrize("null", [EMPTY, ZEROS], ids=["empty", "zeros"])
+@pytest.mark.parametrize("null", [EMPTY, pytest.param(ZEROS, marks=pytest.mark.slow)], ids=["empty", "zeros"])
 def test_disback_by_adapters(teacher, null, tmp_path):
     teacher.told = replace(teacher.told, null=null)
     p, data = score(recording=RECORDING, teacher_guidance=8.0), Labelled(torch.randn(6, *SHAPE), torch.arange(6))

@@ -56,6 +56,7 @@ def parameters(**changes) -> TrajectoryDistillation:
     return validate(TrajectoryDistillation, base | changes, "method")
 
 
+@pytest.mark.slow
 def test_it_enters_the_last_step_alone_weighted_by_the_pixels(weights_file, monkeypatch):
     monkeypatch.chdir(weights_file.parent)
     teacher, weights = tiny_denoiser(), {"file": weights_file.name, "sha256": file_digest(weights_file)}

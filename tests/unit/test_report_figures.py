@@ -42,6 +42,7 @@ def rendered(suite):
     return suite.folder
 
 
+@pytest.mark.slow
 def test_another_process_renders_the_same_bytes(rendered, tmp_path):
     """Another hash seed, another user style, another time zone and another folder must not show in the files, nor the date."""
     style = tmp_path / "matplotlibrc"

@@ -94,6 +94,7 @@ def whole(method: str, seed: int):
     return *start(path, state), sum(row["fd_classifier"] for row in state.rows if row["update"] in last) / len(last)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_close_to_the_exact_denoiser():
     points, denoiser = RING.points(4000, 1, "test"), teacher(2000)
     for sigma, allowed in ((0.1, 0.06), (0.5, 0.06), (2.0, 0.06)):

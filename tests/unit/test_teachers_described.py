@@ -165,6 +165,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_description_of_a_kilobyte_takes_little_time_and_memory(folder, tmp_path):
     """Built with its memory, the second would be 40 GB."""
     for name, changes in (("deep", {"layers_per_block": 10_000}), ("wide", {"block_out_channels": [16384, 16384]})):

@@ -46,7 +46,7 @@ class Evidence:
     @cached_property
     def fetches_more(self) -> str:
         """What brings objects that git left behind when the repository was cloned: commits, or files' contents; empty if it left none."""
-        git = (root_of(self.ledger.folder) or self.ledger.folder) / ".git"
+        git = _shared(root_of(self.ledger.folder) or self.ledger.folder)
         if (git / "shallow").is_file():
             return "git fetch --unshallow"
         config = git / "config"
@@ -65,6 +65,18 @@ class Evidence:
             path = self.ledger.folder / self.ledger.code / name
             self.code[name] = text_fingerprint(name, path.read_bytes()) if path.is_file() else ""
         return self.code[name]
+
+
+def _shared(root: Path) -> Path:
+    """The folder of what all worktrees of a repository share: `.git`, or where the file of that name in a worktree or submodule leads."""
+    git = root / ".git"
+    if git.is_file():
+        git = root / _pointed(git)
+    return git / _pointed(git / "commondir") if (git / "commondir").is_file() else git
+
+
+def _pointed(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace").removeprefix("gitdir:").strip()
 
 
 def outputs(of: Evidence, stage: Stage) -> Iterator[Finding]:

@@ -15,7 +15,8 @@ def findings_in_words(done: Audit, everything: bool = False) -> Iterator[str]:
         if not finding.absent:
             yield from _finding(finding, done.resting_on(finding), everything)
     absent = [finding for finding in done.findings if finding.absent]
-    files, others = ([finding for finding in absent if bool(finding.size_bytes) == has_bytes] for has_bytes in (True, False))
+    # What is no file has a name that says so: `stage:NAME`, `ledger.seal:signature`.
+    files, others = ([finding for finding in absent if (":" in finding.subject) == of_others] for of_others in (False, True))
     total, cure = sum(finding.size_bytes for finding in files), f"; `{brings(done.ledger.folder)}` brings them"
     yield from _absent(f"{len(files)} files, {total:,} bytes", cure, files, done, everything)
     yield from _absent(f"{len(others)} commits or keys", "", others, done, everything)

@@ -191,5 +191,6 @@ def _is_made(of: Evidence, name: str, within: dict[str, set[str]]) -> bool:
     above = of.ledger.below(name)
     if not above or name in above:
         return bool(above)
-    counted = within.setdefault(above[0], set(of.hashes.files(above[0])))
-    return name in counted
+    if above[0] not in within:
+        within[above[0]] = set(of.hashes.files(above[0]))
+    return name in within[above[0]]

@@ -8,7 +8,7 @@ import fnmatch
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,15 +141,19 @@ def _measured_again(ledger: Ledger, stage: Stage, measures: dict[str, Measure]) 
 def beside(ledger: Ledger) -> Iterator[Path]:
     """A folder that sees the suite's parameters, data and results, and has no reports of its own yet."""
     with tempfile.TemporaryDirectory(prefix="backtrail-") as name:
-        folder = Path(name)
-        for part in (PARAMS_FILE, "data", *_results(ledger)):
-            if (ledger.folder / part).exists():
-                (folder / part).parent.mkdir(parents=True, exist_ok=True)
-                (folder / part).symlink_to((ledger.folder / part).resolve())
-        for path, content in ledger.gathered.items():  # records that do not lie here
+        lay_out(ledger, [PARAMS_FILE, "data", *_results(ledger)], Path(name))
+        yield Path(name)
+
+
+def lay_out(ledger: Ledger, paths: Iterable[str], folder: Path) -> None:
+    """Put links to those of the suite's files and folders that are here into `folder`, and the gathered records that are not."""
+    for path in paths:
+        if (ledger.folder / path).exists():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(content)
-        yield folder
+            (folder / path).symlink_to((ledger.folder / path).resolve())
+    for path, content in ledger.gathered.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
 
 
 def _results(ledger: Ledger) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from backtrail.audit.alike import apart
 from backtrail.audit.audit import Rerun
 from backtrail.audit.findings import ABSENT, BROKEN, CLOSE, Finding
-from backtrail.audit.recompute import chosen
+from backtrail.audit.recompute import chosen, lay_out
 from backtrail.audit.rounding import OTHER_INSTRUCTIONS, is_near, same_machine
 from backtrail.layout import LOCK_FILE, PARAMS_FILE, PIPELINE_FILE, RECORDS
 from backtrail.ledger.hashes import Hashes
@@ -81,13 +81,7 @@ def run_again(ledger: Ledger, stage: Stage, folder: Path, settings: Mapping[str,
     package, place = folder / "code/src/backtrail", folder / "suite"
     shutil.copytree(ledger.folder / ledger.code, package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.so"))
     place.mkdir()
-    for path in _needed(ledger, stage):
-        if (ledger.folder / path).exists():
-            (place / path).parent.mkdir(parents=True, exist_ok=True)
-            (place / path).symlink_to((ledger.folder / path).resolve())
-    for path, content in ledger.gathered.items():
-        (place / path).parent.mkdir(parents=True, exist_ok=True)
-        (place / path).write_bytes(content)
+    lay_out(ledger, _needed(ledger, stage), place)
     kept = {name: of for name, of in os.environ.items() if not WITHHELD_FROM_STAGES.match(name) and not SECRET_NAME.search(name)}
     environment = kept | {"DVC_STAGE": stage.name, "PYTHONDONTWRITEBYTECODE": "1"} | dict(settings or {})
     command = [sys.executable, "-s", str(package), *shlex.split(stage.command)]

@@ -30,6 +30,9 @@ def seals(ledger: Ledger) -> tuple[list[Finding], list[str]]:
     if not signed.good:
         by = f", by {signed.key}" if signed.key else ""
         return [Finding(BROKEN, f"{SEAL}:signature", link, f"the signature of {SEAL}{by} is not good: one of both was changed", cure)], []
+    if signed.revoked:
+        message = f"the signature of {SEAL} is by {signed.signer} ({signed.key}), whose key was revoked: nobody vouches for it any more"
+        return [Finding(UNBACKED, f"{SEAL}:signature", link, message, cure)], []
     sealed = sealed_files(text.read_text(encoding="utf-8", errors="replace"))
     unlike = [path for path, digest in sealed.items() if not _is(ledger, path, digest)]
     if unlike or LOCK_FILE not in sealed:

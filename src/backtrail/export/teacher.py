@@ -140,7 +140,7 @@ def _made(ledger: Ledger, stage: Stage | None, file: str, digest: str) -> Iterat
     record = (ledger.records[stage.name] if stage else None) or {}
     dirty = " with changes that were not committed" if record["dirty"] else ""
     machine = (record["device"] or {}).get("name") or record["host"]["processor"]
-    resumed = f" from step {record['resumed_from'][-1]:,} on" if record["resumed_from"] else ""
+    resumed = f" after step {record['resumed_from'][-1]:,}" if record["resumed_from"] else ""
     yield _line(file, digest)
     yield f"  - stage `{record['stage']}`, commit `{record['commit']}`{dirty}, {record['cpu_seconds']:,.0f} CPU s{resumed} on {machine}"
 

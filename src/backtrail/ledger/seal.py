@@ -22,7 +22,7 @@ PAPER_NUMBERS = "report/paper_numbers.yaml"
 DOSSIER = "the other files of this dossier"
 GPG = "gpg:"  # before a key that is gpg's
 # What gpg says of a signature that fits the text, and what a reader should know of it beside the signer's name.
-SOUND = {"GOODSIG": "", "EXPKEYSIG": ", whose key has expired since", "EXPSIG": ", and has expired", "REVKEYSIG": ", whose key was revoked"}
+FITTING = {"GOODSIG": "", "EXPKEYSIG": ", whose key has expired since", "EXPSIG": ", and has expired", "REVKEYSIG": ""}
 LINE = re.compile(r"sha256 ([0-9a-f]{64})  (.+)")
 
 
@@ -74,6 +74,7 @@ class Signed:
     signer: str = ""
     key: str = ""
     key_is_here: bool = True
+    revoked: bool = False
 
 
 def verify(folder: Path) -> Signed | None:
@@ -112,9 +113,9 @@ def _by_gpg(text: Path, signature: Path) -> Signed | None:
     status = dict(re.findall(r"^\[GNUPG:\] (GOODSIG|EXPKEYSIG|EXPSIG|REVKEYSIG|NO_PUBKEY) (.*)$", done.stdout, re.MULTILINE))
     if "NO_PUBKEY" in status:
         return Signed(False, key=status["NO_PUBKEY"], key_is_here=False)
-    kind = next((kind for kind in SOUND if kind in status), "")
+    kind = next((kind for kind in FITTING if kind in status), "")
     key, _, name = status.get(kind, "").partition(" ")
-    return Signed(bool(key), name + SOUND.get(kind, ""), f"gpg {key}")
+    return Signed(bool(key), name + FITTING.get(kind, ""), f"gpg {key}", revoked=kind == "REVKEYSIG")
 
 
 def _run(command: list[str], read: Path | None = None) -> subprocess.CompletedProcess[str] | None:

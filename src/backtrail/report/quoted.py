@@ -15,7 +15,7 @@ CLAIMS = f"{TABLES}/claims.csv"
 VERDICTS = ("held", "not held", "undecided at this size", "not run")
 EXPLAINED = {
     "undecided at this size": " (seeds: how many would decide it, if the effect is the one seen; "
-    "*against*: its weakest condition speaks against it)"
+    "*against*: its weakest condition is against it)"
 }
 
 
