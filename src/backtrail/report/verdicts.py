@@ -27,8 +27,9 @@ MOST_SEEDS = 1000  # beyond this, how many seeds would decide is no plan
 RULE = (
     "Margin: the other's value less ours, paired over seeds, positive where the claim's subject is better (lower). A claim is held if the "
     "interval of its smallest mean margin over the conditions that it names lies above 0, not held if it lies below 0, undecided at this "
-    f"size otherwise. The interval is Student's t over seeds (at least {MIN_SEEDS}; a solver of the teacher is one model for all of them), "
-    f"its upper end by Bonferroni over the conditions, its level by Holm, so that all verdicts together hold at {1 - ALPHA:.0%}. Effect "
+    f"size otherwise. The interval is Student's t over seeds (at least {MIN_SEEDS}; a solver of the teacher is one model for all of them, "
+    "and students by trajectories learn from the same ones, so that the interval leaves out what other trajectories would change), its "
+    f"upper end by Bonferroni over the conditions, its level by Holm, so that all verdicts together hold at {1 - ALPHA:.0%}. Effect "
     "size: Hedges' g of the margins in the weakest condition. Seeds to decide: with how many the interval would leave 0 with a "
     f"probability of {POWER:.0%}, if the effect is the one seen."
 )
