@@ -12,7 +12,6 @@ from backtrail.audit.findings import BROKEN, UNBACKED, Finding
 from backtrail.cli.quote import TEXTS
 from backtrail.ledger.ledger import Ledger, open_ledger
 from backtrail.ledger.numbers import find
-from backtrail.parameters.base import read
 from pipeline.conftest import ROOT
 from tamper.forging import edit_lock, rewrite_lock_only
 from tamper.repository import commit
@@ -313,15 +312,8 @@ def test_a_text_is_read_by_whatever_name_markdown_has_and_whatever_lies_beside_i
     assert f"{name}:unmarked" in {finding.subject for finding in audit(ledger).findings}
 
 
-def test_this_repository_s_own_prose_is_quoted() -> None:
-    ledger = open_ledger(ROOT)
+@pytest.mark.parametrize("suite", ["", "suites/ablations", "suites/study"])
+def test_this_repository_s_own_prose_is_quoted(suite: str) -> None:
+    ledger = open_ledger(ROOT / suite)
     assert [finding.message for finding in [*prose.unmarked(ledger), *quotes.wrong_quotes(ledger, TEXTS)]] == []
     assert len(list(quotes.quoted(ledger, TEXTS))) > 8
-
-
-def test_the_ablations_prose_is_quoted_too(tmp_path: Path) -> None:
-    """Its results have no ledger here: what names methods are read from the parameters alone."""
-    folder = ROOT / "suites/ablations"
-    ledger = Ledger(folder, {}, {}, read(folder / "params.yaml"))
-    assert [finding.message for finding in [*prose.unmarked(ledger), *quotes.wrong_quotes(ledger, TEXTS)]] == []
-    assert len(list(quotes.quoted(ledger, TEXTS))) == len(list((folder / "reports/axes").glob("*.csv")))
