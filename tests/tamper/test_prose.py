@@ -317,3 +317,8 @@ def test_this_repository_s_own_prose_is_quoted(suite: str) -> None:
     ledger = open_ledger(ROOT / suite)
     assert [finding.message for finding in [*prose.unmarked(ledger), *quotes.wrong_quotes(ledger, TEXTS)]] == []
     assert len(list(quotes.quoted(ledger, TEXTS))) > 8
+
+
+def test_each_axis_of_the_ablations_is_quoted_once() -> None:
+    ledger = open_ledger(ROOT / "suites/ablations")
+    assert len(list(quotes.quoted(ledger, TEXTS))) == len(list((ledger.folder / "reports/axes").glob("*.csv")))
