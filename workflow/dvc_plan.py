@@ -11,8 +11,7 @@ import os
 import re
 import sys
 import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -24,7 +23,8 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from dvc_stage import DVC_VERSION, LOCK_HEAD
+from dvc_left_over import LOCK, ends_within_a_line, forget_killed_readers, locked_paths, mend_if_cut, mend_lock, mend_path_locks
+from dvc_stage import DVC_VERSION, SENDER
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -36,10 +36,7 @@ FOLDER = Path(".snakemake/dvc")
 PLAN = FOLDER / "plan.json"
 STAMPS = FOLDER / "stamps"
 BENCHMARKS = FOLDER / "benchmarks"
-LOCK = Path("dvc.lock")
-LOCKED_STAGE = re.compile(r"^  \S.*:$", re.MULTILINE)
-CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)
-PATH_LOCKS = Path(".dvc/tmp/rwlock")  # DVC's: which process reads and writes which path
+PATTERN = re.compile(r"[*?\[]|^$")  # in a name, to dpath
 CODE_STAGE = "code"  # writes code.yaml, which every other stage depends on
 RESOURCES = {"gpus", "mem_mb", "runtime", "threads", "retries"}  # runtime in minutes
 REPORT_KEYS = {"category", "caption", "patterns"}
@@ -267,8 +264,10 @@ def read_stages() -> dict[str, Any]:
         raise WorkflowError(
             f"{Path.cwd()} is no DVC project of its own, found one in {repo.root_dir}: give the folder a `.dvc/config`, as suites/ have"
         )
-    with lock_repo(repo):
-        mend_locked_file()
+    with lock_repo(repo), mock.patch.object(sys, "argv", [SENDER + sys.argv[0], *sys.argv[1:]]):
+        mend_path_locks()
+        forget_killed_readers(repo)
+        mend_if_cut(repo)
         renew_code(repo)
         graph = repo.index.graph
         stages = sorted((stage for stage in repo.index.stages if stage.cmd), key=lambda stage: stage.addressing)
@@ -290,63 +289,6 @@ def read_stages() -> dict[str, Any]:
     }
 
 
-def mend_lock() -> None:
-    """Mend `dvc.lock` from the process of a job, under DVC's own lock: another job may just be writing it."""
-    from dvc.repo import Repo, lock_repo
-
-    with lock_repo(Repo(_wait_for_lock=True)):
-        mend_locked_file()
-
-
-def ends_within_a_line(path: Path) -> bool:
-    """Return whether a file is there and is empty or stops short of the end of a line: cheap, and true of most that are cut."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 1))
-        return file.read() != b"\n"
-
-
-def mend_locked_file() -> None:
-    """Cut `dvc.lock` back to its last whole stage, and say so, if a process was killed or the disk was full while it was written.
-
-    DVC writes that file in place, and all of its commands refuse half of it; a stage whose entry is half there would run again. One that is
-    cut off it restores from its run cache.
-    A file that is wrong elsewhere than at its end, or has a merge conflict, is left as it is, for DVC to name. The caller holds DVC's lock.
-    """
-    if not LOCK.is_file() or (is_lock(LOCK) and not ends_within_a_line(LOCK)):
-        return
-    text = LOCK.read_text(encoding="utf-8", errors="replace")
-    if CONFLICT.search(text):
-        return
-    starts = [found.start() for found in LOCKED_STAGE.finditer(text)]
-    if len(starts) > 1:
-        draft = LOCK.with_name(f".{LOCK.name}.{os.getpid()}.tmp")
-        draft.write_text(text[: starts[-1]], encoding="utf-8")
-        if not is_lock(draft):
-            draft.unlink()
-            return
-        draft.replace(LOCK)
-    elif text.startswith(LOCK_HEAD) or LOCK_HEAD.startswith(text):
-        LOCK.unlink()
-    else:
-        return
-    logger.warning(f"{LOCK} was half written by a process that was killed, or on a full disk: cut back to its last whole stage")
-
-
-def is_lock(path: Path) -> bool:
-    """Return whether DVC would take a file as its lock."""
-    from dvc.exceptions import DvcException
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from dvc.utils import strictyaml
-
-    try:
-        strictyaml.load(str(path), COMPILED_LOCKFILE_SCHEMA)
-    except DvcException:
-        return False
-    return True
-
-
 def renew_code(repo: "Repo") -> None:
     """Run the stage `code` if it is out of date, before DVC is asked: until its output is there, every stage would be downstream of it."""
     for stage in repo.index.stages:
@@ -364,52 +306,33 @@ def find_changed(repo: "Repo", stages: "Iterable[Stage]") -> dict[str, str]:
     drop it from its lock file, and so break the running job.
     """
     from dvc.dependency import param
+    from dvc.stage import Stage
 
-    written = locked_paths()
+    # The caller holds DVC's lock, without which nobody starts to write: DVC would ask the file of path locks twice more for each stage.
+    written, status_of = locked_paths(), Stage.status.__wrapped__
     changed = {}
-    # DVC would parse params.yaml once for each stage; nothing is run here that could write it.
-    with mock.patch.object(param, "load_path", cache(param.load_path)):
+    # DVC would parse params.yaml once for each stage, and look through all of it for each name; nothing is run here that could write it.
+    with mock.patch.object(param, "load_path", cache(param.load_path)), mock.patch.object(param.dpath, "get", directly(param.dpath.get)):
         for stage in stages:
             if any(overlaps(item.fs_path, path) for item in [*stage.outs, *stage.deps] for path in written):
                 changed[stage.addressing] = "being written by another process"
-            elif status := stage.status(check_updates=False):
+            elif status := status_of(stage, check_updates=False):
                 changed[stage.addressing] = describe(status[stage.addressing])
     return changed
 
 
-def locked_paths() -> list[str]:
-    """Return the paths that running (or killed) stages hold for writing, from DVC's lock file."""
-    try:
-        return list(json.loads(PATH_LOCKS.read_text(encoding="utf-8")).get("write", {}))
-    except FileNotFoundError:
-        return []
-    except ValueError:
-        mend_path_locks()
-        return locked_paths()
+def directly(get: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `dpath.get`, which holds every key of a tree against a name's pattern, for names that are one and the tree's own keys."""
 
+    def get_directly(tree: Any, name: str, separator: str) -> Any:
+        found = tree
+        for key in name.split(separator):
+            if not isinstance(found, dict) or key not in found or PATTERN.search(key):
+                return get(tree, name, separator=separator)
+            found = found[key]
+        return found
 
-def mend_path_locks(seconds: float = 2.0) -> None:
-    """Remove DVC's file of path locks, and say so, if a process was killed or the disk was full while it was written.
-
-    DVC writes that file in place, and all of its commands fail on half a file. One that is being written is whole a moment later.
-    A stage that runs meanwhile misses its entry at its end: it fails, and its next attempt takes its outputs from DVC's run cache.
-    """
-    if is_damaged(PATH_LOCKS):
-        time.sleep(seconds)
-        if is_damaged(PATH_LOCKS):
-            PATH_LOCKS.unlink(missing_ok=True)
-            logger.warning(f"{PATH_LOCKS} was half written by a process that was killed, or on a full disk: removed")
-
-
-def is_damaged(path: Path) -> bool:
-    """Return whether a JSON file is there and cannot be read as such."""
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        return True
-    return False
+    return get_directly
 
 
 def overlaps(one: str, other: str) -> bool:

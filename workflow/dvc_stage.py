@@ -2,11 +2,13 @@
 
 DVC reads the whole file for update and writes it whole for each stage, in pure Python and while no other job may read or write it: 5 of
 7.1 CPU seconds at 13,000 lines, and more with each stage that has run. Here the stage's own entry is replaced in the text, which gives
-the same bytes; and the file is replaced at once, so that a process that is killed leaves a whole one.
+the same bytes; and the file is replaced at once, so that a process that is killed leaves a whole one. In DVC's path locks the process goes
+by its machine too: several share one file system.
 """
 
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 DVC_VERSION = "3.67.1"  # the version whose Python interface is used here and in `dvc_plan`
 LOCK_HEAD = "schema: '2.0'\nstages:\n"
+PROCESSES = Path("/proc/self/ns/pid")  # Linux: which numbers of processes are meant, another in each container
+SENDER = f"{socket.gethostname()}{PROCESSES.readlink() if PROCESSES.is_symlink() else ''}: "  # of a process, in DVC's path locks
 INSIDE = "   "  # how a line within an entry begins, at the least
 OTHER_SECTION = re.compile(r"^\S", re.MULTILINE)
 ANCHOR = re.compile(r" &id\d")  # DVC numbers them through the whole file
@@ -81,6 +85,7 @@ def main(arguments: list[str]) -> int:
 
     if __version__ == DVC_VERSION:  # another one writes its lock as it does
         Lockfile.dump_stages = write_entries(Lockfile.dump_stages)  # type: ignore[method-assign]
+    sys.argv = [SENDER + __file__, *arguments]  # what DVC calls the process by
     return int(dvc(["--wait-for-lock", "repro", "--single-item", *arguments]))
 
 

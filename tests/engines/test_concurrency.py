@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+import dvc_left_over
 import dvc_plan
 
 from .conftest import Project
@@ -44,7 +45,7 @@ def parts(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def start(project: Project, number: int) -> subprocess.Popen:
     """One stage as a job runs it, at the head of its own process group, so that all of it can be killed."""
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", f"part@{number}"]
+    command = [sys.executable, dvc_plan.DVC, f"part@{number}"]
     with (project.root / f"part-{number}.log").open("w") as log:
         return subprocess.Popen(command, env=project.environment(), stdout=log, stderr=log, start_new_session=True)
 
@@ -55,7 +56,7 @@ def expected(number: int, round_: int) -> bytes:
 
 def held(mode: str) -> set[int]:
     """The processes that DVC's file of path locks names as readers or writers."""
-    entries = json.loads(dvc_plan.PATH_LOCKS.read_text(encoding="utf-8")).get(mode, {}).values()
+    entries = json.loads(dvc_left_over.PATH_LOCKS.read_text(encoding="utf-8")).get(mode, {}).values()
     return {info["pid"] for entry in entries for info in (entry if isinstance(entry, list) else [entry])}
 
 
@@ -77,7 +78,7 @@ def test_eight_at_once_with_kills(parts: Project, n_rounds: int) -> None:
         while left:
             attempts += 1
             assert attempts < 3, [Path(f"part-{number}.log").read_text(encoding="utf-8") for number in left]
-            dvc_plan.mend_path_locks()
+            dvc_left_over.mend_path_locks()
             jobs = {number: start(parts, number) for number in left}
             left = {number for number, job in jobs.items() if job.wait(timeout=300) != 0}
             counts["stale entries named"] += sum(
@@ -104,13 +105,36 @@ def test_a_file_of_path_locks_that_was_half_written_is_removed_and_named(parts: 
     """DVC writes it in place, and fails on half of it, all commands at once, until somebody removes it."""
     Path("params.yaml").write_text("round: 0\n", encoding="utf-8")
     parts.dvc("repro", "--single-item", "source")
-    dvc_plan.PATH_LOCKS.write_text('{"write": {"/a/pa')
+    dvc_left_over.PATH_LOCKS.write_text('{"write": {"/a/pa')
     assert "JSON structure is corrupted" in parts.dvc("repro", "--single-item", "part@0", code=None)
-    dvc_plan.mend_path_locks(seconds=0)
-    assert "half written" in caplog.text and not dvc_plan.PATH_LOCKS.exists()
+    dvc_left_over.mend_path_locks(seconds=0)
+    assert "half written" in caplog.text and not dvc_left_over.PATH_LOCKS.exists()
     parts.dvc("repro", "--single-item", "part@0")
-    dvc_plan.mend_path_locks(seconds=0)
-    assert dvc_plan.PATH_LOCKS.exists()
+    dvc_left_over.mend_path_locks(seconds=0)
+    assert dvc_left_over.PATH_LOCKS.exists()
+
+
+def test_what_a_killed_job_reads_is_forgotten_and_what_another_machine_reads_is_not(parts: Project) -> None:
+    """Nobody writes params.yaml: no stage that starts later would come upon the entry of a job that was killed."""
+    Path("params.yaml").write_text("round: 0\n", encoding="utf-8")
+    parts.dvc("repro", "--single-item", "source")
+    parts.edit("sleep 0.3", "sleep 60", "dvc.yaml")
+    parts.edit("    deps: [source.txt]\n", "    deps: [source.txt]\n    params: [round]\n", "dvc.yaml")
+    job = start(parts, 0)
+    deadline = time.monotonic() + 60
+    while not Path("part-0.txt").exists():  # its command runs, and DVC has written its entries
+        assert job.poll() is None and time.monotonic() < deadline, Path("part-0.log").read_text(encoding="utf-8")
+        time.sleep(0.1)
+    locks = json.loads(dvc_left_over.PATH_LOCKS.read_text(encoding="utf-8"))
+    elsewhere = {"pid": 2**22 + 1, "cmd": "another-node: dvc_stage.py part@1"}
+    locks["read"][str(parts.root / "params.yaml")].append(elsewhere)
+    dvc_left_over.PATH_LOCKS.write_text(json.dumps(locks), encoding="utf-8")
+    dvc_plan.ask_dvc()
+    assert held("read") == {job.pid, elsewhere["pid"]}
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait(timeout=60)
+    dvc_plan.ask_dvc()
+    assert held("read") == {elsewhere["pid"]} and held("write") == {job.pid}  # a writer is found by whoever writes next
 
 
 @pytest.mark.slow
@@ -121,8 +145,8 @@ def test_a_stage_whose_entry_was_removed_fails_and_is_restored_without_running_a
     job = start(parts, 0)
     while not Path("runs.txt").exists():
         time.sleep(0.1)
-    dvc_plan.PATH_LOCKS.write_text("")
-    dvc_plan.mend_path_locks(seconds=0)
+    dvc_left_over.PATH_LOCKS.write_text("")
+    dvc_left_over.mend_path_locks(seconds=0)
     assert job.wait(timeout=60) != 0
     parts.dvc("repro", "--single-item", "part@0")
     assert Path("runs.txt").read_text(encoding="utf-8") == "run\n"

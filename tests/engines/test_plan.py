@@ -10,8 +10,11 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import dpath
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from snakemake.exceptions import WorkflowError
 from snakemake.scheduling.job_scheduler import JobScheduler
 
@@ -42,6 +45,23 @@ def test_a_reason_is_one_line():
     expected = "changed deps: src/0.py (modified), src/1.py (modified), src/2.py (modified) and 6 more"
     assert dvc_plan.describe([{"changed deps": many}]) == expected
     assert dvc_plan.describe_job({"stale": {"a": "{x}"}}, "a") == "a: {{x}}"
+
+
+KEYS = st.sampled_from(["a", "b", "a*", "1", ""])
+
+
+@given(
+    st.recursive(st.integers(), lambda inner: st.dictionaries(KEYS, inner, max_size=3) | st.lists(inner)),
+    st.lists(KEYS | st.sampled_from(["*", "0", "[ab]"]), min_size=1, max_size=3).map(".".join),
+)
+def test_a_parameter_is_looked_up_as_dvc_does(tree, name):
+    def outcome(get):
+        try:
+            return get({"a": tree, "b": 1}, name, separator=".")
+        except (KeyError, ValueError) as error:
+            return type(error)
+
+    assert outcome(dvc_plan.directly(dpath.get)) == outcome(dpath.get)
 
 
 def test_a_scheduler_is_reminded_once_at_a_time():

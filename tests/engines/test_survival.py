@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import dvc_left_over
 import dvc_plan
 from sampled import slow_after
 
@@ -136,8 +137,8 @@ def test_a_disk_that_fills_there(small_disk: Path, lock: str, moment: str) -> No
     assert "No space left on device" in printed and "Traceback" not in printed, printed
     (project.root / "filler").unlink()
     os.chdir(project.root)
-    dvc_plan.mend_path_locks(seconds=0)
-    dvc_plan.mend_lock()
+    dvc_left_over.mend_path_locks(seconds=0)
+    dvc_left_over.mend_lock()
     check_taken_up(project, lock, MOMENTS.get(moment, []))
 
 
@@ -155,13 +156,26 @@ def test_killed_while_dvc_lock_is_written(
     half = (tiny.root / "dvc.lock").read_text(encoding="utf-8")
     assert not half.endswith("\n")
     monkeypatch.chdir(tiny.root)
-    assert dvc_plan.ends_within_a_line(dvc_plan.LOCK)
-    dvc_plan.mend_lock()
+    assert dvc_left_over.ends_within_a_line(dvc_left_over.LOCK)
+    dvc_left_over.mend_lock()
     assert "half written" in caplog.text
     tiny.dvc("repro")
     assert tiny.executed() == [] and (tiny.root / "dvc.lock").read_text(encoding="utf-8") == lock
-    dvc_plan.mend_lock()
+    dvc_left_over.mend_lock()
     assert caplog.text.count("half written") == 1
+
+
+@pytest.mark.parametrize(
+    "last", ["", "    cm", "    cmd: x\n    deps:\n    - path: in\n      md5\n"], ids=["whole", "within a line", "at a line's end"]
+)
+def test_a_question_mends_a_lock_that_was_cut(
+    tiny: Project, lock: str, last: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tiny.root)
+    tiny.dvc("repro")
+    dvc_left_over.LOCK.write_text(f"{lock}  zz:\n{last}" if last else lock, encoding="utf-8")
+    assert dvc_plan.ask_dvc()["stale"] == {}
+    assert dvc_left_over.LOCK.read_text(encoding="utf-8") == lock and caplog.text.count("half written") == bool(last)
 
 
 @pytest.mark.parametrize("cut", [0, 5, 24, 60])
@@ -169,15 +183,15 @@ def test_a_lock_without_a_whole_entry_goes_and_one_with_a_conflict_stays(
     tiny: Project, lock: str, cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiny.root)
-    dvc_plan.LOCK.write_text(lock[:cut], encoding="utf-8")
-    dvc_plan.mend_locked_file()
-    assert not dvc_plan.LOCK.exists()
+    dvc_left_over.LOCK.write_text(lock[:cut], encoding="utf-8")
+    dvc_left_over.mend_locked_file()
+    assert not dvc_left_over.LOCK.exists()
     last = lock[lock.rindex("\n    ") + 1 :]
     both = f"{'<' * 7} HEAD\n{last}{'=' * 7}\n{last}{'>' * 7} other\n"
     for conflict in (lock.replace("  report:\n", f"{'<' * 7} HEAD\n  report:\n"), lock.replace(last, both)):
-        dvc_plan.LOCK.write_text(conflict, encoding="utf-8")
-        dvc_plan.mend_locked_file()
-        assert dvc_plan.LOCK.read_text(encoding="utf-8") == conflict
+        dvc_left_over.LOCK.write_text(conflict, encoding="utf-8")
+        dvc_left_over.mend_locked_file()
+        assert dvc_left_over.LOCK.read_text(encoding="utf-8") == conflict
 
 
 def test_half_a_file_that_a_kill_left_in_a_folder_changes_nothing(tiny: Project, lock: str) -> None:
