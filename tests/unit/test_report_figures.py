@@ -14,10 +14,24 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgb
-from synthetic_suite import METRIC, SEEDS, SIGMAS, SOLVERS, STUDENTS, pictures, ripple, write_suite
+from synthetic_suite import (
+    METRIC,
+    SEEDS,
+    SIGMAS,
+    SOLVERS,
+    STUDENTS,
+    parameters,
+    pictures,
+    ripple,
+    write_json,
+    write_parameters,
+    write_suite,
+)
 
+from backtrail.artifacts import load_json
 from backtrail.errors import UserError
-from backtrail.report.collect import open_suite
+from backtrail.layout import metrics
+from backtrail.report.collect import open_suite, quality
 from backtrail.report.figures import FIGURES, render_figure
 from backtrail.report.names import LOOKS, look
 from backtrail.report.seeds import in_noise_units
@@ -52,6 +66,25 @@ def test_another_process_renders_the_same_bytes(rendered, tmp_path):
     subprocess.run([sys.executable, "-c", RENDER, str(folder)], check=True, env=environment)
     assert digests(folder) == digests(rendered)
     assert set(digests(folder)) == {f"{name}.{kind}" for name in FIGURES for kind in (*FORMATS, "csv")}
+
+
+def test_what_varies_one_thing_is_left_to_its_axis(suite, tmp_path):
+    """Nor is anything of it read: here it has not been measured."""
+    folder, values = write_suite(tmp_path), parameters()
+    values["students"]["slow"] = {}
+    values["start"]["teacher"].append("slow")
+    common = {"label": "Knob", "shows": "What the knob does"}
+    values["report"]["axes"] = {"knob": common | {"baseline": "disback", "methods": {"diff-instruct": 1, "disback": 2, "slow": 3}}}
+    values["report"]["sampler_axes"] = {"t": common | {"baseline": "heun", "samplers": {"heun": 1, "late": 2}}}
+    write_parameters(folder, values)
+    measured = folder / metrics()
+    content = load_json(measured)
+    write_json(measured, content | {"values": content["values"] | {"late": content["values"]["heun"]}})
+    varying = open_suite(folder)
+    assert varying.varied == {"slow", "late"} and "slow" in varying.methods() and "late" in set(quality(suite=varying.overview())["method"])
+    for name, plot in FIGURES.items():
+        expected, shown = (plot.data(of).drop(columns="pixels", errors="ignore") for of in (suite, varying.overview()))
+        pd.testing.assert_frame_equal(shown, expected, obj=name)
 
 
 @pytest.mark.parametrize("name", list(FIGURES))

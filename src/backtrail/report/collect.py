@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from backtrail.errors import UserError
 from backtrail.layout import PARAMS_FILE
 from backtrail.parameters.base import read, section
 from backtrail.parameters.report import Report
+from backtrail.report.names import LOOKS
 from backtrail.tables import load_csv
 
 T = TypeVar("T", dict, list, str)
@@ -46,6 +47,17 @@ class Suite:
     def methods(self, family: str | None = None) -> list[str]:
         """Names of the methods (of one family), in the order of the parameters."""
         return [name for name, of in self.families.items() if family in (None, of)]
+
+    @cached_property
+    def varied(self) -> frozenset[str]:
+        """The methods and samplers that only the figure of an axis shows: all of an axis but its baseline and the papers' own methods."""
+        axes = [(axis.baseline, axis.methods) for axis in self.report.axes.values()]
+        axes += [(axis.baseline, axis.samplers) for axis in self.report.sampler_axes.values()]
+        return frozenset(name for _, entries in axes for name in entries) - {baseline for baseline, _ in axes} - LOOKS.keys()
+
+    def overview(self) -> "Suite":
+        """The suite without the methods that vary one thing: with all of them a figure that compares methods has 28 legends."""
+        return replace(self, families={name: of for name, of in self.families.items() if name not in self.varied})
 
     @cached_property
     def recorded(self) -> list[str]:

@@ -32,9 +32,9 @@ LOOKS = {
     "ipndm": Look("Teacher, iPNDM(4)", "#8c6d46", "*", (0, (1, 2, 4, 2))),
     "euler": Look("Teacher, Euler", "#888888", "p", (0, (3, 1.5, 1, 1.5))),
 }
-# The students of `suites/study` that are no method of the papers.
+# Students that are no method of the papers. What is long about one is the suite's to say: the path, or the training.
 VARIANTS = {
-    "disback-long": Look("DisBack, long path", "#117733", "h", (0, (2, 1))),
+    "disback-long": Look("DisBack, long", "#117733", "h", (0, (2, 1))),
     "diff-instruct-random": Look("Diff-Instruct from random weights", "#332288", "<", (0, (3, 1, 1, 1))),
     "disback-random": Look("DisBack from random weights", "#882255", ">", (0, (1, 1))),
 }
