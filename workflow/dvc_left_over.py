@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from snakemake.logging import logger
 
-from dvc_stage import LOCK_HEAD, SENDER
+from dvc_stage import LOCK_HEAD, sender
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -118,20 +118,36 @@ def forget_killed_readers(repo: "Repo") -> None:
     """Drop what killed processes of this machine hold for reading from the path locks. The caller holds DVC's lock.
 
     DVC drops a dead reader when somebody is about to write its path, and nobody ever writes params.yaml or the source: each job that was
-    killed leaves entries there, which DVC reads and checks twice for each stage that it is asked about. An entry of another machine stays,
-    since its process number means nothing here, and so does one that does not tell its machine (`dvc repro` by hand).
+    killed leaves entries there (280 of the stage `code` in a suite), and DVC reads and writes all of them at every lock that it takes,
+    twice for each stage in `dvc status`. An entry of another machine stays, since its process number means nothing here, and so does one
+    that does not tell its machine (`dvc repro` by hand).
     """
     from dvc.rwlock import _edit_rwlock
-    from psutil import pid_exists
+
+    here = sender()
 
     def killed(entry: dict[str, Any]) -> bool:
-        return entry["cmd"].startswith(SENDER) and not pid_exists(entry["pid"])
+        return entry["cmd"].startswith(here) and is_gone(entry["pid"])
 
+    text = PATH_LOCKS.read_text(encoding="utf-8") if PATH_LOCKS.exists() else ""
+    if not any(is_gone(int(pid)) for pid in re.findall(rf'"pid": (\d+), "cmd": "{re.escape(here)}', text)):
+        return  # nothing to drop: DVC would write the file in place, which a kill may cut
     with _edit_rwlock(repo.tmp_dir, repo.fs, repo.config["core"].get("hardlink_lock", False)) as locks:
         for path, readers in list(locks["read"].items()):
             locks["read"][path] = [entry for entry in readers if not killed(entry)]
             if not locks["read"][path]:
                 del locks["read"][path]
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether no process has a number: where it is not known, one has."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def is_damaged(path: Path) -> bool:

@@ -24,7 +24,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from dvc_left_over import LOCK, ends_within_a_line, forget_killed_readers, locked_paths, mend_if_cut, mend_lock, mend_path_locks
-from dvc_stage import DVC_VERSION, SENDER
+from dvc_stage import DVC_VERSION, sender
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -36,7 +36,7 @@ FOLDER = Path(".snakemake/dvc")
 PLAN = FOLDER / "plan.json"
 STAMPS = FOLDER / "stamps"
 BENCHMARKS = FOLDER / "benchmarks"
-PATTERN = re.compile(r"[*?\[]|^$")  # in a name, to dpath
+PATTERN = re.compile(r"[*?\[]|^/?$")  # in a name, to dpath
 CODE_STAGE = "code"  # writes code.yaml, which every other stage depends on
 RESOURCES = {"gpus", "mem_mb", "runtime", "threads", "retries"}  # runtime in minutes
 REPORT_KEYS = {"category", "caption", "patterns"}
@@ -247,6 +247,8 @@ def ask_dvc() -> dict[str, Any]:
                 "`git commit --message sources`, or records of stages would name no commit"
             ) from error
         raise WorkflowError(f"DVC cannot read the stages of this folder: {error}{cause}") from error
+    except OSError as error:
+        raise WorkflowError(f"DVC cannot read the stages of this folder: {error}") from error
     except (ImportError, AttributeError, TypeError) as error:
         raise WorkflowError(
             f"The Python interface of DVC has moved: the Snakefile was written for version {DVC_VERSION}, found {version} "
@@ -264,8 +266,8 @@ def read_stages() -> dict[str, Any]:
         raise WorkflowError(
             f"{Path.cwd()} is no DVC project of its own, found one in {repo.root_dir}: give the folder a `.dvc/config`, as suites/ have"
         )
-    with lock_repo(repo), mock.patch.object(sys, "argv", [SENDER + sys.argv[0], *sys.argv[1:]]):
-        mend_path_locks()
+    with lock_repo(repo), mock.patch.object(sys, "argv", [sender() + sys.argv[0], *sys.argv[1:]]):
+        mend_path_locks(seconds=0)  # who writes them holds DVC's lock
         forget_killed_readers(repo)
         mend_if_cut(repo)
         renew_code(repo)
@@ -322,12 +324,12 @@ def find_changed(repo: "Repo", stages: "Iterable[Stage]") -> dict[str, str]:
 
 
 def directly(get: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `dpath.get`, which holds every key of a tree against a name's pattern, for names that are one and the tree's own keys."""
+    """Return a look-up that goes down a tree by plain keys, and asks `dpath.get`, which holds all keys against a pattern, for all else."""
 
     def get_directly(tree: Any, name: str, separator: str) -> Any:
         found = tree
         for key in name.split(separator):
-            if not isinstance(found, dict) or key not in found or PATTERN.search(key):
+            if not isinstance(found, dict) or key not in found or PATTERN.search(key) or not all(isinstance(one, str) for one in found):
                 return get(tree, name, separator=separator)
             found = found[key]
         return found

@@ -20,11 +20,20 @@ if TYPE_CHECKING:
 
 DVC_VERSION = "3.67.1"  # the version whose Python interface is used here and in `dvc_plan`
 LOCK_HEAD = "schema: '2.0'\nstages:\n"
-PROCESSES = Path("/proc/self/ns/pid")  # Linux: which numbers of processes are meant, another in each container
-SENDER = f"{socket.gethostname()}{PROCESSES.readlink() if PROCESSES.is_symlink() else ''}: "  # of a process, in DVC's path locks
 INSIDE = "   "  # how a line within an entry begins, at the least
 OTHER_SECTION = re.compile(r"^\S", re.MULTILINE)
 ANCHOR = re.compile(r" &id\d")  # DVC numbers them through the whole file
+
+
+def sender() -> str:
+    """Return how DVC's path locks name what processes of this machine run: host, its boot, and whose process numbers are meant.
+
+    Machines of one name do not share a boot, and containers of one machine do not share numbers. Both are told by Linux alone.
+    """
+    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    told = [boot.read_text(encoding="ascii")[:8]] if boot.is_file() else []
+    told += re.findall(r"\d+", os.readlink(space)) if space.is_symlink() else []
+    return f"{socket.gethostname()} ({' '.join(told)}): "
 
 
 def with_entry(text: str, entry: str) -> str:
@@ -85,7 +94,7 @@ def main(arguments: list[str]) -> int:
 
     if __version__ == DVC_VERSION:  # another one writes its lock as it does
         Lockfile.dump_stages = write_entries(Lockfile.dump_stages)  # type: ignore[method-assign]
-    sys.argv = [SENDER + __file__, *arguments]  # what DVC calls the process by
+    sys.argv = [sender() + __file__, *arguments]  # what DVC calls the process by
     return int(dvc(["--wait-for-lock", "repro", "--single-item", *arguments]))
 
 

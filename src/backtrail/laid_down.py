@@ -34,6 +34,7 @@ OF_STUDENTS = {
     *("trajectories", "trajectory-distillation", "samples", "metrics"),
     *("figures", "tables", "report"),
 }
+FIGURES_OF_PAGE = "      - reports/figures\n"  # among what the page of results depends on
 LAID_DOWN = "# Laid down from the repository's dvc.yaml by `backtrail pipeline`: edit it there.\n"
 
 
@@ -67,6 +68,8 @@ def pipeline_text(folder: str | Path, params: Mapping[str, Any]) -> str:
     report = params.get("report") or {}
     asked = {**{key: params.get(key) for key in ("second_stage", "scaling")}, **{key: report.get(key) for key in ("axes", "sampler_axes")}}
     parts += [_more(name) for name, section in asked.items() if section]
+    if asked["axes"] or asked["sampler_axes"]:
+        whole = whole.replace(FIGURES_OF_PAGE, f"{FIGURES_OF_PAGE}      - reports/axes\n")
     code = os.path.relpath(ROOT / "src/backtrail", Path(folder).resolve())
     return LAID_DOWN + CODE_LINE.sub(f"  - code: {code}", CODE_FOLDER.sub(_file_by_file(), whole + "".join(parts)))
 

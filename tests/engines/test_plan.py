@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import dpath
+import dvc.repo.plots  # noqa: F401 (sets how dpath takes empty keys, as wherever DVC asks it)
 import pytest
 import yaml
 from hypothesis import given
@@ -47,12 +48,12 @@ def test_a_reason_is_one_line():
     assert dvc_plan.describe_job({"stale": {"a": "{x}"}}, "a") == "a: {{x}}"
 
 
-KEYS = st.sampled_from(["a", "b", "a*", "1", ""])
+KEYS = st.sampled_from(["a", "b", "a*", "1", "", "/"])
 
 
 @given(
-    st.recursive(st.integers(), lambda inner: st.dictionaries(KEYS, inner, max_size=3) | st.lists(inner)),
-    st.lists(KEYS | st.sampled_from(["*", "0", "[ab]"]), min_size=1, max_size=3).map(".".join),
+    st.recursive(st.integers(), lambda inner: st.dictionaries(KEYS | st.sampled_from([1, True]), inner, max_size=3) | st.lists(inner)),
+    st.lists(KEYS | st.sampled_from(["*", "0", "[ab]", "True"]), min_size=1, max_size=3).map(".".join),
 )
 def test_a_parameter_is_looked_up_as_dvc_does(tree, name):
     def outcome(get):
@@ -176,6 +177,14 @@ def test_one_sentence_if_the_interface_of_dvc_has_moved(monkeypatch):
 
     monkeypatch.delattr(dvc.repo, "lock_repo")
     with pytest.raises(WorkflowError, match=r"interface of DVC has moved: .* install the pinned version with `pip install dvc=="):
+        dvc_plan.ask_dvc()
+
+
+def test_one_sentence_if_a_file_of_dvc_cannot_be_read(project, monkeypatch):
+    monkeypatch.chdir(project.root)
+    (project.root / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+    (project.root / ".dvc/tmp/rwlock").mkdir(parents=True)
+    with pytest.raises(WorkflowError, match=r"DVC cannot read the stages of this folder: .*Is a directory: '\.dvc/tmp/rwlock'"):
         dvc_plan.ask_dvc()
 
 

@@ -46,6 +46,8 @@ def test_whatever_a_stage_of_a_suite_reads_another_one_makes(folder: Path) -> No
     given = {dep for dep, _ in read_by if dep.startswith("data/local")}
     for dep, name in read_by:
         assert dep in given or Path(dep) in makers or makers & set(Path(dep).parents), f"{name} reads {dep}, which no stage makes"
+    has_axes = any((params.get("report") or {}).get(kind) for kind in ("axes", "sampler_axes"))
+    assert (("reports/axes", "report") in read_by) == has_axes, "the page shows the axes' figures"
 
 
 @pytest.mark.parametrize(

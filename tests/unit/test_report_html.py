@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+import shutil
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -284,6 +285,26 @@ def test_hostile_names_are_text(tmp_path):
     assert not page.all("b")[4:]  # the four tiles alone
     assert hostile in page.texts
     assert "<b>&\"'" in page.texts
+
+
+def test_what_stands_in_the_figures_of_axes_alone_is_said_where_they_are_drawn(suite, tmp_path):
+    folder = tmp_path / "suite"
+    shutil.copytree(suite, folder)
+    values = parameters()
+    axis = {"label": "Knob", "shows": "What the knob does", "baseline": "disback", "methods": {"disback": 1, "slow": 2, "fast": 3}}
+    write_parameters(folder, values | {"report": values["report"] | {"axes": {"knob": axis}}})
+    said = "The 2 methods and samplers that vary one thing"
+    render_report(folder)
+    page = (folder / "reports/index.html").read_text(encoding="utf-8")
+    assert said not in page and "section-axes" not in page
+    (folder / "reports/axes").mkdir()
+    for kind in ("png", "svg", "pdf", "csv"):
+        shutil.copy(folder / f"reports/figures/nfe.{kind}", folder / f"reports/axes/knob.{kind}")
+    (folder / "reports/axes/knob.md").write_text("The knob.\n", encoding="utf-8")
+    render_report(folder)
+    page = Page((folder / "reports/index.html").read_text(encoding="utf-8"))
+    assert any(said in text for text in page.texts) and {"href": "#section-axes"} in page.all("a")
+    assert "section-axes" in {attributes.get("id") for attributes in page.all("h2")}
 
 
 @pytest.mark.parametrize(

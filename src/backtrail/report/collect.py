@@ -43,6 +43,7 @@ class Suite:
     families: dict[str, str]  # method -> score or trajectory, whatever it starts from
     seeds: list[int]
     guided: dict[str, float]  # the teacher's samplers -> weight of guidance, where it is not 1
+    left_out: frozenset[str] = frozenset()  # samplers of the teacher that curves do not show
 
     def methods(self, family: str | None = None) -> list[str]:
         """Names of the methods (of one family), in the order of the parameters."""
@@ -50,14 +51,15 @@ class Suite:
 
     @cached_property
     def varied(self) -> frozenset[str]:
-        """The methods and samplers that only the figure of an axis shows: all of an axis but its baseline and the papers' own methods."""
+        """The methods and samplers that vary one thing: all of an axis but its baseline and the papers' own methods."""
         axes = [(axis.baseline, axis.methods) for axis in self.report.axes.values()]
         axes += [(axis.baseline, axis.samplers) for axis in self.report.sampler_axes.values()]
-        return frozenset(name for _, entries in axes for name in entries) - {baseline for baseline, _ in axes} - LOOKS.keys()
+        return frozenset({name for _, entries in axes for name in entries} - {baseline for baseline, _ in axes} - LOOKS.keys())
 
     def overview(self) -> "Suite":
-        """The suite without the methods that vary one thing: with all of them a figure that compares methods has 28 legends."""
-        return replace(self, families={name: of for name, of in self.families.items() if name not in self.varied})
+        """The suite as figures show it that compare all methods: what varies one thing has its axis's figure, or the legend would be longer
+        than the figure is high."""
+        return replace(self, families={name: of for name, of in self.families.items() if name not in self.varied}, left_out=self.varied)
 
     @cached_property
     def recorded(self) -> list[str]:

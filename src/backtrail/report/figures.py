@@ -51,7 +51,10 @@ def render_figure(name: str, suite_folder: str | Path = ".") -> None:
     if name not in FIGURES:
         raise UserError(f"there is no figure {name}; known: {', '.join(FIGURES)}")
     plot, stem = FIGURES[name], Path(suite_folder) / layout.FIGURES / name
-    data = plot.data(open_suite(suite_folder).overview())
+    suite = open_suite(suite_folder)
+    data = plot.data(suite.overview())
+    if data.empty:  # as where one axis is whether a path is recorded, and nothing else records one
+        data = plot.data(suite)
     if data.empty:
         raise UserError(f"figure {name} has nothing to show: no method in score_distillation and trajectory_distillation belongs in it")
     save_csv(stem.with_suffix(".csv"), data.drop(columns="pixels", errors="ignore"))

@@ -26,7 +26,7 @@ def nfe_data(suite: Suite) -> pd.DataFrame:
     """The table metric over NFE: metric, kind, method, nfe, guidance, trained, mean, min, max, n_seeds, floor."""
     metric = suite.report.metric
     rows = of_metric(quality(suite), metric)
-    rows = rows[~rows["method"].isin(suite.varied)]
+    rows = rows[~rows["method"].isin(suite.left_out)]
     data = over_seeds(rows, ["metric", "kind", "method", "nfe", "guidance", "trained"], "value").assign(floor=floor(suite, metric))
     order = {method: i for i, method in enumerate(data["method"].unique())}
     return data.sort_values(
