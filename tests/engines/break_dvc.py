@@ -18,7 +18,8 @@ def broken(original: Callable[..., Any], how: str, folder: Path) -> Callable[...
     """`original`, to which it happens."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        if len(arguments) > 1 and not getattr(arguments[1], "name", "dvc.lock").endswith("dvc.lock"):
+        stream = arguments[1] if len(arguments) > 1 and hasattr(arguments[1], "write") else None
+        if stream is not None and not stream.name.endswith("dvc.lock"):
             return original(*arguments, **options)  # it writes another file
         if how == "kill-half":  # the function is handed what it writes, and the stream that it writes to
             whole = io.StringIO()
