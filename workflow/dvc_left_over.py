@@ -5,7 +5,7 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from snakemake.logging import logger
 
@@ -125,16 +125,13 @@ def forget_killed_readers(repo: "Repo") -> None:
     from dvc.rwlock import _edit_rwlock
 
     here = sender()
-
-    def killed(entry: dict[str, Any]) -> bool:
-        return entry["cmd"].startswith(here) and is_gone(entry["pid"])
-
     text = PATH_LOCKS.read_text(encoding="utf-8") if PATH_LOCKS.exists() else ""
-    if not any(is_gone(int(pid)) for pid in re.findall(rf'"pid": (\d+), "cmd": "{re.escape(here)}', text)):
+    gone = {pid for pid in map(int, re.findall(rf'"pid": (\d+), "cmd": "{re.escape(here)}', text)) if is_gone(pid)}
+    if not gone:
         return  # nothing to drop: DVC would write the file in place, which a kill may cut
     with _edit_rwlock(repo.tmp_dir, repo.fs, repo.config["core"].get("hardlink_lock", False)) as locks:
         for path, readers in list(locks["read"].items()):
-            locks["read"][path] = [entry for entry in readers if not killed(entry)]
+            locks["read"][path] = [entry for entry in readers if entry["pid"] not in gone or not entry["cmd"].startswith(here)]
             if not locks["read"][path]:
                 del locks["read"][path]
 
